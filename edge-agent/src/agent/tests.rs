@@ -1,0 +1,162 @@
+//! A whole agent on a real folder, with no broker to be found.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use proto::{
+    asset::AssetId,
+    telemetry::{Frame, FrameKind, check_batch, delta_decode},
+    wire::telemetry::{MachineInfo, Quality, SensorInfo, TelemetryBatch},
+};
+
+use super::*;
+use crate::{
+    config::MqttConfig,
+    source::{Item, Reading, Sample, SourceError},
+    spool::{SpoolConfig, disk::Disk, log::Extent},
+};
+
+const MINUTE: i64 = 60_000;
+const MACHINES: i64 = 4;
+
+/// One reading of each sensor of each machine every minute.
+struct Minutes {
+    next: PlantTime,
+    polled: PlantTime,
+}
+
+impl Minutes {
+    fn after(resume: Option<PlantTime>) -> Box<dyn Source> {
+        let next = resume.map_or(PlantTime(0), |t| PlantTime((t.0.div_euclid(MINUTE) + 1) * MINUTE));
+        Box::new(Minutes { next, polled: PlantTime::MIN })
+    }
+}
+
+impl Source for Minutes {
+    fn machines(&self) -> Vec<MachineInfo> {
+        let sensor = |s: &str| SensorInfo { sensor: s.into(), unit: "C".into(), ..Default::default() };
+        let sensors = vec![sensor("a"), sensor("b")];
+        let machine = |n| MachineInfo {
+            machine: format!("m{n}"),
+            kind: "k".into(),
+            sensors: sensors.clone(),
+            ..Default::default()
+        };
+        (0..MACHINES).map(machine).collect()
+    }
+
+    fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
+        while self.next <= now && out.len() < items_max {
+            for n in 0..MACHINES {
+                // Not compressible, so that the spool fills as it would with real readings.
+                let value = |k: i64| ((self.next.0 + 7 * n + k) as f64).sin();
+                let values = [value(1), value(2)].map(|value| Reading { value, quality: Quality::Good }).to_vec();
+                let machine = AssetId::new(&format!("m{n}")).unwrap();
+                out.push(Item::Sample(Sample { machine, time: self.next, values }));
+            }
+            self.next = self.next.plus_millis(MINUTE);
+        }
+        self.polled = now.min(self.next.plus_millis(-1));
+        Ok(self.next <= now)
+    }
+
+    fn progress(&self) -> PlantTime {
+        self.polled
+    }
+
+    fn next_due(&self) -> Option<PlantTime> {
+        Some(self.next)
+    }
+}
+
+fn config(data: &Path) -> AgentConfig {
+    let nobody = MqttConfig::plain("127.0.0.1:1".parse().unwrap());
+    let id = |name| AssetId::new(name).unwrap();
+    let mut config = AgentConfig::new(id("mill"), id("gw"), data, nobody);
+    config.batch.flush = Duration::from_millis(20);
+    config
+}
+
+fn held_at(minute: i64) -> PlantClock {
+    PlantClock { wall_origin_ms: 0, plant_origin: PlantTime(minute * MINUTE), speed: 0.0 }
+}
+
+/// Everything in the spool, in log order.
+fn batches(data: &Path) -> Vec<(Extent, Option<TelemetryBatch>)> {
+    let disk = Arc::new(Folder::open(data).unwrap());
+    let (spool, _) = Spool::open(disk, SpoolConfig::default(), Epoch([9; 16])).unwrap();
+    let reader = spool.reader();
+    let extents: Vec<_> = spool.log().lock().extents().copied().collect();
+    let batch = |e: &Extent| {
+        let frame = Frame::split(reader.read(e.position).unwrap()).unwrap();
+        (frame.header.kind == FrameKind::Data).then(|| frame.batch().unwrap())
+    };
+    extents.into_iter().map(|e| (e, batch(&e))).collect()
+}
+
+#[tokio::test]
+async fn every_reading_is_in_the_log_once_over_two_starts() {
+    let data = tempfile::tempdir().unwrap();
+    let (clock, follow) = watch::channel(held_at(3_000));
+    let agent = Agent::open(config(data.path())).unwrap();
+    assert_eq!(agent.resume_after(), None);
+    let handle = agent.start(vec![Minutes::after(None)], follow.clone()).unwrap();
+    let mut progress = handle.progress();
+    progress.wait_for(|p| p.plant_time == PlantTime(3_000 * MINUTE)).await.unwrap();
+    clock.send_replace(held_at(4_000));
+    progress.wait_for(|p| p.plant_time == PlantTime(4_000 * MINUTE)).await.unwrap();
+    let done = handle.stop().await;
+    assert_eq!(done.readings_sealed, 4_001 * 2 * MACHINES as u64);
+
+    let agent = Agent::open(config(data.path())).unwrap();
+    let resume = agent.resume_after();
+    assert_eq!(resume, Some(PlantTime(4_000 * MINUTE)));
+    clock.send_replace(held_at(4_500));
+    let handle = agent.start(vec![Minutes::after(resume)], follow).unwrap();
+    handle.progress().wait_for(|p| p.plant_time == PlantTime(4_500 * MINUTE)).await.unwrap();
+    handle.stop().await;
+
+    let mut seen = BTreeSet::new();
+    let mut sealed = i64::MIN;
+    for (extent, batch) in batches(data.path()) {
+        let batch = batch.unwrap();
+        assert_eq!(check_batch(&batch), Ok(extent.readings));
+        assert_eq!(batch.birth.is_some(), extent.position.seq == 1, "in the first batch of each epoch");
+        let seal = batch.sealed.unwrap().time_ms;
+        assert!(seal >= sealed);
+        sealed = seal;
+        for machine in batch.machines {
+            for stamp in delta_decode(&machine.time_delta_ms) {
+                assert!(seen.insert((machine.machine.clone(), stamp)), "{} at {stamp} twice", machine.machine);
+                assert!(stamp <= seal);
+            }
+        }
+    }
+    assert_eq!(seen.len(), 4_501 * MACHINES as usize);
+}
+
+#[tokio::test]
+async fn history_waits_for_room_in_the_spool_instead_of_evicting() {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = config(data.path());
+    config.spool = SpoolConfig { bytes_max: 1024 * 1024, segment_bytes: 64 * 1024 };
+    let (_clock, follow) = watch::channel(held_at(1_000_000));
+    let handle = Agent::open(config).unwrap().start(vec![Minutes::after(None)], follow).unwrap();
+    let mut progress = handle.progress();
+    let full = progress.wait_for(|p| p.backlog_bytes > 512 * 1024).await.unwrap().batches;
+    // Empty batches go on; by then, a source that is not held would have filled the spool several times.
+    let later = *progress.wait_for(|p| p.batches > full + 20).await.unwrap();
+    let last = handle.stop().await;
+    assert_eq!(later.readings_sealed, last.readings_sealed);
+    assert!(batches(data.path()).iter().all(|(extent, _)| !extent.gap));
+}
+
+#[tokio::test]
+async fn a_folder_has_one_agent() {
+    let data = tempfile::tempdir().unwrap();
+    let first = Agent::open(config(data.path())).unwrap();
+    let second = Agent::open(config(data.path())).err().unwrap().to_string();
+    assert!(second.contains("in use by another agent"), "{second}");
+    drop(first);
+    Agent::open(config(data.path())).unwrap();
+    assert!(Folder::open(data.path()).unwrap().list().unwrap().contains(&"install".into()));
+}

@@ -1,0 +1,91 @@
+//! What an agent is told: by `gateway.toml`, or in code by a program that runs agents inside itself.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use proto::asset::AssetId;
+
+use crate::{publish::window::WindowConfig, spool::SpoolConfig};
+
+mod file;
+
+pub use file::{ConfigError, Gateway};
+
+pub const FLUSH_DEFAULT: Duration = Duration::from_secs(1);
+/// Raw bytes of columns after which a batch is sealed before its time.
+pub const BATCH_BYTES_DEFAULT: usize = 64 * 1024;
+/// A frame of this many raw bytes is still below the limit when it can't be compressed.
+pub const BATCH_BYTES_MAX: usize = 512 * 1024;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentConfig {
+    pub site: AssetId,
+    pub agent: AssetId,
+    /// Folder of the spool; one agent has it for itself.
+    pub data: PathBuf,
+    pub mqtt: MqttConfig,
+    pub batch: BatchConfig,
+    pub spool: SpoolConfig,
+    pub window: WindowConfig,
+}
+
+impl AgentConfig {
+    /// Everything else at its default.
+    pub fn new(site: AssetId, agent: AssetId, data: impl Into<PathBuf>, mqtt: MqttConfig) -> Self {
+        AgentConfig {
+            site,
+            agent,
+            data: data.into(),
+            mqtt,
+            batch: BatchConfig::default(),
+            spool: SpoolConfig::default(),
+            window: WindowConfig::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct MqttConfig {
+    pub host: String,
+    pub port: u16,
+    pub tls: Option<TlsFiles>,
+    pub credentials: Option<Credentials>,
+}
+
+impl MqttConfig {
+    /// Without TLS and password, as on loopback.
+    pub fn plain(address: SocketAddr) -> Self {
+        MqttConfig { host: address.ip().to_string(), port: address.port(), tls: None, credentials: None }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub ca: PathBuf,
+    /// Client certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} with a password", self.username)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchConfig {
+    /// Wall time between two batches, full or empty.
+    pub flush: Duration,
+    pub bytes_max: usize,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        BatchConfig { flush: FLUSH_DEFAULT, bytes_max: BATCH_BYTES_DEFAULT }
+    }
+}

@@ -1,0 +1,64 @@
+//! Where readings come from. A source is a pure generator that is told how far plant time has come;
+//! the agent owns clocks, batching and the log.
+
+use proto::{
+    asset::AssetId,
+    time::PlantTime,
+    wire::telemetry::{EventRecord, MachineInfo, Quality},
+};
+
+pub mod simulator;
+pub mod replay;
+mod config;
+
+pub use config::SourceConfig;
+
+/// All readings that one machine took at one instant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    pub machine: AssetId,
+    pub time: PlantTime,
+    /// By sensor, in the order of the machine's `MachineInfo`; a sensor that was not read is absent.
+    pub values: Vec<Reading>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// In the sensor's unit; NaN when the quality is not good and there is no value.
+    pub value: f64,
+    pub quality: Quality,
+}
+
+/// What a source produced, in plant-time order per machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    Sample(Sample),
+    Event(EventRecord),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("source.{key}: {reason}")]
+    Config { key: String, reason: String },
+    #[error("{file}: {reason}")]
+    File { file: String, reason: String },
+    #[error("{file}, line {line}: {reason}")]
+    Line { file: String, line: u64, reason: String },
+}
+
+/// A generator of items. Everything up to [`Source::progress`] has been produced, so it is the seal time of a batch:
+/// a source that is behind its clock (history, replay) holds its agent's seal time back instead of making its data late.
+pub trait Source: Send {
+    /// What this source has; constant for its life.
+    fn machines(&self) -> Vec<MachineInfo>;
+
+    /// Produces the items up to and including `now`, at most about `items_max` of them, into `out`.
+    /// Returns true when there are more up to `now`: call again at once.
+    fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError>;
+
+    /// Plant time up to which everything has been produced (at most the last `now`).
+    fn progress(&self) -> PlantTime;
+
+    /// Plant time of the next item, if the source knows: no need to poll before it. None: it has ended.
+    fn next_due(&self) -> Option<PlantTime>;
+}

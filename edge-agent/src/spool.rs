@@ -1,0 +1,378 @@
+//! The agent's durable log: what is in it survives a power cut, until the archive has it.
+//!
+//! ```text
+//! 0000000000000007.seg   epoch A, frames 1204..1388     the oldest: removed when committed, or a gap when evicted
+//! 0000000000000008.seg   epoch A, frames 1389..1401     its torn tail was cut at start
+//! 0000000000000009.seg   epoch B, frames 1..            appended to
+//! checkpoint             how far the log is committed, and the first segment still needed
+//! ```
+//!
+//! Frames are written in groups, one sync for all of them, and are visible (in [`Log`]) only after it. An epoch that
+//! was recovered is never appended to. What can't be kept or read back becomes a gap frame, so the log has no hole.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use proto::{
+    position::{Epoch, Position},
+    telemetry::Frame,
+    time::PlantTime,
+};
+
+pub mod disk;
+pub mod log;
+pub mod record;
+pub mod segment;
+pub mod recovery;
+pub mod retention;
+
+use disk::Disk;
+use log::{Extent, Log};
+use record::Record;
+use recovery::Piece;
+use retention::Checkpoint;
+use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+
+pub const SPOOL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// A spool of fewer segments would evict most of itself at once.
+pub const SPOOL_SEGMENTS_MIN: u64 = 4;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolConfig {
+    pub bytes_max: u64,
+    pub segment_bytes: u32,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        SpoolConfig { bytes_max: SPOOL_BYTES_MAX, segment_bytes: segment::SEGMENT_BYTES_DEFAULT }
+    }
+}
+
+/// A retry can help: nothing that was appended is forgotten by an error.
+#[derive(Debug, thiserror::Error)]
+#[error("spool: cannot {action} {file}: {source}")]
+pub struct SpoolError {
+    pub action: &'static str,
+    pub file: String,
+    pub source: io::Error,
+}
+
+pub(crate) trait Context<T> {
+    fn context(self, action: &'static str, file: &str) -> Result<T, SpoolError>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, action: &'static str, file: &str) -> Result<T, SpoolError> {
+        self.map_err(|source| SpoolError { action, file: file.to_owned(), source })
+    }
+}
+
+/// The index of the log, shared with whoever sends it. Held for moments only, never across I/O.
+#[derive(Debug, Clone, Default)]
+pub struct SharedLog(Arc<Mutex<Log>>);
+
+impl SharedLog {
+    pub fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    number: u64,
+    epoch: Epoch,
+    previous: Option<Position>,
+    bytes: u64,
+}
+
+/// What opening found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovered {
+    pub frames: u64,
+    /// Sequence numbers that became gaps.
+    pub lost: u64,
+    pub damaged_bytes: u64,
+}
+
+/// The writing side; there is one.
+#[derive(Debug)]
+pub struct Spool<D> {
+    disk: Arc<D>,
+    config: SpoolConfig,
+    log: SharedLog,
+    /// In log order. The last one is appended to if `active`.
+    segments: VecDeque<Segment>,
+    active: bool,
+    next_number: u64,
+    epoch: Epoch,
+    next_seq: u64,
+    /// Where the epoch before this one ended.
+    previous: Option<Position>,
+    /// Appended and not yet committed.
+    group: Vec<Record>,
+    group_bytes: usize,
+    group_sealed: Option<PlantTime>,
+    /// Seal time of the newest durable frame.
+    sealed: Option<PlantTime>,
+}
+
+impl<D: Disk> Spool<D> {
+    /// Recovers what is on the disk, and begins `epoch`, which must be new.
+    pub fn open(disk: Arc<D>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
+        let mut numbers = Vec::new();
+        for name in disk.list().context("list", "the folder")? {
+            if name.ends_with(".tmp") {
+                disk.remove(&name).context("remove", &name)?;
+            }
+            numbers.extend(segment::number(&name));
+        }
+        numbers.sort_unstable();
+        let checkpoint = Checkpoint::load(&*disk)?;
+        let keep = numbers.partition_point(|n| *n < checkpoint.keep_from);
+        let next_number = numbers.last().map_or(0, |n| n + 1).max(checkpoint.keep_from);
+        let mut spool = Spool {
+            disk,
+            config,
+            log: SharedLog(Arc::new(Mutex::new(Log::new(checkpoint.committed)))),
+            segments: VecDeque::new(),
+            active: false,
+            next_number,
+            epoch,
+            next_seq: 1,
+            previous: None,
+            group: Vec::new(),
+            group_bytes: 0,
+            group_sealed: None,
+            sealed: checkpoint.sealed,
+        };
+        for freed in numbers.drain(..keep) {
+            spool.remove(freed)?;
+        }
+        let recovered = spool.recover(&numbers, checkpoint.committed)?;
+        let newest = {
+            let log = spool.log.lock();
+            spool.previous = log.last();
+            log.extents().last().copied()
+        };
+        let sealed = newest.and_then(|e| spool.seal_time(&e)).map(|s| PlantTime(s.time_ms));
+        spool.sealed = sealed.or(spool.sealed);
+        Ok((spool, recovered))
+    }
+
+    fn recover(&mut self, numbers: &[u64], committed: Option<Position>) -> Result<Recovered, SpoolError> {
+        let mut found = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            found.push(segment::scan(*number, &self.read_segment(*number)?));
+        }
+        let resolution = recovery::resolve(found, committed);
+        let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
+        let mut frames = 0;
+        for resolved in resolution.segments {
+            let SegmentHeader { first, previous } = resolved.header;
+            let (number, bytes) = (resolved.number, resolved.bytes);
+            let extents = match resolved.rewrite {
+                true => self.rewrite(number, resolved.header, resolved.pieces)?,
+                false => resolved.pieces.into_iter().filter_map(Piece::kept).collect(),
+            };
+            frames += extents.len() as u64;
+            self.segments.push_back(Segment { number, epoch: first.epoch, previous, bytes });
+            let mut log = self.log.lock();
+            extents.into_iter().for_each(|e| log.push(e));
+        }
+        // Only now: a gap in a segment behind them stands for what was in them.
+        self.sync_folder()?;
+        for number in resolution.remove {
+            self.remove(number)?;
+        }
+        Ok(Recovered { frames, lost, damaged_bytes })
+    }
+
+    /// Replaces a segment file as a whole, durable once the folder is synced; returns where its frames lie then.
+    fn rewrite(&self, number: u64, header: SegmentHeader, pieces: Vec<Piece>) -> Result<Vec<Extent>, SpoolError> {
+        let name = segment::name(number);
+        let reader = self.reader();
+        let mut records = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            records.extend(match piece {
+                Piece::Keep(extent) => reader.read_at(&extent)?,
+                Piece::Gap(record) => Some(record),
+            });
+        }
+        let bytes = records.iter().fold(header.encode(), |mut all, record| {
+            all.extend_from_slice(&record.bytes);
+            all
+        });
+        self.disk.replace(&name, &bytes).context("rewrite", &name)?;
+        Ok(segment::extents(number, SEGMENT_HEADER_BYTES as u64, &records))
+    }
+
+    fn read_segment(&self, number: u64) -> Result<Bytes, SpoolError> {
+        let name = segment::name(number);
+        let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
+        let bytes = self.disk.bytes(&name).context("measure", &name)?.min(most);
+        Ok(self.disk.read(&name, 0, bytes as usize).context("read", &name)?.into())
+    }
+
+    pub fn log(&self) -> SharedLog {
+        self.log.clone()
+    }
+
+    /// Place of the next frame to append: its position and, for the first of the epoch, the position before it.
+    pub fn next(&self) -> (Position, Option<Position>) {
+        let position = Position { epoch: self.epoch, seq: self.next_seq };
+        (position, self.previous.filter(|_| self.next_seq == 1))
+    }
+
+    /// Seal time of the newest durable frame, also from before this start: up to here sources need not go back.
+    pub fn sealed(&self) -> Option<PlantTime> {
+        self.sealed
+    }
+
+    /// Adds a frame, sealed for [`Spool::next`], to the group that the next commit makes durable.
+    pub fn append(&mut self, frame: &Frame, sealed: PlantTime) {
+        debug_assert_eq!(frame.header.position, self.next().0);
+        let bytes = frame.encode();
+        self.group_bytes += bytes.len();
+        self.group.push(Record { header: frame.header, readings: u64::from(frame.header.readings), bytes });
+        self.group_sealed = Some(sealed);
+        self.next_seq += 1;
+    }
+
+    /// True when the group should be committed before more is appended.
+    pub fn group_is_full(&self) -> bool {
+        self.group_bytes >= segment::GROUP_BYTES_MAX / 2
+    }
+
+    /// Makes the group durable and visible. After an error nothing is lost: the next commit writes the same frames
+    /// under the same sequence numbers into a new segment.
+    pub fn commit(&mut self) -> Result<(), SpoolError> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        self.make_room((self.group_bytes + SEGMENT_HEADER_BYTES) as u64)?;
+        let written = self.write_group();
+        if written.is_err() {
+            self.active = false;
+        }
+        let extents = written?;
+        let mut log = self.log.lock();
+        extents.into_iter().for_each(|e| log.push(e));
+        self.group.clear();
+        self.group_bytes = 0;
+        self.sealed = self.group_sealed;
+        Ok(())
+    }
+
+    fn write_group(&mut self) -> Result<Vec<Extent>, SpoolError> {
+        let full = |s: &Segment| s.bytes + self.group_bytes as u64 > u64::from(self.config.segment_bytes);
+        if !self.active || self.segments.back().is_none_or(full) {
+            self.begin_segment()?;
+        }
+        let Some(active) = self.segments.back_mut() else {
+            return Ok(Vec::new());
+        };
+        let name = segment::name(active.number);
+        let bytes = self.group.iter().fold(Vec::with_capacity(self.group_bytes), |mut all, record| {
+            all.extend_from_slice(&record.bytes);
+            all
+        });
+        self.disk.append(&name, &bytes).context("append to", &name)?;
+        self.disk.sync(&name).context("sync", &name)?;
+        let extents = segment::extents(active.number, active.bytes, &self.group);
+        active.bytes += bytes.len() as u64;
+        Ok(extents)
+    }
+
+    fn begin_segment(&mut self) -> Result<(), SpoolError> {
+        let Some(first) = self.group.first().map(|r| r.header.position) else {
+            return Ok(());
+        };
+        let number = self.next_number;
+        let header = SegmentHeader { first, previous: self.previous }.encode();
+        let name = segment::name(number);
+        self.next_number += 1;
+        self.active = false;
+        self.disk.create(&name).context("create", &name)?;
+        let (epoch, previous, bytes) = (self.epoch, self.previous, header.len() as u64);
+        self.segments.push_back(Segment { number, epoch, previous, bytes });
+        self.disk.append(&name, &header).context("append to", &name)?;
+        self.sync_folder()?;
+        self.active = true;
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> Result<(), SpoolError> {
+        self.disk.sync_folder().context("sync", "the folder")
+    }
+
+    fn remove(&self, number: u64) -> Result<(), SpoolError> {
+        let name = segment::name(number);
+        match self.disk.remove(&name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.context("remove", &name),
+        }
+    }
+
+    pub fn reader(&self) -> SpoolReader<D> {
+        SpoolReader { disk: self.disk.clone(), log: self.log.clone() }
+    }
+}
+
+/// The reading side.
+#[derive(Debug)]
+pub struct SpoolReader<D> {
+    disk: Arc<D>,
+    log: SharedLog,
+}
+
+impl<D> Clone for SpoolReader<D> {
+    fn clone(&self) -> Self {
+        SpoolReader { disk: self.disk.clone(), log: self.log.clone() }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Freed or evicted meanwhile: not held under this position any more.
+    #[error("frame {0} is not held")]
+    NotHeld(Position),
+    #[error("frame {0} is damaged on the disk")]
+    Damaged(Position),
+    #[error(transparent)]
+    Io(#[from] SpoolError),
+}
+
+impl<D: Disk> SpoolReader<D> {
+    /// The encoded frame that begins at a position, verified.
+    pub fn read(&self, position: Position) -> Result<Bytes, ReadError> {
+        let find = || self.log.lock().covering(position).copied().filter(|e| e.position == position);
+        let extent = find().ok_or(ReadError::NotHeld(position))?;
+        match self.read_at(&extent)? {
+            Some(record) => Ok(record.bytes),
+            None if find() == Some(extent) => Err(ReadError::Damaged(position)),
+            // The file was replaced or removed between the look into the log and the read.
+            None => Err(ReadError::NotHeld(position)),
+        }
+    }
+
+    /// None: damaged, cut off or gone.
+    fn read_at(&self, extent: &Extent) -> Result<Option<Record>, SpoolError> {
+        let name = segment::name(extent.place.segment);
+        let bytes = self.disk.read(&name, u64::from(extent.place.offset), extent.bytes as usize);
+        match bytes {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(None),
+            other => {
+                let record = Record::of(other.context("read", &name)?.into());
+                Ok(record.filter(|r| r.header.position == extent.position))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! What the spool asks of a file system, so small that every point at which the power can fail has a name.
+//!
+//! Bytes survive a power cut after [`Disk::sync`]; a name (created, renamed, removed) after [`Disk::sync_folder`].
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+pub trait Disk: Send + Sync + 'static {
+    fn list(&self) -> io::Result<Vec<String>>;
+    fn bytes(&self, name: &str) -> io::Result<u64>;
+    /// Exactly `bytes` bytes, or an error.
+    fn read(&self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
+    /// A new, empty file; one that was there is emptied.
+    fn create(&self, name: &str) -> io::Result<()>;
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    fn sync(&self, name: &str) -> io::Result<()>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    fn sync_folder(&self) -> io::Result<()>;
+
+    /// Replaces a file as a whole: after a power cut it is the old one or the new one, and surely the new one only
+    /// after the folder is synced.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = format!("{name}.tmp");
+        self.create(&temporary)?;
+        self.append(&temporary, bytes)?;
+        self.sync(&temporary)?;
+        self.rename(&temporary, name)
+    }
+}
+
+/// A folder of the real file system.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// Held as long as this lives: two agents in one folder would write over each other.
+    _lock: File,
+    /// The file that was appended to last: nearly always the next one, too.
+    open: Mutex<Option<(String, File)>>,
+}
+
+impl Folder {
+    /// Creates the folder if it is not there; an error if another process has it.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        fs::create_dir_all(&path)?;
+        let lock = File::create(path.join("lock"))?;
+        lock.try_lock().map_err(|e| io::Error::other(format!("in use by another agent ({e})")))?;
+        Ok(Folder { path, _lock: lock, open: Mutex::default() })
+    }
+
+    fn with_open<T>(&self, name: &str, act: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *open {
+            Some((held, file)) if held == name => act(file),
+            other => {
+                let file = OpenOptions::new().append(true).open(self.path.join(name))?;
+                let (_, file) = other.insert((name.to_owned(), file));
+                act(file)
+            }
+        }
+    }
+
+    fn close(&self, name: &str) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.as_ref().is_some_and(|(held, _)| held == name) {
+            *open = None;
+        }
+    }
+}
+
+impl Disk for Folder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        names.collect()
+    }
+
+    fn bytes(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path.join(name))?.len())
+    }
+
+    fn read(&self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let mut out = vec![0; bytes];
+        File::open(self.path.join(name))?.read_exact_at(&mut out, offset)?;
+        Ok(out)
+    }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        self.close(name);
+        File::create(self.path.join(name)).map(drop)
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.with_open(name, |file| file.write_all(bytes))
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        self.with_open(name, |file| file.sync_data())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.close(from);
+        self.close(to);
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.close(name);
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+pub mod memory;

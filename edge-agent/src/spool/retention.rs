@@ -1,0 +1,209 @@
+//! What leaves the spool: committed segments are removed, evicted ones become a gap, damaged frames too.
+
+use bytes::BufMut;
+use proto::{
+    position::{Epoch, Position},
+    telemetry::{Frame, FrameKind},
+    time::PlantTime,
+    wire::telemetry::{GapReason, SealTime},
+};
+
+use super::{
+    Context, Segment, Spool, SpoolError,
+    disk::Disk,
+    log::Extent,
+    recovery::{self, Piece},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+};
+
+/// How far the log is committed, kept for a start that finds no segment to learn it from.
+/// `0 epoch [16]  16 seq u64  24 first segment needed u64  32 seal time i64  40 CRC32C u32`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    pub committed: Option<Position>,
+    /// Segments with lower numbers are freed, even if a power cut brought them back.
+    pub keep_from: u64,
+    /// Seal time of the newest durable frame when this was written.
+    pub sealed: Option<PlantTime>,
+}
+
+const CHECKPOINT: &str = "checkpoint";
+const CHECKPOINT_BYTES: usize = 44;
+
+impl Checkpoint {
+    pub fn load(disk: &impl Disk) -> Result<Self, SpoolError> {
+        if !disk.list().context("list", "the folder")?.iter().any(|n| n == CHECKPOINT) {
+            return Ok(Checkpoint::default());
+        }
+        let found = disk.bytes(CHECKPOINT).context("measure", CHECKPOINT)?;
+        let bytes = disk.read(CHECKPOINT, 0, found.min(CHECKPOINT_BYTES as u64) as usize);
+        let checkpoint = Self::decode(&bytes.context("read", CHECKPOINT)?);
+        if checkpoint.is_none() {
+            tracing::warn!("the spool's checkpoint is damaged; what is committed will be learned from the next ack");
+        }
+        Ok(checkpoint.unwrap_or_default())
+    }
+
+    fn store(&self, disk: &impl Disk) -> Result<(), SpoolError> {
+        disk.replace(CHECKPOINT, &self.encode()).context("write", CHECKPOINT)?;
+        disk.sync_folder().context("sync", "the folder")
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(CHECKPOINT_BYTES);
+        out.put_slice(&self.committed.map_or(Epoch::NONE, |p| p.epoch).0);
+        out.put_u64_le(self.committed.map_or(0, |p| p.seq));
+        out.put_u64_le(self.keep_from);
+        out.put_i64_le(self.sealed.unwrap_or(PlantTime::MIN).millis());
+        out.put_u32_le(crc32c::crc32c(&out));
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.first_chunk::<CHECKPOINT_BYTES>()?;
+        let number = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
+        if bytes[40..] != crc32c::crc32c(&bytes[..40]).to_le_bytes() {
+            return None;
+        }
+        let position = Position { epoch: Epoch::from_slice(&bytes[..16])?, seq: number(16)? };
+        let sealed = PlantTime(number(32)? as i64);
+        Some(Checkpoint {
+            committed: Some(position).filter(|p| p.epoch != Epoch::NONE),
+            keep_from: number(24)?,
+            sealed: Some(sealed).filter(|t| *t != PlantTime::MIN),
+        })
+    }
+}
+
+impl<D: Disk> Spool<D> {
+    /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
+    pub fn free(&mut self, committed: Position) -> Result<(), SpoolError> {
+        self.log.lock().free(committed);
+        self.remove_freed()
+    }
+
+    /// Bytes of all segment files.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.bytes).sum()
+    }
+
+    /// Removes whole segments that nothing is needed of; first the checkpoint says that they are freed.
+    fn remove_freed(&mut self) -> Result<(), SpoolError> {
+        let (oldest, committed) = {
+            let log = self.log.lock();
+            (log.after(None).map(|e| e.place.segment), log.committed())
+        };
+        let appended_to = if self.active { self.segments.back().map(|s| s.number) } else { None };
+        let keep_from = [oldest, appended_to].into_iter().flatten().min().unwrap_or(self.next_number);
+        if self.segments.front().is_none_or(|s| s.number >= keep_from) {
+            return Ok(());
+        }
+        Checkpoint { committed, keep_from, sealed: self.sealed }.store(&*self.disk)?;
+        while let Some(segment) = self.segments.front().filter(|s| s.number < keep_from) {
+            self.remove(segment.number)?;
+            self.segments.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Evicts oldest segments until `bytes` more fit.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), SpoolError> {
+        while self.bytes() + bytes > self.config.bytes_max {
+            self.remove_freed()?;
+            if self.bytes() + bytes > self.config.bytes_max && !self.evict()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a gap in the place of the oldest segment that has more than a gap in it. False: there is none.
+    fn evict(&mut self) -> Result<bool, SpoolError> {
+        let oldest = self.segments.iter().position(|s| !matches!(&self.held(s.number)[..], [only] if only.gap));
+        let Some((at, segment)) = oldest.and_then(|at| Some((at, *self.segments.get(at)?))) else {
+            return Ok(false);
+        };
+        let evicted = self.held(segment.number);
+        let lost: u64 = evicted.iter().filter(|e| !e.gap).map(|e| e.readings).sum();
+        // Gaps that follow each other in one epoch become one, so that they do not fill the spool themselves.
+        let before = at.checked_sub(1).and_then(|b| self.segments.get(b)).filter(|s| s.epoch == segment.epoch).copied();
+        let mut covered = before.map(|s| self.held(s.number)).unwrap_or_default();
+        covered.extend(&evicted);
+        if let (Some(first), Some(last)) = (covered.first(), covered.last()) {
+            let (from, readings) = (first.position, covered.iter().map(|e| e.readings).sum());
+            let sealed = self.seal_time(last);
+            let gap = recovery::gap(from, last.last_seq, segment.previous, GapReason::Evicted, sealed, readings);
+            self.put(at, from, gap.into_iter().map(Piece::Gap).collect())?;
+            tracing::error!(%from, to = last.last_seq, readings = lost, "spool full: oldest readings evicted");
+        } else {
+            self.sync_folder()?;
+            self.remove(segment.number)?;
+            self.segments.remove(at);
+        }
+        if let Some(before) = before {
+            self.remove(before.number)?;
+            self.segments.retain(|s| s.number != before.number);
+        }
+        Ok(true)
+    }
+
+    /// A frame could not be read back: it becomes a gap, and what else is damaged in its segment, too.
+    pub fn mend(&mut self, position: Position) -> Result<(), SpoolError> {
+        let number = self.log.lock().covering(position).map(|e| e.place.segment);
+        let Some(at) = self.segments.iter().position(|s| Some(s.number) == number) else {
+            return Ok(());
+        };
+        let held = self.held(self.segments[at].number);
+        let Some(first) = held.first().map(|e| e.position) else {
+            return Ok(());
+        };
+        let pieces = self.without_damage(&held, self.segments[at].previous)?;
+        self.put(at, first, pieces)?;
+        tracing::error!(frame = %position, "damaged frames became a gap");
+        Ok(())
+    }
+
+    /// Frames of one segment.
+    fn held(&self, number: u64) -> Vec<Extent> {
+        self.log.lock().extents().filter(|e| e.place.segment == number).copied().collect()
+    }
+
+    /// Gives a segment other content, which is durable after this and visible even if the last step fails.
+    fn put(&mut self, at: usize, first: Position, pieces: Vec<Piece>) -> Result<(), SpoolError> {
+        if at + 1 == self.segments.len() {
+            self.active = false;
+        }
+        let Segment { number, previous, .. } = self.segments[at];
+        let extents = self.rewrite(number, SegmentHeader { first, previous }, pieces)?;
+        self.segments[at].bytes = SEGMENT_HEADER_BYTES as u64 + extents.iter().map(|e| u64::from(e.bytes)).sum::<u64>();
+        let mut log = self.log.lock();
+        extents.into_iter().for_each(|e| log.replace(e));
+        drop(log);
+        self.sync_folder()
+    }
+
+    /// When the frame was sealed; a gap that stands for it keeps the watermark moving.
+    pub(super) fn seal_time(&self, extent: &Extent) -> Option<SealTime> {
+        let record = self.reader().read_at(extent).ok().flatten()?;
+        let frame = Frame::split(record.bytes).ok()?;
+        match frame.header.kind {
+            FrameKind::Data => frame.batch().ok()?.sealed,
+            FrameKind::Gap => frame.gap_content().ok()?.sealed,
+        }
+    }
+
+    fn without_damage(&self, held: &[Extent], previous: Option<Position>) -> Result<Vec<Piece>, SpoolError> {
+        let mut pieces = Vec::with_capacity(held.len());
+        let reader = self.reader();
+        for extent in held {
+            pieces.extend(match reader.read_at(extent)? {
+                Some(_) => Some(Piece::Keep(*extent)),
+                None => {
+                    recovery::gap(extent.position, extent.last_seq, previous, GapReason::Damaged, None, extent.readings)
+                        .map(Piece::Gap)
+                }
+            });
+        }
+        Ok(pieces)
+    }
+}

@@ -1,0 +1,280 @@
+//! A trained model as one file: safetensors, with one JSON header in its metadata.
+//!
+//! Every number that scores depend on is a tensor, so that it survives bit for bit; the header holds names and origin.
+//! Loading trusts nothing: size, checksum, version, feature schema, shapes, finite weights, and at last the golden row,
+//! which must score today as it did when the model was trained.
+
+mod tensors;
+
+use std::collections::BTreeSet;
+
+use proto::asset::AssetId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    calibration::Platt,
+    features::{FeatureConfig, FeatureSchema},
+    forward::{Encoder, Network, ShapeError},
+};
+use tensors::{Tensors, TensorsBuilder};
+
+pub const ARTIFACT_FORMAT: u32 = 1;
+pub const ARTIFACT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest chain of layers that a file may ask for.
+const LAYERS_MAX: usize = 16;
+/// Allowed difference of the golden row's probabilities: other CPUs add in another order.
+const GOLDEN_TOLERANCE: f64 = 1e-5;
+/// Hexadecimal digits of a version: short enough to read out, long enough to be unique in a registry.
+const VERSION_DIGITS: usize = 12;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Artifact {
+    pub config: FeatureConfig,
+    pub horizon_ms: i64,
+    pub encoder: Encoder,
+    pub network: Network,
+    pub heads: Vec<Head>,
+    pub golden: Golden,
+    pub origin: Origin,
+}
+
+/// What belongs to one failure mode besides its output of the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    pub mode: String,
+    pub platt: Platt,
+    /// Probability from which on a window counts for an alert.
+    pub threshold: f64,
+}
+
+/// One row and what it scored when the model was trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Golden {
+    pub kind: AssetId,
+    pub features: Vec<f64>,
+    pub probabilities: Vec<f64>,
+}
+
+/// Where the model comes from; outside the version, so that the same rows and seed give the same version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    pub seed: u64,
+    /// Over the rows that it was trained on, in order.
+    pub data_sha256: String,
+    pub rows: u64,
+    pub commit: Option<String>,
+    pub created_ms: i64,
+    /// On the test slice, which no step of training saw.
+    pub metrics: Vec<ModeMetrics>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModeMetrics {
+    pub mode: String,
+    pub positives: u64,
+    pub precision: f64,
+    pub recall: f64,
+    pub f1: f64,
+    pub average_precision: f64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    #[error("the artefact has {bytes} bytes, the limit is {ARTIFACT_BYTES_MAX}")]
+    TooLarge { bytes: usize },
+    #[error("not a model artefact: {0}")]
+    Format(String),
+    #[error("artefact format {format} is not known here")]
+    UnknownFormat { format: u32 },
+    #[error("wrong checksum: the artefact was changed after it was written")]
+    Checksum,
+    #[error("the artefact says it is version {says}, its content is {is}")]
+    Version { says: String, is: String },
+    #[error("made for another feature schema: fingerprint {theirs}, this build computes {ours}")]
+    Fingerprint { theirs: String, ours: String },
+    #[error("{what} holds a value that is not finite")]
+    NotFinite { what: &'static str },
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    #[error("the golden row scores {now} for {mode}, and scored {then} when it was trained")]
+    Golden { mode: String, then: f64, now: f64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: u32,
+    version: String,
+    identity: Identity,
+    golden_kind: AssetId,
+    origin: Origin,
+}
+
+/// The part of the header that decides scores.
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    horizon_ms: i64,
+    config: FeatureConfig,
+    fingerprint: String,
+    features: Vec<String>,
+    kinds: Vec<AssetId>,
+    modes: Vec<String>,
+    layers: usize,
+}
+
+impl Artifact {
+    /// Short hash of all that scores depend on.
+    pub fn version(&self) -> Result<String, ArtifactError> {
+        version(&self.identity(), &self.scoring_tensors())
+    }
+
+    pub fn schema(&self) -> FeatureSchema {
+        FeatureSchema::of(&self.config)
+    }
+
+    /// One logit per head for one row of features.
+    pub fn logits(&self, kind: &AssetId, features: &[f64]) -> Vec<f32> {
+        self.network.logits(&self.encoder.encode(kind, features.iter().copied()))
+    }
+
+    /// One calibrated probability per head.
+    pub fn probabilities(&self, logits: &[f32]) -> Vec<f64> {
+        self.heads.iter().zip(logits).map(|(head, logit)| head.platt.probability(f64::from(*logit))).collect()
+    }
+
+    pub fn encode(&self) -> Result<Vec<u8>, ArtifactError> {
+        let mut tensors = self.scoring_tensors();
+        tensors.f64("golden.features", &self.golden.features);
+        tensors.f64("golden.probabilities", &self.golden.probabilities);
+        let identity = self.identity();
+        let version = version(&identity, &self.scoring_tensors())?;
+        let (golden_kind, origin) = (self.golden.kind.clone(), self.origin.clone());
+        let header = Header { format: ARTIFACT_FORMAT, version, identity, golden_kind, origin };
+        tensors.seal(&json(&header)?)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        if bytes.len() > ARTIFACT_BYTES_MAX {
+            return Err(ArtifactError::TooLarge { bytes: bytes.len() });
+        }
+        let tensors = Tensors::open(bytes)?;
+        check_format(&tensors.header)?;
+        let header: Header = parse(&tensors.header)?;
+        let artifact = Artifact::assemble(&tensors, header.identity, header.golden_kind, header.origin)?;
+        let is = artifact.version()?;
+        if is != header.version {
+            return Err(ArtifactError::Version { says: header.version, is });
+        }
+        artifact.check_golden()?;
+        Ok(artifact)
+    }
+
+    fn assemble(
+        tensors: &Tensors<'_>,
+        identity: Identity,
+        golden_kind: AssetId,
+        origin: Origin,
+    ) -> Result<Self, ArtifactError> {
+        let schema = FeatureSchema::of(&identity.config);
+        if schema.fingerprint() != identity.fingerprint || schema.names != identity.features {
+            return Err(ArtifactError::Fingerprint { theirs: identity.fingerprint, ours: schema.fingerprint() });
+        }
+        if identity.layers == 0 || identity.layers > LAYERS_MAX {
+            return Err(ArtifactError::Format(format!("{} layers", identity.layers)));
+        }
+        let (features, modes) = (schema.names.len(), identity.modes.len());
+        if identity.modes.iter().collect::<BTreeSet<_>>().len() != modes || modes == 0 {
+            return Err(ArtifactError::Format("failure modes are missing or named twice".into()));
+        }
+        let network = Network::new((0..identity.layers).map(|i| tensors.dense(i)).collect::<Result<_, _>>()?)?;
+        let mean = tensors.finite("encoder.mean", features)?;
+        let std = tensors.finite("encoder.std", features)?;
+        if std.iter().any(|s| *s <= 0.0) {
+            return Err(ArtifactError::NotFinite { what: "encoder" });
+        }
+        let encoder = Encoder { kinds: identity.kinds, mean, std };
+        if (network.inputs(), network.outputs()) != (encoder.width(), modes) {
+            return Err(ArtifactError::Format("the network does not fit features, kinds and modes".into()));
+        }
+        let slopes = tensors.finite("calibration.slope", modes)?;
+        let intercepts = tensors.finite("calibration.intercept", modes)?;
+        let thresholds = tensors.finite("threshold", modes)?;
+        let heads = identity.modes.into_iter().enumerate().map(|(i, mode)| Head {
+            mode,
+            platt: Platt { slope: slopes[i], intercept: intercepts[i] },
+            threshold: thresholds[i],
+        });
+        let golden = Golden {
+            kind: golden_kind,
+            features: tensors.f64("golden.features", features)?,
+            probabilities: tensors.finite("golden.probabilities", modes)?,
+        };
+        let (config, horizon_ms) = (identity.config, identity.horizon_ms);
+        Ok(Artifact { config, horizon_ms, encoder, network, heads: heads.collect(), golden, origin })
+    }
+
+    fn identity(&self) -> Identity {
+        let schema = self.schema();
+        Identity {
+            horizon_ms: self.horizon_ms,
+            config: self.config.clone(),
+            fingerprint: schema.fingerprint(),
+            features: schema.names.clone(),
+            kinds: self.encoder.kinds.clone(),
+            modes: self.heads.iter().map(|h| h.mode.clone()).collect(),
+            layers: self.network.layers().len(),
+        }
+    }
+
+    fn scoring_tensors(&self) -> TensorsBuilder {
+        let mut tensors = TensorsBuilder::default();
+        for (i, layer) in self.network.layers().iter().enumerate() {
+            tensors.dense(i, layer);
+        }
+        tensors.f64("encoder.mean", &self.encoder.mean);
+        tensors.f64("encoder.std", &self.encoder.std);
+        let column = |f: fn(&Head) -> f64| self.heads.iter().map(f).collect::<Vec<_>>();
+        tensors.f64("calibration.slope", &column(|h| h.platt.slope));
+        tensors.f64("calibration.intercept", &column(|h| h.platt.intercept));
+        tensors.f64("threshold", &column(|h| h.threshold));
+        tensors
+    }
+
+    fn check_golden(&self) -> Result<(), ArtifactError> {
+        let now = self.probabilities(&self.logits(&self.golden.kind, &self.golden.features));
+        for ((head, now), then) in self.heads.iter().zip(now).zip(&self.golden.probabilities) {
+            // Written so that a NaN fails.
+            let same = (now - then).abs() <= GOLDEN_TOLERANCE;
+            if !same {
+                return Err(ArtifactError::Golden { mode: head.mode.clone(), then: *then, now });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn version(identity: &Identity, tensors: &TensorsBuilder) -> Result<String, ArtifactError> {
+    let mut digits = tensors.digest(&json(identity)?).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    digits.truncate(VERSION_DIGITS);
+    Ok(digits)
+}
+
+/// The format number is read first: a later format need not fit the rest.
+fn check_format(header: &str) -> Result<(), ArtifactError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let Format { format } = parse(header)?;
+    if format == ARTIFACT_FORMAT { Ok(()) } else { Err(ArtifactError::UnknownFormat { format }) }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, ArtifactError> {
+    serde_json::to_string(value).map_err(|e| ArtifactError::Format(e.to_string()))
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ArtifactError> {
+    serde_json::from_str(text).map_err(|e| ArtifactError::Format(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

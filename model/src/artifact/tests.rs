@@ -1,0 +1,123 @@
+use super::*;
+use crate::forward::Dense;
+
+fn artifact() -> Artifact {
+    let config = FeatureConfig::default();
+    let features = FeatureSchema::of(&config).names.len();
+    let kinds = vec![AssetId::new("press").unwrap()];
+    let encoder = Encoder { kinds: kinds.clone(), mean: vec![0.1; features], std: vec![1.0 / 3.0; features] };
+    let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin() / 5.0).collect::<Vec<_>>();
+    let hidden = Dense { inputs: encoder.width(), outputs: 4, weight: wave(encoder.width() * 4), bias: wave(4) };
+    let head = Dense { inputs: 4, outputs: 2, weight: wave(8), bias: wave(2) };
+    let head_of = |mode: &str| Head { mode: mode.into(), platt: Platt { slope: 0.7, intercept: -0.1 }, threshold: 0.3 };
+    let mut artifact = Artifact {
+        config,
+        horizon_ms: 86_400_000,
+        encoder,
+        network: Network::new(vec![hidden, head]).unwrap(),
+        heads: vec![head_of("slip"), head_of("heat")],
+        golden: Golden { kind: kinds[0].clone(), features: vec![0.2; features], probabilities: vec![] },
+        origin: Origin { seed: 1, data_sha256: "00".into(), rows: 5, commit: None, created_ms: 7, metrics: vec![] },
+    };
+    artifact.golden.features[3] = f64::NAN;
+    let logits = artifact.logits(&artifact.golden.kind, &artifact.golden.features);
+    artifact.golden.probabilities = artifact.probabilities(&logits);
+    artifact
+}
+
+#[test]
+fn what_is_written_is_read_bit_for_bit() {
+    let artifact = artifact();
+    let bytes = artifact.encode().unwrap();
+    let read = Artifact::decode(&bytes).unwrap();
+    assert_eq!(read.encode().unwrap(), bytes);
+    assert_eq!((read.version().unwrap(), &read.heads), (artifact.version().unwrap(), &artifact.heads));
+}
+
+#[test]
+fn the_version_follows_what_scores_and_nothing_else() {
+    let artifact = artifact();
+    let version = artifact.version().unwrap();
+    assert_eq!(version.len(), VERSION_DIGITS);
+    let mut later = artifact.clone();
+    later.origin.created_ms += 1;
+    assert_eq!(later.version().unwrap(), version);
+    let mut other = artifact.clone();
+    other.heads[0].threshold = 0.31;
+    assert_ne!(other.version().unwrap(), version);
+    let mut other = artifact;
+    other.encoder.mean[0] += 1e-15;
+    assert_ne!(other.version().unwrap(), version);
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused() {
+    let bytes = artifact().encode().unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let in_weights = (header..bytes.len()).step_by(101);
+    for at in (0..header).chain(in_weights).chain([bytes.len() - 1]) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        // The header ends in spaces that mean nothing; all else must be seen.
+        assert!(Artifact::decode(&flipped).is_err() || bytes[at] == b' ', "byte {at} of {}", bytes.len());
+    }
+    for cut in [0, 7, 8, header - 1, header + 1, bytes.len() - 1] {
+        assert!(Artifact::decode(&bytes[..cut]).is_err());
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(Artifact::decode(&longer).is_err());
+}
+
+#[test]
+fn each_lie_is_refused_by_its_name() {
+    let refused = |change: fn(&mut Artifact)| {
+        let mut lie = artifact();
+        change(&mut lie);
+        Artifact::decode(&lie.encode().unwrap()).unwrap_err()
+    };
+    assert!(matches!(refused(|a| a.golden.probabilities[1] += 1e-3), ArtifactError::Golden { .. }));
+    assert!(matches!(refused(|a| a.golden.probabilities[1] = f64::NAN), ArtifactError::NotFinite { .. }));
+    assert!(matches!(refused(|a| a.heads[0].platt.slope = f64::NAN), ArtifactError::NotFinite { .. }));
+    assert!(matches!(refused(|a| a.encoder.std[0] = 0.0), ArtifactError::NotFinite { .. }));
+    assert!(matches!(refused(|a| a.heads[1].mode = "slip".into()), ArtifactError::Format(_)));
+    assert!(matches!(refused(|a| a.encoder.kinds.clear()), ArtifactError::Format(_)));
+    assert!(matches!(Artifact::decode(&vec![0; ARTIFACT_BYTES_MAX + 1]), Err(ArtifactError::TooLarge { .. })));
+}
+
+/// Writes the artefact with a header or tensors that its own code would never write.
+fn forged(identity: impl Fn(&mut Identity), tensors: impl Fn(&mut TensorsBuilder)) -> ArtifactError {
+    let artifact = artifact();
+    let mut sealed = artifact.scoring_tensors();
+    sealed.f64("golden.features", &artifact.golden.features);
+    sealed.f64("golden.probabilities", &artifact.golden.probabilities);
+    tensors(&mut sealed);
+    let mut said = artifact.identity();
+    identity(&mut said);
+    let version = artifact.version().unwrap();
+    let header = Header {
+        format: ARTIFACT_FORMAT,
+        version,
+        identity: said,
+        golden_kind: artifact.golden.kind.clone(),
+        origin: artifact.origin.clone(),
+    };
+    Artifact::decode(&sealed.seal(&json(&header).unwrap()).unwrap()).unwrap_err()
+}
+
+#[test]
+fn a_forged_file_with_a_right_checksum_is_refused_too() {
+    assert!(matches!(forged(|i| i.fingerprint = "f".into(), |_| {}), ArtifactError::Fingerprint { .. }));
+    assert!(matches!(forged(|i| i.config.window_ms += 1, |_| {}), ArtifactError::Fingerprint { .. }));
+    assert!(matches!(forged(|i| i.layers = usize::MAX, |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.layers = 1, |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.horizon_ms += 1, |_| {}), ArtifactError::Version { .. }));
+    let nan = |t: &mut TensorsBuilder| {
+        t.dense(1, &Dense { inputs: 4, outputs: 2, weight: vec![f32::NAN; 8], bias: vec![0.0; 2] });
+    };
+    assert!(matches!(forged(|_| {}, nan), ArtifactError::Shape(ShapeError::NotFinite { layer: 1 })));
+    let narrow = |t: &mut TensorsBuilder| t.f64("encoder.mean", &[1.0]);
+    assert!(matches!(forged(|_| {}, narrow), ArtifactError::Format(_)));
+    let moved = |t: &mut TensorsBuilder| t.f64("threshold", &[0.9, 0.9]);
+    assert!(matches!(forged(|_| {}, moved), ArtifactError::Version { .. }));
+}

@@ -1,0 +1,266 @@
+//! `model train | evaluate | promote | show`, and the same as `stream-processor model ...`.
+
+use std::{
+    error::Error,
+    fs,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand};
+use proto::{archive::Shard, asset::AssetId, config::ConfigError, time::wall_now_ms};
+
+use crate::{
+    artifact::Artifact,
+    config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
+    evaluate::{evaluate, truth::Truth},
+    job::{self, Step, TrainJob},
+    registry::{self, Decision},
+    store::{S3Config, Store},
+};
+
+/// A truth file larger than this is not one of ours.
+const TRUTH_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    command: Command,
+    /// The processor's configuration, or one of its own: [s3], [features], [model], [train].
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// S3 endpoint instead of the configuration's.
+    #[arg(long, global = true)]
+    endpoint: Option<String>,
+    /// Bucket instead of the configuration's.
+    #[arg(long, global = true)]
+    bucket: Option<String>,
+    /// Name of the model in the registry.
+    #[arg(long, global = true)]
+    name: Option<AssetId>,
+    /// Shard of the archive.
+    #[arg(long, global = true, default_value_t = 0)]
+    shard: u8,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Trains on the archive and publishes; the first version of a name is put in charge.
+    Train {
+        /// Puts the new version in charge even if there is one already.
+        #[arg(long)]
+        promote: bool,
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Measures a version on the newest slice of the archive, beside baselines.
+    Evaluate {
+        /// The one in charge unless given.
+        #[arg(long)]
+        version: Option<String>,
+        /// What a simulated plant really did: one JSON object per line.
+        #[arg(long)]
+        truth: Option<PathBuf>,
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Puts a published version in charge.
+    Promote {
+        version: String,
+        /// Kept with the decision.
+        #[arg(long, default_value = "by hand")]
+        why: String,
+    },
+    /// Says which version is in charge, since when and why.
+    Show,
+}
+
+enum Failure {
+    /// Found before anything was opened.
+    Config(String),
+    Run(Box<dyn Error + Send + Sync>),
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Run(Box::new(error))
+    }
+}
+
+/// Exit code 2: the configuration is wrong; 1: anything else went wrong. One line says what.
+pub async fn run(args: ModelArgs) -> ExitCode {
+    match execute(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(reason)) => {
+            eprintln!("{reason}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Run(error)) => {
+            eprintln!("{}", one_line(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and what caused it, unless it says so itself.
+fn one_line(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line.replace('\n', " ")
+}
+
+async fn execute(args: ModelArgs) -> Result<(), Failure> {
+    let config = configuration(&args)?;
+    let s3 = config.s3.as_ref().ok_or_else(|| {
+        Failure::Config("no bucket: give --config FILE with an [s3] section, or --bucket NAME".to_owned())
+    })?;
+    let store = Store::open(s3).await.map_err(|e| Failure::Config(e.to_string()))?;
+    let named = args.name.clone().or_else(|| config.model.name.clone());
+    let name = match named {
+        Some(name) => name,
+        None => AssetId::new(DEFAULT_NAME)?,
+    };
+    let shard = Shard(args.shard);
+    match args.command {
+        Command::Train { promote, seed } => {
+            let mut settings = config.train;
+            settings.seed = seed.unwrap_or(settings.seed);
+            let decision = decision("first training, or asked for with --promote");
+            let job = TrainJob { name, shard, features: config.features, settings, promote, decision };
+            train(&store, job).await
+        }
+        Command::Evaluate { version, truth, json } => {
+            let truth = truth.map(read_truth).transpose()?;
+            let scorer = match version {
+                Some(version) => Some(registry::load(&store, &name, &version).await?),
+                None => registry::load_champion(&store, &name).await?,
+            };
+            let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
+            report(&store, shard, model, config, truth, json).await
+        }
+        Command::Promote { version, why } => {
+            let champion = registry::promote(&store, &name, &version, decision(&why)).await?;
+            say(&format!("{name}: {} is in charge, before it {}", champion.version, before(&champion.previous)))
+        }
+        Command::Show => {
+            let champion = registry::champion(&store, &name).await?;
+            let champion = champion.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?;
+            say(&serde_json::to_string_pretty(&champion)?)
+        }
+    }
+}
+
+async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
+    let name = job.name.clone();
+    let (trained, promoted) = job::run(store, job, show_progress()).await?;
+    let report = trained.report;
+    for refused in &report.refused {
+        say(&format!("{}: only {} failures, left to the rules", refused.mode, refused.failures))?;
+    }
+    for m in &report.metrics {
+        say(&format!("{}: average precision {:.3} on the test slice", m.mode, m.average_precision))?;
+    }
+    let rows = report.rows;
+    say(&format!("{name} {}: {} of {} rows, {} epochs", report.version, rows.sampled, rows.train, report.epochs))?;
+    match promoted {
+        Some(champion) => say(&format!("in charge; before it {}", before(&champion.previous))),
+        None => say("published; another version stays in charge (--promote changes that)"),
+    }
+}
+
+async fn report(
+    store: &Store,
+    shard: Shard,
+    model: Artifact,
+    config: ModelConfig,
+    truth: Option<Truth>,
+    json: bool,
+) -> Result<(), Failure> {
+    let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
+    let (dataset, _) = job::dataset(store, shard, features, horizon_ms, show_progress()).await?;
+    let settings = config.train;
+    let measure = move || evaluate(&dataset, &model, &settings, truth.as_ref());
+    let evaluation = tokio::task::spawn_blocking(measure).await??;
+    if json { say(&serde_json::to_string_pretty(&evaluation)?) } else { say(&evaluation.to_string()) }
+}
+
+fn configuration(args: &ModelArgs) -> Result<ModelConfig, Failure> {
+    let wrong = |e: ConfigError| Failure::Config(e.to_string());
+    let mut config = match &args.config {
+        Some(path) => {
+            let text = read_bounded(path, CONFIG_BYTES_MAX).map_err(Failure::Config)?;
+            ModelConfig::parse(&path.display().to_string(), &text).map_err(wrong)?
+        }
+        None => ModelConfig::default(),
+    };
+    if let (None, Some(bucket)) = (&config.s3, &args.bucket) {
+        let section = format!("bucket = {bucket:?}\npath_style = {}", args.endpoint.is_some());
+        config.s3 = Some(proto::config::parse::<S3Config>("--bucket", &section).map_err(wrong)?);
+    }
+    if let Some(s3) = &mut config.s3 {
+        s3.endpoint = args.endpoint.clone().or(s3.endpoint.take());
+        s3.bucket = args.bucket.clone().unwrap_or_else(|| s3.bucket.clone());
+    }
+    Ok(config)
+}
+
+fn read_truth(path: PathBuf) -> Result<Truth, Failure> {
+    let text = read_bounded(&path, TRUTH_BYTES_MAX).map_err(Failure::Config)?;
+    Truth::parse(&text).map_err(|e| Failure::Config(format!("{}: {e}", path.display())))
+}
+
+fn read_bounded(path: &PathBuf, bytes_max: u64) -> Result<String, String> {
+    let named = |e: std::io::Error| format!("{}: {e}", path.display());
+    let bytes = fs::metadata(path).map_err(named)?.len();
+    if bytes > bytes_max {
+        return Err(format!("{}: {bytes} bytes are over the limit of {bytes_max}", path.display()));
+    }
+    fs::read_to_string(path).map_err(named)
+}
+
+fn decision(why: &str) -> Decision {
+    let who = std::env::var("USER").unwrap_or_else(|_| "unknown".into());
+    Decision { who, why: why.into(), when_ms: wall_now_ms() }
+}
+
+fn nothing_promoted(name: &AssetId) -> String {
+    format!("no version of {name} was ever put in charge; `model train` trains the first")
+}
+
+fn before(previous: &Option<String>) -> &str {
+    previous.as_deref().unwrap_or("none")
+}
+
+/// Unlike `println!`, an error when nobody reads any more.
+fn say(line: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// One line on a terminal, overwritten; nothing otherwise.
+fn show_progress() -> impl FnMut(Step) + Send + 'static {
+    let terminal = std::io::stderr().is_terminal();
+    move |step| {
+        if terminal {
+            eprint!("\r\x1b[2K{}", progress_line(step));
+        }
+    }
+}
+
+fn progress_line(step: Step) -> String {
+    match step {
+        Step::Reading(p) => format!("reading the archive: {} of {} objects", p.objects, p.objects_all),
+        Step::Features { readings } => format!("features from {readings} readings ..."),
+        Step::Training(p) => {
+            format!("training: epoch {} of {}, average precision {:.3}", p.epoch, p.epochs_max, p.average_precision)
+        }
+    }
+}

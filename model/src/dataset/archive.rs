@@ -1,0 +1,213 @@
+//! Reads the archive, and only what the manifests name: sizes, checksums and row counts are held against them.
+//!
+//! Readings are kept by machine in plain columns, 26 bytes each, and become a frame machine by machine: the frames of
+//! a whole archive, names and all, would not fit beside the processor.
+
+mod readings;
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use polars::prelude::{DataFrame, DataType, PolarsError, SerReader};
+use polars_io::parquet::read::ParquetReader;
+use proto::{
+    archive::{DataObject, Shard, Table, column, event_kind},
+    asset::AssetId,
+    time::PlantTime,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Dataset,
+    label::{Event, Labeller},
+};
+use crate::{
+    features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole},
+    store::{
+        OBJECT_BYTES_MAX, Store, StoreError,
+        manifests::{ReadError, newest_number, read_manifest},
+    },
+};
+use readings::Readings;
+
+/// The oldest objects beyond this are left out: about 2.7 GB of columns.
+pub const READINGS_MAX: u64 = 100_000_000;
+pub const EVENTS_MAX: usize = 10_000_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Manifest(#[from] ReadError),
+    #[error("the archive is empty: there is no manifest")]
+    Empty,
+    #[error("manifest {number} is missing")]
+    Hole { number: u64 },
+    #[error("{key}: {reason}")]
+    Object { key: String, reason: String },
+    #[error("{key}: {error}")]
+    Table { key: String, error: PolarsError },
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    #[error(transparent)]
+    Features(#[from] FeatureError),
+    #[error("more than {EVENTS_MAX} events")]
+    TooManyEvents,
+    #[error("reading was interrupted")]
+    Interrupted,
+}
+
+/// How far reading is, for a progress bar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadProgress {
+    pub objects: usize,
+    pub objects_all: usize,
+}
+
+/// What was read, before it becomes features.
+#[derive(Default)]
+pub struct Archive {
+    catalogue: Catalogue,
+    events: Vec<Event>,
+    readings: Readings,
+}
+
+/// Reads all that the newest manifest and its predecessors name.
+pub async fn read(
+    store: &Store,
+    shard: Shard,
+    progress: &mut (dyn FnMut(ReadProgress) + Send),
+) -> Result<Archive, ArchiveError> {
+    let objects = wanted(list(store, shard).await?);
+    let mut archive = Archive::default();
+    for (i, object) in objects.iter().enumerate() {
+        let bytes = fetch(store, object).await?;
+        let object = object.clone();
+        archive = tokio::task::spawn_blocking(move || {
+            archive.absorb(&object, bytes)?;
+            Ok::<_, ArchiveError>(archive)
+        })
+        .await
+        .map_err(|_| ArchiveError::Interrupted)??;
+        progress(ReadProgress { objects: i + 1, objects_all: objects.len() });
+    }
+    Ok(archive)
+}
+
+async fn list(store: &Store, shard: Shard) -> Result<Vec<DataObject>, ArchiveError> {
+    let newest = newest_number(store, shard, 0).await?.ok_or(ArchiveError::Empty)?;
+    let mut objects = Vec::new();
+    for number in 1..=newest {
+        let manifest = read_manifest(store, shard, number).await?.ok_or(ArchiveError::Hole { number })?;
+        objects.extend(manifest.objects);
+    }
+    Ok(objects)
+}
+
+/// What training needs, in the order of the log; of the readings the newest [`READINGS_MAX`].
+fn wanted(mut objects: Vec<DataObject>) -> Vec<DataObject> {
+    objects.retain(|o| matches!(o.table, Table::Readings | Table::Births | Table::Events));
+    let mut readings = 0u64;
+    let mut wanted: Vec<DataObject> = (objects.into_iter().rev())
+        .filter(|o| {
+            if o.table == Table::Readings {
+                readings = readings.saturating_add(o.rows);
+            }
+            o.table != Table::Readings || readings <= READINGS_MAX
+        })
+        .collect();
+    wanted.reverse();
+    wanted
+}
+
+async fn fetch(store: &Store, object: &DataObject) -> Result<Bytes, ArchiveError> {
+    let bad = |reason: String| ArchiveError::Object { key: object.object.key.clone(), reason };
+    if object.object.bytes > OBJECT_BYTES_MAX {
+        return Err(bad(format!("{} bytes are over the limit", object.object.bytes)));
+    }
+    let bytes = store.get(&object.object.key).await?.ok_or_else(|| bad("named by a manifest and missing".into()))?;
+    if bytes.len() as u64 != object.object.bytes {
+        return Err(bad(format!("{} bytes, its manifest says {}", bytes.len(), object.object.bytes)));
+    }
+    Ok(bytes)
+}
+
+impl Archive {
+    /// Takes one object in; objects come in the order of the log.
+    pub fn absorb(&mut self, object: &DataObject, bytes: Bytes) -> Result<(), ArchiveError> {
+        let key = &object.object.key;
+        let bad = |reason: String| ArchiveError::Object { key: key.clone(), reason };
+        let sha256: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        if sha256 != object.object.sha256 {
+            return Err(bad("its checksum is not the manifest's".into()));
+        }
+        let failed = |error| ArchiveError::Table { key: key.clone(), error };
+        let mut reader = ParquetReader::new(Cursor::new(bytes));
+        let rows = reader.num_rows().map_err(failed)?;
+        if rows as u64 != object.rows {
+            return Err(bad(format!("{rows} rows, its manifest says {}", object.rows)));
+        }
+        let columns = columns(object.table).map(|columns| columns.iter().map(|c| String::from(*c)).collect());
+        let frame = reader.with_columns(columns).finish().map_err(failed)?;
+        match object.table {
+            Table::Births => self.catalogue.absorb_rows(&frame)?,
+            Table::Events => self.absorb_events(&frame).map_err(failed)?,
+            Table::Readings => self.readings.absorb(&frame).map_err(failed)?,
+            _ => {}
+        }
+        if self.events.len() > EVENTS_MAX { Err(ArchiveError::TooManyEvents) } else { Ok(()) }
+    }
+
+    fn absorb_events(&mut self, frame: &DataFrame) -> Result<(), PolarsError> {
+        let text = |name: &str| frame.column(name)?.str().cloned();
+        let time = |name: &str| frame.column(name)?.to_physical_repr().cast(&DataType::Int64)?.i64().cloned();
+        let (machine, kind, mode) = (text(column::MACHINE)?, text(column::KIND)?, text(column::MODE)?);
+        let (time, known) = (time(column::TIME)?, time(column::KNOWN)?);
+        for row in 0..frame.height() {
+            let machine = AssetId::new(machine.get(row).unwrap_or_default());
+            let (Ok(machine), Some(time), Some(known)) = (machine, time.get(row), known.get(row)) else { continue };
+            self.events.push(Event {
+                machine,
+                time: PlantTime(time),
+                kind: event_kind(kind.get(row).unwrap_or_default()),
+                mode: mode.get(row).unwrap_or_default().into(),
+                known: PlantTime(known),
+            });
+        }
+        Ok(())
+    }
+
+    /// Readings held.
+    pub fn readings(&self) -> usize {
+        self.readings.len()
+    }
+
+    /// Plant time of the newest reading: what training can know.
+    pub fn newest(&self) -> PlantTime {
+        self.readings.newest()
+    }
+
+    /// Features and labels, machine by machine; each machine's readings are let go before the next one's turn.
+    pub fn into_dataset(self, config: &FeatureConfig, horizon_ms: i64) -> Result<Dataset, ArchiveError> {
+        let labeller = Labeller::new(&self.events, horizon_ms, self.newest());
+        let mut dataset = Dataset::new(config.clone(), &labeller);
+        for frame in self.readings.into_frames() {
+            let windows = whole(frame.map_err(FeatureError::from)?, &self.catalogue, config)?;
+            dataset.push(&windows, &labeller);
+        }
+        Ok(dataset)
+    }
+}
+
+/// The columns that are read; none: all.
+fn columns(table: Table) -> Option<&'static [&'static str]> {
+    match table {
+        Table::Readings => Some(readings::COLUMNS),
+        Table::Events => Some(&[column::MACHINE, column::TIME, column::KIND, column::MODE, column::KNOWN]),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

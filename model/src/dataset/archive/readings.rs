@@ -1,0 +1,117 @@
+//! Readings by machine in plain columns, with the names as small numbers.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::{Column, DataFrame, DataType, PlSmallStr, PolarsError, PolarsResult, TimeUnit, TimeZone};
+use proto::{archive::column, time::PlantTime};
+
+use crate::features::clean::flag;
+
+pub const COLUMNS: &[&str] =
+    &[column::MACHINE, column::SENSOR, column::TIME, column::VALUE, column::UNIT, column::QUALITY, column::FLAGS];
+
+/// Names of sensors, or of units; a frame that has more of them is not from a plant.
+const NAMES_MAX: usize = 1 << 16;
+
+#[derive(Default)]
+pub struct Readings {
+    /// By name, so that the dataset's order does not depend on the log's.
+    machines: BTreeMap<String, Machine>,
+    sensors: Names,
+    units: Names,
+    newest: PlantTime,
+}
+
+/// In the order of the log.
+#[derive(Default)]
+struct Machine {
+    time: Vec<i64>,
+    sensor: Vec<u16>,
+    value: Vec<f64>,
+    unit: Vec<u16>,
+    quality: Vec<u8>,
+    flags: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Names {
+    fn id(&mut self, name: &str) -> PolarsResult<u16> {
+        let at = self.0.iter().position(|n| n == name).unwrap_or_else(|| {
+            self.0.push(name.to_owned());
+            self.0.len() - 1
+        });
+        if at >= NAMES_MAX {
+            return Err(PolarsError::ComputeError(format!("more than {NAMES_MAX} names").into()));
+        }
+        Ok(at as u16)
+    }
+}
+
+impl Readings {
+    pub fn len(&self) -> usize {
+        self.machines.values().map(|m| m.time.len()).sum()
+    }
+
+    /// Stamp of the newest reading that did not come from the future.
+    pub fn newest(&self) -> PlantTime {
+        self.newest
+    }
+
+    pub fn absorb(&mut self, frame: &DataFrame) -> PolarsResult<()> {
+        let (machines, sensors) = (frame.column(column::MACHINE)?.str()?, frame.column(column::SENSOR)?.str()?);
+        let units = frame.column(column::UNIT)?.str()?;
+        let times = frame.column(column::TIME)?.to_physical_repr().cast(&DataType::Int64)?;
+        let (times, values) = (times.i64()?, frame.column(column::VALUE)?.f64()?);
+        let quality = frame.column(column::QUALITY)?.cast(&DataType::UInt8)?;
+        let flags = frame.column(column::FLAGS)?.cast(&DataType::UInt32)?;
+        let (quality, flags) = (quality.u8()?, flags.u32()?);
+        let names = machines.iter().zip(sensors.iter()).zip(units.iter());
+        let numbers = times.iter().zip(values.iter()).zip(quality.iter().zip(flags.iter()));
+        for (((machine, sensor), unit), ((time, value), (quality, flags))) in names.zip(numbers) {
+            let (Some(machine), Some(sensor), Some(time)) = (machine, sensor, time) else { continue };
+            let (sensor, unit) = (self.sensors.id(sensor)?, self.units.id(unit.unwrap_or_default())?);
+            let own = match self.machines.get_mut(machine) {
+                Some(own) => own,
+                None => self.machines.entry(machine.to_owned()).or_default(),
+            };
+            own.time.push(time);
+            own.sensor.push(sensor);
+            own.value.push(value.unwrap_or(f64::NAN));
+            own.unit.push(unit);
+            own.quality.push(quality.unwrap_or_default());
+            let flags = flags.unwrap_or_default();
+            own.flags.push(flags);
+            if flags & flag::FUTURE == 0 {
+                self.newest = self.newest.max(PlantTime(time));
+            }
+        }
+        Ok(())
+    }
+
+    /// One frame per machine, in the archive's columns.
+    pub fn into_frames(self) -> impl Iterator<Item = PolarsResult<DataFrame>> {
+        let Readings { machines, sensors, units, .. } = self;
+        machines.into_iter().map(move |(name, machine)| machine.into_frame(&name, &sensors.0, &units.0))
+    }
+}
+
+impl Machine {
+    fn into_frame(self, name: &str, sensors: &[String], units: &[String]) -> PolarsResult<DataFrame> {
+        let rows = self.time.len();
+        let sensor: Vec<&str> = self.sensor.iter().map(|id| sensors[usize::from(*id)].as_str()).collect();
+        let unit: Vec<&str> = self.unit.iter().map(|id| units[usize::from(*id)].as_str()).collect();
+        let stamp = DataType::Datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC));
+        let columns = vec![
+            Column::new_scalar(column::MACHINE.into(), PlSmallStr::from_str(name).into(), rows),
+            Column::new(column::SENSOR.into(), sensor),
+            Column::new(column::TIME.into(), self.time).cast(&stamp)?,
+            Column::new(column::VALUE.into(), self.value),
+            Column::new(column::UNIT.into(), unit),
+            Column::new(column::QUALITY.into(), self.quality),
+            Column::new(column::FLAGS.into(), self.flags),
+        ];
+        DataFrame::new(rows, columns)
+    }
+}

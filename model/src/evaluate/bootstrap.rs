@@ -1,0 +1,63 @@
+//! How sure a difference is: machines are drawn again and again, and both contenders scored on the same draw.
+
+use rand::Rng;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use serde::Serialize;
+
+use super::metrics::Ranking;
+
+const REPLICATES: usize = 400;
+const SEED: u64 = 7;
+
+/// Mean difference and its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Interval {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// One contender's rankings, one per mode, over the same rows.
+pub type Rankings = Vec<Ranking>;
+
+/// Difference `a - b` of average precision, mean over the modes; `machine_of`: machine of each row.
+pub fn paired_difference(a: &Rankings, b: &Rankings, machine_of: &[usize]) -> Interval {
+    let mean = |rankings: &Rankings, weight: &dyn Fn(usize) -> f64| {
+        rankings.iter().map(|r| r.average_precision(weight)).sum::<f64>() / rankings.len().max(1) as f64
+    };
+    let difference = |weight: &dyn Fn(usize) -> f64| mean(a, weight) - mean(b, weight);
+    let mut machines = machine_of.to_vec();
+    machines.sort_unstable();
+    machines.dedup();
+    let slots = machines.last().map_or(0, |last| last + 1);
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut differences: Vec<f64> = (0..REPLICATES)
+        .map(|_| {
+            let mut times = vec![0.0; slots];
+            machines.iter().for_each(|_| times[machines[rng.random_range(0..machines.len())]] += 1.0);
+            difference(&|row| times[machine_of[row]])
+        })
+        .collect();
+    differences.sort_by(f64::total_cmp);
+    let quantile = |q: f64| differences[((REPLICATES - 1) as f64 * q).round() as usize];
+    Interval { mean: difference(&|_| 1.0), low: quantile(0.025), high: quantile(0.975) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clear_lead_has_an_interval_above_zero_and_none_has_zero_inside() {
+        let rows = 400;
+        let positive: Vec<bool> = (0..rows).map(|i| i % 5 == 0).collect();
+        let machine_of: Vec<usize> = (0..rows).map(|i| i / 20).collect();
+        let good: Vec<f64> = (0..rows).map(|i| if i % 5 == 0 { 1.0 } else { (i % 7) as f64 / 7.0 }).collect();
+        let noise: Vec<f64> = (0..rows).map(|i| ((i * 7919) % 101) as f64).collect();
+        let ranking = |scores: &[f64]| vec![Ranking::new(scores, &positive)];
+        let lead = paired_difference(&ranking(&good), &ranking(&noise), &machine_of);
+        assert!(lead.low > 0.0 && lead.low <= lead.mean && lead.mean <= lead.high, "{lead:?}");
+        let none = paired_difference(&ranking(&noise), &ranking(&noise), &machine_of);
+        assert_eq!((none.low, none.mean, none.high), (0.0, 0.0, 0.0));
+    }
+}

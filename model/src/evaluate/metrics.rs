@@ -1,0 +1,135 @@
+//! Figures over single windows.
+
+use crate::artifact::ModeMetrics;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Counts {
+    pub true_positive: u64,
+    pub false_positive: u64,
+    pub false_negative: u64,
+}
+
+impl Counts {
+    pub fn at(scores: &[f64], positive: &[bool], threshold: f64) -> Self {
+        let mut counts = Counts::default();
+        for (score, positive) in scores.iter().zip(positive) {
+            match (*score >= threshold, positive) {
+                (true, true) => counts.true_positive += 1,
+                (true, false) => counts.false_positive += 1,
+                (false, true) => counts.false_negative += 1,
+                (false, false) => {}
+            }
+        }
+        counts
+    }
+
+    /// 0 where nothing was said.
+    pub fn precision(&self) -> f64 {
+        ratio(self.true_positive, self.true_positive + self.false_positive)
+    }
+
+    pub fn recall(&self) -> f64 {
+        ratio(self.true_positive, self.true_positive + self.false_negative)
+    }
+
+    pub fn f1(&self) -> f64 {
+        ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Area under precision over recall as a step function; windows of one score come together.
+pub fn average_precision(scores: &[f64], positive: &[bool]) -> f64 {
+    Ranking::new(scores, positive).average_precision(|_| 1.0)
+}
+
+pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64) -> ModeMetrics {
+    let counts = Counts::at(scores, positive, threshold);
+    ModeMetrics {
+        mode: mode.into(),
+        positives: positive.iter().filter(|p| **p).count() as u64,
+        precision: counts.precision(),
+        recall: counts.recall(),
+        f1: counts.f1(),
+        average_precision: average_precision(scores, positive),
+    }
+}
+
+/// Windows from the highest score down, sorted once and weighed many times.
+pub struct Ranking {
+    /// Row, and whether it is positive; ends of runs of equal scores in `ends`.
+    order: Vec<(usize, bool)>,
+    ends: Vec<usize>,
+}
+
+impl Ranking {
+    pub fn new(scores: &[f64], positive: &[bool]) -> Self {
+        let mut rows: Vec<usize> = (0..scores.len()).collect();
+        rows.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        let last_of_run = |i: &usize| rows.get(i + 1).is_none_or(|next| scores[*next] != scores[rows[*i]]);
+        let ends = (0..rows.len()).filter(last_of_run).collect();
+        Ranking { order: rows.into_iter().map(|row| (row, positive[row])).collect(), ends }
+    }
+
+    /// 0 without a positive window.
+    pub fn average_precision(&self, weight: impl Fn(usize) -> f64) -> f64 {
+        let total: f64 = self.order.iter().filter(|(_, positive)| *positive).map(|(row, _)| weight(*row)).sum();
+        if total <= 0.0 {
+            return 0.0;
+        }
+        let (mut seen, mut hit, mut area, mut start) = (0.0, 0.0, 0.0, 0);
+        for end in &self.ends {
+            let before = hit;
+            for (row, positive) in &self.order[start..=*end] {
+                let weight = weight(*row);
+                seen += weight;
+                hit += if *positive { weight } else { 0.0 };
+            }
+            if hit > before {
+                area += (hit - before) / total * (hit / seen);
+            }
+            start = end + 1;
+        }
+        area
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn average_precision_is_the_one_worked_out_by_hand() {
+        // Ranks of the positives: 1, 3, 5: (1/1 + 2/3 + 3/5) / 3.
+        let scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.1];
+        let positive = [true, false, true, false, true, false];
+        assert!((average_precision(&scores, &positive) - (1.0 + 2.0 / 3.0 + 0.6) / 3.0).abs() < 1e-12);
+        assert_eq!(average_precision(&scores, &[false; 6]), 0.0);
+        assert_eq!(average_precision(&scores, &[true, true, false, false, false, false]), 1.0);
+    }
+
+    #[test]
+    fn equal_scores_come_together() {
+        // All the same: precision is the base rate, whatever the order of the rows.
+        assert!((average_precision(&[0.5; 4], &[true, false, false, false]) - 0.25).abs() < 1e-12);
+        assert!((average_precision(&[0.5; 4], &[false, false, false, true]) - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn weights_are_repetitions() {
+        let (scores, positive) = ([0.9, 0.8, 0.7], [false, true, true]);
+        let weighed = Ranking::new(&scores, &positive).average_precision(|row| [2.0, 1.0, 0.0][row]);
+        assert!((weighed - average_precision(&[0.9, 0.9, 0.8], &[false, false, true])).abs() < 1e-12);
+    }
+
+    #[test]
+    fn precision_and_recall_count_what_lies_above_the_threshold() {
+        let counts = Counts::at(&[0.9, 0.5, 0.4, 0.2], &[true, false, true, false], 0.5);
+        assert_eq!((counts.precision(), counts.recall(), counts.f1()), (0.5, 0.5, 0.5));
+        let silent = Counts::at(&[0.1], &[true], 0.5);
+        assert_eq!((silent.precision(), silent.recall(), silent.f1()), (0.0, 0.0, 0.0));
+    }
+}

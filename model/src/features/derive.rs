@@ -1,0 +1,174 @@
+//! Features that need the past: slow averages, the machine's own normal, and how far it is from it.
+//!
+//! One machine's windows are closed in order, by the stream as by training; this is the only place that makes
+//! features out of them.
+
+mod normal;
+mod joint;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    FeatureConfig, Normal, SensorWindow, Stats, WindowFeatures,
+    aggregate::Partial,
+    catalogue::{Catalogue, SensorSpec},
+    schema::PER_SENSOR,
+};
+use joint::Joint;
+use normal::{Baseline, Slow};
+use proto::{asset::Unit, time::PlantTime};
+
+const HOUR_MS: f64 = 3_600_000.0;
+const SLOW_MS: [f64; 2] = [3.0 * HOUR_MS, 24.0 * HOUR_MS];
+
+/// What is remembered of one machine's closed windows. Its size is fixed by the number of sensors.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    sensors: Vec<SensorHistory>,
+    joint: Joint,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct SensorHistory {
+    mean: Baseline,
+    std: Baseline,
+    min: Baseline,
+    max: Baseline,
+    slow: [Slow; 2],
+    unexplained: [Slow; 2],
+}
+
+impl History {
+    /// Closes the machine's window `bin`: `cells` are its aggregates in the order of the configuration's sensors.
+    /// None where the machine's kind is not known.
+    pub fn close(
+        &mut self,
+        catalogue: &Catalogue,
+        config: &FeatureConfig,
+        machine: u32,
+        bin: i64,
+        cells: &[Option<Partial>],
+    ) -> Option<WindowFeatures> {
+        let about = &catalogue.machines()[machine as usize];
+        let kind = about.kind.clone()?;
+        let start = bin.saturating_mul(config.window_ms);
+        let end = start.saturating_add(config.window_ms);
+        let stats: Vec<Option<Stats>> = cells.iter().map(|c| c.as_ref().map(Partial::finish)).collect();
+        let specs = catalogue.specs(machine, config);
+        let (sensors, features, normal) = self.derive(config, &specs, &stats, end);
+        let (machine, start, end) = (about.name.clone(), PlantTime(start), PlantTime(end));
+        Some(WindowFeatures { machine, kind, start, end, revision: 0, sensors, features, normal })
+    }
+
+    fn derive(
+        &mut self,
+        config: &FeatureConfig,
+        specs: &[Option<SensorSpec>],
+        stats: &[Option<Stats>],
+        end: i64,
+    ) -> (Vec<SensorWindow>, Vec<f64>, Vec<f64>) {
+        self.sensors.resize_with(config.sensors.len(), Default::default);
+        let before: Vec<Option<Normal>> = self.sensors.iter().map(|s| s.mean.normal()).collect();
+        let deviations: Vec<Option<f64>> = before.iter().zip(stats).map(|(n, s)| deviation(*n, (*s)?.mean)).collect();
+        let unexplained = self.joint.unexplained(&deviations);
+        self.joint.learn(&deviations);
+        let (mut windows, mut features, mut normals) = (vec![], vec![], vec![]);
+        for (i, history) in self.sensors.iter_mut().enumerate() {
+            let (spec, stats) = (specs[i], stats[i]);
+            windows.push(SensorWindow {
+                sensor: config.sensors[i].clone(),
+                unit: spec.map_or(Unit::One, |s| s.unit.canonical()),
+                stats,
+                normal: before[i],
+            });
+            let missing = missing_share(stats.map_or(0, |s| s.count), spec, config.window_ms);
+            let (own, at_normal) = history.close(stats, before[i], missing, unexplained[i], end, config.window_ms);
+            features.extend(own);
+            normals.extend(at_normal);
+        }
+        (windows, features, normals)
+    }
+}
+
+impl SensorHistory {
+    /// The sensor's features in the order of [`PER_SENSOR`], and what they would be at the machine's own normal.
+    fn close(
+        &mut self,
+        stats: Option<Stats>,
+        normal: Option<Normal>,
+        missing: f64,
+        unexplained: Option<f64>,
+        end: i64,
+        window_ms: i64,
+    ) -> ([f64; PER_SENSOR.len()], [f64; PER_SENSOR.len()]) {
+        let (usual_std, usual_min, usual_max) = (self.std.normal(), self.min.normal(), self.max.normal());
+        if let Some(s) = stats {
+            self.mean.learn(s.mean, window_ms);
+            self.std.learn(s.std, window_ms);
+            self.min.learn(s.min, window_ms);
+            self.max.learn(s.max, window_ms);
+        }
+        let slow = std::array::from_fn(|i| self.slow[i].follow(stats.map(|s| s.mean), end, SLOW_MS[i]));
+        let [unexplained_3h, unexplained_24h] =
+            std::array::from_fn(|i| self.unexplained[i].follow(unexplained, end, SLOW_MS[i]));
+        let [slow_3h, slow_24h]: [Option<f64>; 2] = slow;
+        let of = |f: fn(&Stats) -> f64| stats.as_ref().map(f);
+        let far = |x: Option<f64>| deviation(normal, x?);
+        let own = [
+            of(|s| s.mean),
+            of(|s| s.std),
+            of(|s| s.min),
+            of(|s| s.max),
+            of(|s| s.last),
+            of(|s| s.slope),
+            Some(missing),
+            slow_3h,
+            slow_24h,
+            normal.map(|n| n.mean),
+            far(of(|s| s.mean)),
+            far(slow_3h),
+            far(slow_24h),
+            stats.and_then(|s| deviation(usual_std, s.std)),
+            unexplained,
+            unexplained_3h,
+            unexplained_24h,
+        ];
+        let mean = |n: Option<Normal>| n.map(|n| n.mean);
+        let usual = mean(normal);
+        let (zero, known) = (Some(0.0), normal.map(|_| 0.0));
+        let at_normal = [
+            usual,
+            mean(usual_std),
+            mean(usual_min),
+            mean(usual_max),
+            usual,
+            zero,
+            zero,
+            usual,
+            usual,
+            usual,
+            known,
+            known,
+            known,
+            known,
+            known,
+            known,
+            known,
+        ];
+        (own.map(|f| f.unwrap_or(f64::NAN)), at_normal.map(|f| f.unwrap_or(f64::NAN)))
+    }
+}
+
+/// In standard deviations of the normal.
+fn deviation(normal: Option<Normal>, value: f64) -> Option<f64> {
+    normal.map(|n| (value - n.mean) / n.std)
+}
+
+/// Share of the expected readings that did not come; of a sensor with an unknown interval, one is enough.
+fn missing_share(count: u64, spec: Option<SensorSpec>, window_ms: i64) -> f64 {
+    let expected = match spec {
+        Some(spec) if spec.interval_ms > 0 => (window_ms as f64 / spec.interval_ms as f64).max(1.0),
+        _ => 1.0,
+    };
+    (1.0 - count as f64 / expected).clamp(0.0, 1.0)
+}

@@ -1,0 +1,23 @@
+//! From readings to features to probabilities; and the model's life: archive, dataset, training, evaluation, registry.
+//!
+//! ```text
+//! readings ─> features ─────────────────> score ──> probability per mode, and why
+//!             (clean, aggregate, derive)    ^
+//! archive ──> dataset ─> train ─> evaluate ─┴─ registry (S3)
+//! ```
+
+pub mod store;
+pub mod features;
+pub mod forward;
+pub mod mlp;
+pub mod calibration;
+pub mod artifact;
+pub mod explain;
+pub mod score;
+pub mod dataset;
+pub mod train;
+pub mod evaluate;
+pub mod registry;
+pub mod job;
+pub mod config;
+pub mod cli;

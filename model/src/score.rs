@@ -1,0 +1,140 @@
+//! Scores closed windows: calibrated probability per failure mode, and which sensors say so.
+
+use std::collections::BTreeMap;
+
+use proto::asset::AssetId;
+
+use crate::{
+    artifact::Artifact,
+    explain,
+    features::{FeatureConfig, FeatureSchema, WindowFeatures},
+    mlp::BlockForward,
+};
+pub use crate::{artifact::ArtifactError, explain::SensorShare};
+
+/// One head of the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModeHead {
+    /// Failure mode code.
+    pub mode: String,
+    /// Probability from which on the alert policy counts a window.
+    pub threshold: f64,
+}
+
+/// The answer for one window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// Calibrated probability that the mode fails within the horizon, in the order of the scorer's heads.
+    pub probabilities: Vec<f64>,
+    /// Index of the head with the highest probability.
+    pub leading: usize,
+    /// Signed change of the leading head's logit by each sensor against the machine's own normal, largest first.
+    pub shares: Vec<SensorShare>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ScoreError {
+    #[error("the window of {machine} has {found} features, the model takes {expected}")]
+    Width { machine: String, expected: usize, found: usize },
+    #[error("feature `{name}` is missing")]
+    Missing { name: String },
+    #[error("feature `{name}` is not in the model's schema")]
+    Unknown { name: String },
+    #[error("scoring failed: {0}")]
+    Network(#[from] candle_core::Error),
+}
+
+/// A verified model, ready to score. Shared between threads as it is.
+#[derive(Debug)]
+pub struct Scorer {
+    model: Artifact,
+    schema: FeatureSchema,
+    version: String,
+    heads: Vec<ModeHead>,
+    block: BlockForward,
+}
+
+impl Scorer {
+    /// Verifies everything about the artefact, the golden row included.
+    pub fn from_artifact(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        Self::new(Artifact::decode(bytes)?)
+    }
+
+    pub fn new(model: Artifact) -> Result<Self, ArtifactError> {
+        let head = |h: &crate::artifact::Head| ModeHead { mode: h.mode.clone(), threshold: h.threshold };
+        Ok(Scorer {
+            schema: model.schema(),
+            version: model.version()?,
+            heads: model.heads.iter().map(head).collect(),
+            block: BlockForward::new(&model.network).map_err(|e| ArtifactError::Format(e.to_string()))?,
+            model,
+        })
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// How far ahead the probabilities look, plant ms.
+    pub fn horizon_ms(&self) -> i64 {
+        self.model.horizon_ms
+    }
+
+    pub fn heads(&self) -> &[ModeHead] {
+        &self.heads
+    }
+
+    pub fn config(&self) -> &FeatureConfig {
+        &self.model.config
+    }
+
+    pub fn schema(&self) -> &FeatureSchema {
+        &self.schema
+    }
+
+    pub fn schema_fingerprint(&self) -> String {
+        self.schema.fingerprint()
+    }
+
+    /// The model as it was verified.
+    pub fn into_model(self) -> Artifact {
+        self.model
+    }
+
+    /// One score per window, in order. A window's score does not depend on the others.
+    pub fn score(&self, windows: &[WindowFeatures]) -> Result<Vec<Score>, ScoreError> {
+        let expected = self.model.encoder.features();
+        let rows = windows.iter().map(|w| {
+            if w.features.len() != expected || w.normal.len() != expected {
+                let (machine, found) = (w.machine.to_string(), w.features.len().min(w.normal.len()));
+                return Err(ScoreError::Width { machine, expected, found });
+            }
+            Ok(self.model.encoder.encode(&w.kind, w.features.iter().copied()))
+        });
+        let logits = self.block.logits(&rows.collect::<Result<Vec<_>, _>>()?)?;
+        let scored = windows.iter().zip(logits).map(|(w, logits)| {
+            let mut score = self.unexplained(&logits);
+            score.shares = explain::shares(&self.model, &self.schema, &w.kind, &w.features, &w.normal, score.leading);
+            score
+        });
+        Ok(scored.collect())
+    }
+
+    /// Scores features given by their names in the schema; without a machine's own normal there are no shares.
+    pub fn score_features(&self, kind: &AssetId, values: &BTreeMap<String, f64>) -> Result<Score, ScoreError> {
+        let names = &self.schema.names;
+        if let Some(name) = values.keys().find(|name| !names.contains(name)) {
+            return Err(ScoreError::Unknown { name: name.clone() });
+        }
+        let value = |name: &String| values.get(name).copied().ok_or_else(|| ScoreError::Missing { name: name.clone() });
+        let features = names.iter().map(value).collect::<Result<Vec<f64>, _>>()?;
+        let logits = self.block.logits(&[self.model.encoder.encode(kind, features)])?;
+        Ok(self.unexplained(&logits.concat()))
+    }
+
+    fn unexplained(&self, logits: &[f32]) -> Score {
+        let probabilities = self.model.probabilities(logits);
+        let leading = (0..probabilities.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
+        Score { leading: leading.unwrap_or(0), probabilities, shares: Vec::new() }
+    }
+}

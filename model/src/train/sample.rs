@@ -1,0 +1,56 @@
+//! Which rows are trained on: all that fail if they fit, and of the others as many as fit.
+
+use rand::seq::SliceRandom;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use super::TrainSettings;
+use crate::dataset::Dataset;
+
+/// A class weight above this makes single rows decide the gradient.
+const CLASS_WEIGHT_MAX: f64 = 20.0;
+
+pub struct Sample {
+    /// By machine and time.
+    pub rows: Vec<SampledRow>,
+    /// Per head: how much more a positive row counts than it would in nature.
+    pub class_weights: Vec<f64>,
+}
+
+pub struct SampledRow {
+    pub row: usize,
+    /// One over the rate at which rows like this one were taken: what is learnt is the rate in nature.
+    pub weight: f64,
+}
+
+pub fn draw(dataset: &Dataset, rows: &[usize], modes: &[usize], settings: &TrainSettings) -> Sample {
+    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+    rng.set_stream(1);
+    let wanted: u32 = modes.iter().fold(0, |bits, mode| bits | 1 << mode);
+    let (positive, negative): (Vec<usize>, Vec<usize>) =
+        rows.iter().partition(|row| dataset.rows[**row].fails & wanted != 0);
+    let positives_max = (settings.rows_max / 2).max(settings.rows_max.saturating_sub(negative.len()));
+    let mut sampled = thin(positive, positives_max, &mut rng);
+    let negatives_max = settings.rows_max.saturating_sub(sampled.len());
+    sampled.extend(thin(negative, negatives_max, &mut rng));
+    sampled.sort_by_key(|s| s.row);
+    let class_weights = modes.iter().map(|mode| class_weight(dataset, &sampled, *mode)).collect();
+    Sample { rows: sampled, class_weights }
+}
+
+fn thin(mut rows: Vec<usize>, max: usize, rng: &mut ChaCha8Rng) -> Vec<SampledRow> {
+    let all = rows.len();
+    if all > max {
+        rows.shuffle(rng);
+        rows.truncate(max);
+    }
+    let weight = all as f64 / rows.len().max(1) as f64;
+    rows.into_iter().map(|row| SampledRow { row, weight }).collect()
+}
+
+/// Square root of the odds against: rare modes are heard, and the probabilities stay near enough to be calibrated.
+fn class_weight(dataset: &Dataset, sample: &[SampledRow], mode: usize) -> f64 {
+    let weight = |positive: bool| -> f64 {
+        sample.iter().filter(|s| dataset.rows[s.row].is_positive(mode) == positive).map(|s| s.weight).sum()
+    };
+    (weight(false) / weight(true).max(1.0)).sqrt().clamp(1.0, CLASS_WEIGHT_MAX)
+}

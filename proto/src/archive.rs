@@ -1,0 +1,335 @@
+//! The archive's object keys, tables and manifest: one spelling for writer and readers.
+//!
+//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ack::{ArchiveId, Incarnation},
+    asset::AssetId,
+    position::Position,
+    wire::telemetry::EventKind,
+};
+
+pub const MANIFEST_VERSION: u32 = 1;
+/// Larger ones are refused unread.
+pub const MANIFEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a row is about; one folder of Parquet files each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Table {
+    Readings,
+    Features,
+    Predictions,
+    Alerts,
+    Events,
+    /// What the gateways said they have: one row per machine and sensor.
+    Births,
+    DeadLetter,
+}
+
+impl Table {
+    pub const ALL: [Table; 7] = [
+        Table::Readings,
+        Table::Features,
+        Table::Predictions,
+        Table::Alerts,
+        Table::Events,
+        Table::Births,
+        Table::DeadLetter,
+    ];
+
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Table::Readings => "readings",
+            Table::Features => "features",
+            Table::Predictions => "predictions",
+            Table::Alerts => "alerts",
+            Table::Events => "events",
+            Table::Births => "births",
+            Table::DeadLetter => "dead-letter",
+        }
+    }
+}
+
+/// Column names of the tables; times are `Datetime(ms, UTC)`, that is `TIMESTAMP` to every reader of Parquet.
+pub mod column {
+    pub const TIME: &str = "time";
+    pub const AGENT: &str = "agent";
+    pub const SEQ: &str = "seq";
+    pub const MACHINE: &str = "machine";
+    pub const SENSOR: &str = "sensor";
+    /// As the sensor sent it, in `UNIT`.
+    pub const VALUE: &str = "value";
+    pub const UNIT: &str = "unit";
+    /// `Quality` of the wire, u8.
+    pub const QUALITY: &str = "quality";
+    /// Bits of the cleaning rules, u32; 0 is clean.
+    pub const FLAGS: &str = "flags";
+    pub const KIND: &str = "kind";
+    pub const CODE: &str = "code";
+    pub const MODE: &str = "mode";
+    pub const NOTE: &str = "note";
+    pub const AUTHOR: &str = "author";
+    pub const ALERT_ID: &str = "alert_id";
+    pub const VERDICT: &str = "verdict";
+    /// When the processor learnt it: training at time T sees only what was known at T.
+    pub const KNOWN: &str = "known";
+    pub const WINDOW_START: &str = "window_start";
+    pub const WINDOW_END: &str = "window_end";
+    pub const REVISION: &str = "revision";
+    pub const ID: &str = "id";
+    pub const MODEL_VERSION: &str = "model_version";
+    pub const PROBABILITY: &str = "probability";
+    pub const STATE: &str = "state";
+    pub const SOURCE: &str = "source";
+    pub const MAKE: &str = "make";
+    pub const MODEL: &str = "model";
+    pub const INSTALLED: &str = "installed";
+    pub const RANGE_LOW: &str = "range_low";
+    pub const RANGE_HIGH: &str = "range_high";
+    pub const INTERVAL_MS: &str = "interval_ms";
+    pub const TOPIC: &str = "topic";
+    pub const PAYLOAD: &str = "payload";
+    pub const REASON: &str = "reason";
+}
+
+/// Event kinds as the events table's `kind` spells them.
+const EVENT_KINDS: [(EventKind, &str); 4] = [
+    (EventKind::Error, "error"),
+    (EventKind::Failure, "failure"),
+    (EventKind::Maintenance, "maintenance"),
+    (EventKind::Replacement, "replacement"),
+];
+
+/// Empty for an event of no kind.
+pub fn event_kind_text(kind: EventKind) -> &'static str {
+    EVENT_KINDS.iter().find(|(k, _)| *k == kind).map_or("", |(_, text)| text)
+}
+
+pub fn event_kind(text: &str) -> EventKind {
+    EVENT_KINDS.iter().find(|(_, t)| *t == text).map_or(EventKind::Unspecified, |(kind, _)| *kind)
+}
+
+/// One sequence of manifests; by default one shard owns all slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Shard(pub u8);
+
+/// `archive/v1/readings/site=S/date=D/shard=NN/{incarnation:020}-{n}.parquet`: the incarnation and a number that its
+/// writer never repeats, so that no two writers can form the same key.
+pub fn object_key(table: Table, site: &AssetId, date: &str, shard: Shard, incarnation: Incarnation, n: u64) -> String {
+    format!("archive/v1/{}/site={site}/date={date}/shard={:02}/{incarnation:020}-{n}.parquet", table.folder(), shard.0)
+}
+
+pub fn snapshot_key(shard: Shard, incarnation: Incarnation, n: u64) -> String {
+    format!("archive/v1/snapshot/shard={:02}/{incarnation:020}-{n}.bin", shard.0)
+}
+
+pub fn manifest_prefix(shard: Shard) -> String {
+    format!("manifest/v1/shard={:02}/", shard.0)
+}
+
+pub fn manifest_key(shard: Shard, number: u64) -> String {
+    format!("{}{number:020}.json", manifest_prefix(shard))
+}
+
+/// Written and refused again at every start, to prove that the endpoint honours `If-None-Match: *`.
+pub fn probe_key(shard: Shard, nonce: &str) -> String {
+    format!("manifest/probe/shard={:02}/{nonce}", shard.0)
+}
+
+pub fn model_key(name: &AssetId, version: &str, file: &str) -> String {
+    format!("models/{name}/{version}/{file}")
+}
+
+/// The pointer to the version in charge.
+pub fn champion_key(name: &AssetId) -> String {
+    format!("models/{name}/champion.json")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ManifestKind {
+    /// A writer begins: its number is the writer's incarnation.
+    Takeover,
+    Commit,
+    /// A clean stop: the next writer need not wait.
+    Released,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    pub key: String,
+    pub bytes: u64,
+    /// Hexadecimal.
+    pub sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataObject {
+    pub table: Table,
+    #[serde(flatten)]
+    pub object: ObjectRef,
+    pub rows: u64,
+    /// Event time of the first and last row, ms.
+    pub min_time_ms: i64,
+    pub max_time_ms: i64,
+}
+
+/// Readings of one manifest: `taken = archived + dead_lettered`, always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    pub batches: u64,
+    pub readings_taken: u64,
+    pub readings_archived: u64,
+    pub readings_dead_lettered: u64,
+}
+
+/// Where one agent's log stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPosition {
+    pub site: AssetId,
+    pub agent: AssetId,
+    pub position: Position,
+}
+
+/// One commit. Cut whole: everything derived from the batches up to `agents`, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    pub archive: ArchiveId,
+    pub shard: Shard,
+    pub number: u64,
+    pub incarnation: Incarnation,
+    pub kind: ManifestKind,
+    /// Stable id of the instance that wrote it.
+    pub owner: String,
+    /// Wall time, ms.
+    pub written_ms: i64,
+    pub objects: Vec<DataObject>,
+    /// All agents of the shard, not only those that moved.
+    pub agents: Vec<AgentPosition>,
+    /// State to go on from; none before the first commit.
+    pub snapshot: Option<ObjectRef>,
+    pub balance: Balance,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("manifest is not valid JSON of this format: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("manifest version {version} is not known here")]
+    Version { version: u32 },
+    #[error("manifest says it is number {found}, its key says {expected}")]
+    Number { expected: u64, found: u64 },
+    #[error("manifest of {bytes} bytes is over the limit")]
+    TooLarge { bytes: usize },
+}
+
+impl Manifest {
+    pub fn key(&self) -> String {
+        manifest_key(self.shard, self.number)
+    }
+
+    pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
+        Ok(serde_json::to_vec_pretty(self)?)
+    }
+
+    pub fn decode(bytes: &[u8], number: u64) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(ManifestError::TooLarge { bytes: bytes.len() });
+        }
+        let Version { version } = serde_json::from_slice(bytes)?;
+        if version != MANIFEST_VERSION {
+            return Err(ManifestError::Version { version });
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes)?;
+        if manifest.number != number {
+            return Err(ManifestError::Number { expected: number, found: manifest.number });
+        }
+        Ok(manifest)
+    }
+
+    pub fn positions(&self) -> BTreeMap<(AssetId, AssetId), Position> {
+        self.agents.iter().map(|a| ((a.site.clone(), a.agent.clone()), a.position)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{position::Epoch, time::PlantTime};
+
+    fn manifest() -> Manifest {
+        let site = AssetId::new("mill").unwrap();
+        Manifest {
+            version: MANIFEST_VERSION,
+            archive: ArchiveId([1; 16]),
+            shard: Shard(0),
+            number: 3,
+            incarnation: 2,
+            kind: ManifestKind::Commit,
+            owner: "a".into(),
+            written_ms: 5,
+            objects: vec![DataObject {
+                table: Table::DeadLetter,
+                object: ObjectRef {
+                    key: object_key(Table::DeadLetter, &site, &PlantTime(0).date(), Shard(0), 2, 9),
+                    bytes: 4,
+                    sha256: "00".into(),
+                },
+                rows: 1,
+                min_time_ms: 0,
+                max_time_ms: 0,
+            }],
+            agents: vec![AgentPosition {
+                agent: AssetId::new("gw").unwrap(),
+                site,
+                position: Position { epoch: Epoch([2; 16]), seq: 8 },
+            }],
+            snapshot: None,
+            balance: Balance { batches: 1, readings_taken: 1, readings_archived: 0, readings_dead_lettered: 1 },
+        }
+    }
+
+    #[test]
+    fn manifests_survive_json() {
+        let m = manifest();
+        assert_eq!(Manifest::decode(&m.encode().unwrap(), 3).unwrap(), m);
+        assert!(matches!(Manifest::decode(&m.encode().unwrap(), 4), Err(ManifestError::Number { .. })));
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused_before_its_content_is_read() {
+        assert!(matches!(
+            Manifest::decode(br#"{"version": 2, "new": true}"#, 1),
+            Err(ManifestError::Version { version: 2 })
+        ));
+    }
+
+    #[test]
+    fn event_kinds_are_read_as_they_are_written() {
+        for (kind, text) in EVENT_KINDS {
+            assert_eq!((event_kind(event_kind_text(kind)), event_kind_text(kind)), (kind, text));
+        }
+        assert_eq!(event_kind(event_kind_text(EventKind::Unspecified)), EventKind::Unspecified);
+    }
+
+    #[test]
+    fn keys_are_spelt_as_the_readers_expect() {
+        let m = manifest();
+        assert_eq!(m.key(), "manifest/v1/shard=00/00000000000000000003.json");
+        assert_eq!(
+            m.objects[0].object.key,
+            "archive/v1/dead-letter/site=mill/date=1970-01-01/shard=00/00000000000000000002-9.parquet"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! Plant time: the time that stamps, windows, alerts and labels are in. It may run faster than the wall's.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat};
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch, in plant time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PlantTime(pub i64);
+
+impl PlantTime {
+    pub const MIN: PlantTime = PlantTime(i64::MIN);
+
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    pub const fn plus_millis(self, ms: i64) -> Self {
+        PlantTime(self.0.saturating_add(ms))
+    }
+
+    /// `YYYY-MM-DD` in UTC, the archive's date partition; stamps outside the years 0000-9999 fall into 1970-01-01.
+    pub fn date(self) -> String {
+        const IN_RANGE: std::ops::Range<i64> = -62_167_219_200_000..253_402_300_800_000;
+        let ms = if IN_RANGE.contains(&self.0) { self.0 } else { 0 };
+        DateTime::from_timestamp_millis(ms).unwrap_or_default().format("%Y-%m-%d").to_string()
+    }
+}
+
+impl fmt::Display for PlantTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match DateTime::from_timestamp_millis(self.0) {
+            Some(t) => f.write_str(&t.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            None => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+/// Maps wall time to plant time: at `wall_origin_ms` it was `plant_origin`, and since then it runs `speed` times as fast.
+/// Agents and processor share one, so that delays measured in plant time mean the same everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlantClock {
+    pub wall_origin_ms: i64,
+    pub plant_origin: PlantTime,
+    /// Plant seconds per wall second; 0 holds plant time still.
+    pub speed: f64,
+}
+
+impl PlantClock {
+    /// Plant time is wall time.
+    pub const WALL: PlantClock = PlantClock { wall_origin_ms: 0, plant_origin: PlantTime(0), speed: 1.0 };
+
+    pub fn plant(&self, wall_ms: i64) -> PlantTime {
+        let elapsed = (wall_ms - self.wall_origin_ms) as f64 * self.speed;
+        self.plant_origin.plus_millis(elapsed as i64)
+    }
+
+    pub fn now(&self) -> PlantTime {
+        self.plant(wall_now_ms())
+    }
+}
+
+/// Wall time in ms since the Unix epoch.
+pub fn wall_now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_clock_maps_to_itself() {
+        assert_eq!(PlantClock::WALL.plant(1_700_000_000_123), PlantTime(1_700_000_000_123));
+    }
+
+    #[test]
+    fn plant_time_runs_at_its_speed() {
+        let clock = PlantClock { wall_origin_ms: 1_000, plant_origin: PlantTime(50_000), speed: 3600.0 };
+        assert_eq!(clock.plant(2_000), PlantTime(3_650_000));
+        let held = PlantClock { speed: 0.0, ..clock };
+        assert_eq!(held.plant(9_999_999), PlantTime(50_000));
+    }
+
+    #[test]
+    fn every_stamp_has_a_date() {
+        assert_eq!(PlantTime(0).date(), "1970-01-01");
+        assert_eq!(PlantTime(1_767_225_599_999).date(), "2025-12-31");
+        assert_eq!(PlantTime(i64::MAX).date(), "1970-01-01");
+        assert_eq!(PlantTime(i64::MIN).date(), "1970-01-01");
+    }
+}

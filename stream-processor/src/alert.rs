@@ -1,0 +1,115 @@
+//! From scores and rules to alerts that open once, change and close.
+//!
+//! A pure function of the closed windows and the events that became known: no clock, no randomness. The same log gives
+//! the same alerts with the same ids, which is what lets a replay after a crash repeat none.
+//!
+//! ```text
+//! scored window ────> policy: m of n slots at or above the head's threshold ──┐
+//! unscored window ──> rules: limits, vibration zones, own normal; m of n ─────┼─> Alert: open, changed, closed
+//! event record ─────> failure, repair or verdict closes ──────────────────────┤
+//! a person ─────────> acknowledges ───────────────────────────────────────────┘
+//! ```
+
+pub mod config;
+mod machine;
+mod opening;
+mod policy;
+mod rules;
+pub mod text;
+
+use std::collections::BTreeMap;
+
+use model::{features::WindowFeatures, score::ModeHead};
+use proto::{
+    asset::AssetId,
+    time::PlantTime,
+    wire::{alert::Alert, prediction::Prediction},
+};
+use serde::{Deserialize, Serialize};
+
+pub use config::{AlertConfig, InvalidAlertConfig};
+use machine::MachineDesk;
+
+use crate::stream::KnownEvent;
+
+/// One closed window, in the order of its machine's windows.
+#[derive(Debug, Clone, Copy)]
+pub struct Judgement<'a> {
+    pub window: &'a WindowFeatures,
+    /// None while there is no model, or when this window could not be scored: then the rules judge it.
+    pub scored: Option<Scored<'a>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Scored<'a> {
+    pub prediction: &'a Prediction,
+    pub heads: &'a [ModeHead],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcknowledgeError {
+    #[error("no open alert has the id `{id}`")]
+    NotOpen { id: String },
+    #[error("already acknowledged by {by}")]
+    Already { by: String },
+}
+
+/// All machines' alerts. Part of the processor's snapshot; per machine its size is bounded by modes, rules and `of_windows`.
+///
+/// Alerts come out `provisional` and without incarnation: whoever commits them stamps both.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AlertDesk {
+    config: AlertConfig,
+    machines: BTreeMap<AssetId, MachineDesk>,
+}
+
+impl AlertDesk {
+    pub fn new(config: AlertConfig) -> Self {
+        Self { config, machines: BTreeMap::new() }
+    }
+
+    /// For a start whose settings differ from those in the snapshot.
+    pub fn reconfigure(&mut self, config: AlertConfig) {
+        self.config = config;
+    }
+
+    /// What opened, changed or closed by this window. Windows that are not newer than the last one change nothing.
+    pub fn judge(&mut self, judgement: &Judgement) -> Vec<Alert> {
+        let window = judgement.window;
+        let desk = self.machines.entry(window.machine.clone()).or_default();
+        match judgement.scored {
+            _ if !desk.is_next(window) => Vec::new(),
+            Some(scored) => desk.judge_scores(&self.config, window, &scored),
+            None => desk.judge_rules(&self.config, window),
+        }
+    }
+
+    /// A failure or repair closes what it explains; a verdict dismisses its alert.
+    pub fn event(&mut self, known: &KnownEvent) -> Vec<Alert> {
+        match self.machines.get_mut(known.event.machine.as_str()) {
+            Some(desk) => desk.event(&known.event),
+            None => Vec::new(),
+        }
+    }
+
+    /// A repeat by the same author gives the same answer.
+    pub fn acknowledge(
+        &mut self,
+        id: &str,
+        author: &str,
+        note: &str,
+        now: PlantTime,
+    ) -> Result<Alert, AcknowledgeError> {
+        let mut alerts = self.machines.values_mut().flat_map(MachineDesk::open_mut);
+        let alert = alerts.find(|a| a.id == id).ok_or_else(|| AcknowledgeError::NotOpen { id: id.into() })?;
+        machine::acknowledge(alert, author, note, now)
+    }
+
+    /// Open and acknowledged alerts, by machine and mode.
+    pub fn open(&self) -> Vec<Alert> {
+        self.machines.values().flat_map(MachineDesk::open).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

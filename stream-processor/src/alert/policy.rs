@@ -1,0 +1,139 @@
+//! m-of-n with hysteresis over one machine's windows: the memory of one mode or rule.
+
+use std::collections::VecDeque;
+
+use proto::time::PlantTime;
+use serde::{Deserialize, Serialize};
+
+use super::config::Policy;
+
+/// Where a window lies in time. Slots are counted in window lengths, so that a silent day does not glue two crossings
+/// together that have nothing to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Slot {
+    pub start: PlantTime,
+    pub length_ms: i64,
+    /// Just failed or repaired.
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    /// Windows of the last n slots that crossed, oldest first.
+    crossed: VecDeque<Crossing>,
+    /// Windows in a row below the closing line.
+    below: u32,
+    /// A dismissed mode has to fall below the closing line before it may open again: else it would at once.
+    dismissed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Crossing {
+    start: PlantTime,
+    strength: f64,
+}
+
+impl Track {
+    /// `strength` is the value in units of its threshold: 1 and above crosses. A window in quiet time can only fade.
+    pub fn observe(&mut self, policy: &Policy, slot: Slot, strength: f64) {
+        let oldest = slot.start.plus_millis(-slot.length_ms.saturating_mul(i64::from(policy.of_windows) - 1));
+        while self.crossed.front().is_some_and(|c| c.start < oldest) {
+            self.crossed.pop_front();
+        }
+        if strength >= 1.0 && !slot.quiet {
+            self.crossed.push_back(Crossing { start: slot.start, strength });
+        }
+        self.below = if strength < policy.close_factor { self.below.saturating_add(1) } else { 0 };
+        if self.has_faded(policy) {
+            self.dismissed = false;
+        }
+    }
+
+    /// Start of the first of the m windows, when there are m and it may open.
+    pub fn opens(&self, policy: &Policy) -> Option<PlantTime> {
+        self.is_full(policy).then(|| self.crossed.front().map(|c| c.start)).flatten().filter(|_| !self.dismissed)
+    }
+
+    pub fn is_full(&self, policy: &Policy) -> bool {
+        self.crossed.len() >= policy.open_windows as usize
+    }
+
+    /// m windows at or above `strength`.
+    pub fn is_clear(&self, policy: &Policy, strength: f64) -> bool {
+        self.crossed.iter().filter(|c| c.strength >= strength).count() >= policy.open_windows as usize
+    }
+
+    /// How much the last n slots speak for it, in units of its threshold.
+    pub fn evidence(&self) -> f64 {
+        self.crossed.iter().map(|c| c.strength).sum()
+    }
+
+    pub fn has_faded(&self, policy: &Policy) -> bool {
+        self.below >= policy.close_windows
+    }
+
+    /// Forgets the windows before a failure, a repair or a closing.
+    pub fn clear(&mut self) {
+        self.crossed.clear();
+        self.below = 0;
+    }
+
+    pub fn dismiss(&mut self) {
+        self.clear();
+        self.dismissed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy { open_windows: 3, of_windows: 4, close_factor: 0.5, close_windows: 2 };
+
+    fn slot(n: i64) -> Slot {
+        Slot { start: PlantTime(n * 10), length_ms: 10, quiet: false }
+    }
+
+    fn track(strengths: &[f64]) -> Track {
+        let mut track = Track::default();
+        (0..).zip(strengths).for_each(|(n, s)| track.observe(&POLICY, slot(n), *s));
+        track
+    }
+
+    #[test]
+    fn three_of_four_open_and_name_the_first() {
+        assert_eq!(track(&[1.0, 1.0]).opens(&POLICY), None);
+        assert_eq!(track(&[0.0, 1.0, 0.9, 1.2, 1.0]).opens(&POLICY), Some(PlantTime(10)));
+        assert_eq!(track(&[1.0, 0.0, 0.0, 1.0, 1.0]).opens(&POLICY), None);
+    }
+
+    #[test]
+    fn a_silent_time_is_not_a_crossing() {
+        let mut track = track(&[1.0, 1.0]);
+        track.observe(&POLICY, slot(50), 1.0);
+        assert_eq!(track.opens(&POLICY), None);
+    }
+
+    #[test]
+    fn between_the_lines_nothing_closes() {
+        assert!(!track(&[0.4, 0.7, 0.4]).has_faded(&POLICY));
+        assert!(track(&[0.7, 0.4, 0.4]).has_faded(&POLICY));
+    }
+
+    #[test]
+    fn a_dismissed_track_opens_only_after_it_has_faded() {
+        let mut track = track(&[2.0, 2.0, 2.0]);
+        track.dismiss();
+        (3..9).for_each(|n| track.observe(&POLICY, slot(n), 2.0));
+        assert_eq!(track.opens(&POLICY), None);
+        (9..11).for_each(|n| track.observe(&POLICY, slot(n), 0.1));
+        (11..14).for_each(|n| track.observe(&POLICY, slot(n), 2.0));
+        assert_eq!(track.opens(&POLICY), Some(PlantTime(110)));
+    }
+
+    #[test]
+    fn history_is_bounded() {
+        let track = track(&[1.0; 1000]);
+        assert_eq!(track.crossed.len(), 4);
+    }
+}

@@ -1,0 +1,243 @@
+use model::features::{Normal, SensorWindow, Stats};
+use proto::{
+    asset::Unit,
+    wire::{
+        alert::{AlertSource, AlertState, Outcome, Severity},
+        prediction::{Contribution, ModeProbability},
+        telemetry::{EventKind, EventRecord, Verdict},
+    },
+};
+use rand::{Rng, SeedableRng, seq::IndexedRandom};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+const WINDOW_MS: i64 = 600_000;
+
+pub fn sensor(name: &str, unit: Unit, mean: f64) -> SensorWindow {
+    let stats = Stats { count: 10, mean, std: 1.0, min: mean, max: mean, first: mean, last: mean, slope: 0.0 };
+    SensorWindow { sensor: AssetId::new(name).unwrap(), unit, stats: Some(stats), normal: None }
+}
+
+/// Window `n` of a machine that is a press.
+pub fn window(machine: &str, n: i64, sensors: Vec<SensorWindow>) -> WindowFeatures {
+    WindowFeatures {
+        machine: AssetId::new(machine).unwrap(),
+        kind: AssetId::new("press").unwrap(),
+        start: PlantTime(n * WINDOW_MS),
+        end: PlantTime((n + 1) * WINDOW_MS),
+        revision: 0,
+        sensors,
+        features: Vec::new(),
+        normal: Vec::new(),
+    }
+}
+
+fn heads() -> Vec<ModeHead> {
+    ["bearing_wear", "imbalance"].map(|mode| ModeHead { mode: mode.into(), threshold: 0.4 }).into()
+}
+
+/// Judges one scored window of `press-1`.
+fn score(desk: &mut AlertDesk, n: i64, bearing: f64, imbalance: f64) -> Vec<Alert> {
+    let mode = |mode: &str, probability| ModeProbability { mode: mode.into(), probability };
+    let contribution =
+        Contribution { sensor: "vibration".into(), logit: 1.5, value: 5.0, normal: 2.0, unit: "mm/s".into() };
+    let prediction = Prediction {
+        machine: "press-1".into(),
+        modes: vec![mode("bearing_wear", bearing), mode("imbalance", imbalance)],
+        contributions: vec![contribution],
+        model_version: "v1".into(),
+        horizon_ms: 86_400_000,
+        ..Default::default()
+    };
+    let scored = Some(Scored { prediction: &prediction, heads: &heads() });
+    desk.judge(&Judgement { window: &window("press-1", n, Vec::new()), scored })
+}
+
+fn scores(desk: &mut AlertDesk, from: i64, bearing: &[f64]) -> Vec<Alert> {
+    (from..).zip(bearing).flat_map(|(n, p)| score(desk, n, *p, 0.01)).collect()
+}
+
+fn rules(desk: &mut AlertDesk, n: i64, sensors: Vec<SensorWindow>) -> Vec<Alert> {
+    desk.judge(&Judgement { window: &window("press-1", n, sensors), scored: None })
+}
+
+fn event(kind: EventKind, n: i64) -> KnownEvent {
+    let event =
+        EventRecord { machine: "press-1".into(), time_ms: n * WINDOW_MS, kind: kind.into(), ..Default::default() };
+    KnownEvent { agent: None, seq: 1, event, known: PlantTime(n * WINDOW_MS) }
+}
+
+fn desk() -> AlertDesk {
+    AlertDesk::new(AlertConfig::default())
+}
+
+#[test]
+fn three_of_four_open_one_alert_that_names_its_first_window() {
+    let mut desk = desk();
+    let told = scores(&mut desk, 0, &[0.1, 0.5, 0.3, 0.5, 0.5, 0.5]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let alert = &told[0];
+    assert_eq!(alert.id, proto::alert::alert_id("press-1", "bearing_wear", PlantTime(WINDOW_MS)));
+    assert_eq!(
+        (alert.state(), alert.source(), alert.severity()),
+        (AlertState::Open, AlertSource::Model, Severity::Warning)
+    );
+    assert_eq!((alert.first_window_ms, alert.opened_ms), (WINDOW_MS, 5 * WINDOW_MS));
+    assert_eq!(alert.contributions.len(), 1);
+    assert_eq!(desk.open(), told);
+}
+
+#[test]
+fn a_change_is_told_when_it_is_worth_it_and_severity_stays() {
+    let mut desk = desk();
+    scores(&mut desk, 0, &[0.5, 0.5, 0.5]);
+    assert!(scores(&mut desk, 3, &[0.52, 0.48]).is_empty());
+    let told = scores(&mut desk, 5, &[0.85, 0.6]);
+    assert_eq!(told.iter().map(|a| a.severity()).collect::<Vec<_>>(), [Severity::Critical; 2]);
+    assert_eq!(told[1].probability, 0.6);
+}
+
+#[test]
+fn an_alert_closes_after_it_has_faded_and_does_not_flap() {
+    let mut desk = desk();
+    scores(&mut desk, 0, &[0.5, 0.5, 0.5]);
+    // Between the lines for ever: neither closes nor opens again.
+    let between: Vec<f64> = (0..50).map(|n| if n % 2 == 0 { 0.1 } else { 0.3 }).collect();
+    assert!(scores(&mut desk, 3, &between).iter().all(|a| a.state() == AlertState::Open));
+    let told = scores(&mut desk, 60, &[0.1; 7]);
+    let closed = told.last().unwrap();
+    assert_eq!(
+        (closed.state(), closed.outcome(), closed.closed_ms),
+        (AlertState::Closed, Outcome::Cleared, 66 * WINDOW_MS)
+    );
+    assert!(desk.open().is_empty());
+}
+
+#[test]
+fn only_the_leading_mode_opens_unless_another_is_clearly_there() {
+    let mut one = desk();
+    let told: Vec<_> = (0..10).flat_map(|n| score(&mut one, n, 0.48, 0.44)).collect();
+    assert_eq!(told.iter().map(|a| a.mode.as_str()).collect::<Vec<_>>(), ["bearing_wear"]);
+    let mut both = desk();
+    let told: Vec<_> = (0..10).flat_map(|n| score(&mut both, n, 0.7, 0.6)).collect();
+    assert_eq!(told.iter().map(|a| a.mode.as_str()).collect::<Vec<_>>(), ["bearing_wear", "imbalance"]);
+}
+
+#[test]
+fn a_failure_closes_and_nothing_opens_until_the_repair_has_settled() {
+    let mut desk = desk();
+    scores(&mut desk, 0, &[0.9; 3]);
+    let told = desk.event(&event(EventKind::Failure, 5));
+    assert_eq!((told.len(), told[0].outcome(), told[0].closed_ms), (1, Outcome::Failed, 5 * WINDOW_MS));
+    assert!(scores(&mut desk, 5, &[0.9; 20]).is_empty());
+    assert!(desk.event(&event(EventKind::Replacement, 25)).is_empty());
+    // Two hours, twelve windows, are quiet; then three of four.
+    let told = scores(&mut desk, 25, &[0.9; 15]);
+    assert_eq!(told.iter().map(|a| a.first_window_ms).collect::<Vec<_>>(), [37 * WINDOW_MS]);
+}
+
+#[test]
+fn a_repair_of_another_mode_leaves_the_alert_open() {
+    let mut desk = desk();
+    scores(&mut desk, 0, &[0.9; 3]);
+    let mut repair = event(EventKind::Maintenance, 4);
+    repair.event.mode = "imbalance".into();
+    assert!(desk.event(&repair).is_empty());
+    repair.event.mode = "bearing_wear".into();
+    assert_eq!(desk.event(&repair)[0].outcome(), Outcome::Repaired);
+}
+
+#[test]
+fn a_record_that_is_older_than_the_alert_does_not_close_it() {
+    let mut desk = desk();
+    scores(&mut desk, 10, &[0.9; 3]);
+    assert!(desk.event(&event(EventKind::Failure, 9)).is_empty());
+    assert_eq!(desk.open().len(), 1);
+}
+
+#[test]
+fn a_dismissed_alert_stays_away_until_the_mode_has_faded() {
+    let mut desk = desk();
+    let id = scores(&mut desk, 0, &[0.5; 3])[0].id.clone();
+    let mut verdict = event(EventKind::Unspecified, 4);
+    verdict.event.alert_id = id;
+    verdict.event.set_verdict(Verdict::FalseAlarm);
+    assert_eq!(desk.event(&verdict)[0].outcome(), Outcome::Dismissed);
+    assert!(scores(&mut desk, 5, &[0.5; 20]).is_empty());
+    scores(&mut desk, 25, &[0.1; 6]);
+    assert_eq!(scores(&mut desk, 31, &[0.5; 3]).len(), 1);
+}
+
+#[test]
+fn an_acknowledgement_keeps_its_first_author() {
+    let mut desk = desk();
+    let id = scores(&mut desk, 0, &[0.5; 3])[0].id.clone();
+    let now = PlantTime(9);
+    let alert = desk.acknowledge(&id, "Ada", "on my way", now).unwrap();
+    assert_eq!(
+        (alert.state(), alert.acknowledged_by.as_str(), alert.acknowledged_ms),
+        (AlertState::Acknowledged, "Ada", 9)
+    );
+    assert_eq!(desk.acknowledge(&id, "Ada", "", PlantTime(10)).unwrap(), alert);
+    assert_eq!(desk.acknowledge(&id, "Bob", "", now), Err(AcknowledgeError::Already { by: "Ada".into() }));
+    assert_eq!(desk.acknowledge("x", "Bob", "", now), Err(AcknowledgeError::NotOpen { id: "x".into() }));
+    // It stays acknowledged while it changes.
+    assert_eq!(scores(&mut desk, 3, &[0.9])[0].state(), AlertState::Acknowledged);
+}
+
+#[test]
+fn without_a_model_rules_open_and_a_model_takes_over() {
+    let mut desk = desk();
+    let vibration = || vec![sensor("vibration", Unit::MillimetrePerSecond, 5.0)];
+    let told: Vec<_> = (0..8).flat_map(|n| rules(&mut desk, n, vibration())).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (told[0].source(), told[0].mode.as_str(), told[0].probability),
+        (AlertSource::Rule, "vibration_zone", 0.0)
+    );
+    let told = scores(&mut desk, 8, &[0.1]);
+    assert_eq!(told[0].outcome(), Outcome::Superseded);
+    assert!(desk.open().is_empty());
+}
+
+#[test]
+fn one_sensor_is_named_by_one_rule() {
+    let mut desk = desk();
+    let both = || {
+        let mut vibration = sensor("vibration", Unit::MillimetrePerSecond, 8.0);
+        vibration.normal = Some(Normal { mean: 2.0, std: 0.1 });
+        vec![vibration]
+    };
+    let told: Vec<_> = (0..8).flat_map(|n| rules(&mut desk, n, both())).collect();
+    assert_eq!(
+        told.iter().map(|a| (a.mode.as_str(), a.severity())).collect::<Vec<_>>(),
+        [("vibration_zone", Severity::Critical)]
+    );
+}
+
+/// Any cut of the same inputs by a snapshot and a replay of what came after it gives the same alerts.
+#[test]
+fn a_snapshot_goes_on_as_the_desk_would_have() {
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let levels = [0.05, 0.3, 0.45, 0.6, 0.9];
+    let mut straight = desk();
+    let mut cut = desk();
+    for n in 0..2_000 {
+        let (bearing, imbalance) = (*levels.choose(&mut random).unwrap(), *levels.choose(&mut random).unwrap());
+        if random.random_bool(0.02) {
+            let kind = if random.random_bool(0.5) { EventKind::Failure } else { EventKind::Maintenance };
+            assert_eq!(straight.event(&event(kind, n)), cut.event(&event(kind, n)));
+        }
+        if random.random_bool(0.05) {
+            cut = serde_json::from_str(&serde_json::to_string(&cut).unwrap()).unwrap();
+        }
+        assert_eq!(score(&mut straight, n, bearing, imbalance), score(&mut cut, n, bearing, imbalance));
+        // A repeated window changes nothing.
+        assert!(score(&mut cut, n, 0.9, 0.9).is_empty());
+        assert_eq!(straight.open(), cut.open());
+        assert!(straight.open().len() <= 2);
+    }
+}

@@ -1,0 +1,230 @@
+//! Everything derived, cut into segments and committed to S3.
+//!
+//! ```text
+//! Pending ── Segment ──> encoder (own thread) ── staging ──> uploader (one task, rules in Committer) ──> S3
+//!                        Parquet, SHA-256       local disk   objects, snapshot, then the manifest
+//! ```
+//!
+//! A segment is committed when its manifest is in S3, and not before. What is lost on the way comes again from the
+//! gateways.
+
+pub mod pending;
+mod rows;
+pub mod parquet;
+pub mod staging;
+pub mod commit;
+pub mod recovery;
+mod claim;
+mod encoder;
+mod uploader;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use model::store::{Store, StoreError, manifests::ReadError};
+use proto::{
+    archive::{Balance, ManifestError, Shard},
+    position::Position,
+};
+use serde::Deserialize;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::decode::AgentKey;
+use claim::TAKEOVER_ATTEMPTS_MAX;
+use commit::{Committer, SEGMENTS_STAGED_MAX};
+use encoder::Encoder;
+use pending::SegmentContent;
+use recovery::Recovered;
+use staging::Staging;
+use uploader::Uploader;
+
+/// Segments in memory that wait for the encoder.
+const SEGMENTS_QUEUED_MAX: usize = 2;
+/// A clean stop waits so long for S3.
+const CLOSE_SECONDS_MAX: u64 = 4;
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchiveConfig {
+    /// Folder for what waits for S3.
+    pub staging: PathBuf,
+    /// When so much waits, nothing more is taken from the gateways; their spools hold it.
+    pub staging_bytes_max: u64,
+    pub segment_rows_max: usize,
+    /// Wall time.
+    pub segment_seconds_max: u64,
+}
+
+impl Default for ArchiveConfig {
+    fn default() -> Self {
+        ArchiveConfig {
+            staging: "staging".into(),
+            staging_bytes_max: 4 * 1024 * 1024 * 1024,
+            segment_rows_max: 1_000_000,
+            segment_seconds_max: 10,
+        }
+    }
+}
+
+/// Everything between two barriers, and the state after it.
+#[derive(Debug)]
+pub struct Segment {
+    pub content: SegmentContent,
+    pub snapshot: Vec<u8>,
+    /// Of all agents, not only of those that moved.
+    pub positions: BTreeMap<AgentKey, Position>,
+}
+
+/// There was no room for this segment: [`Archive::room`] tells beforehand.
+#[derive(Debug, thiserror::Error)]
+#[error("no room for a segment")]
+pub struct Full(pub Box<Segment>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ArchiveStatus {
+    pub committed: Arc<BTreeMap<AgentKey, Position>>,
+    /// Of this incarnation, in the order in which they were submitted.
+    pub committed_segments: u64,
+    /// Number of the newest manifest of this writer.
+    pub manifest: u64,
+    pub staged_bytes: u64,
+    /// Encoded and not yet committed.
+    pub staged_segments: u64,
+    /// False: S3 does not answer as it should.
+    pub up: bool,
+    /// Another writer has taken over: nothing of this one will ever be committed again.
+    pub fenced: bool,
+    /// Rows of readings in committed files, as counted in the files.
+    pub readings_archived: u64,
+    /// Sum of what this incarnation committed.
+    pub balance: Balance,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(
+        "the S3 endpoint of bucket `{bucket}` ignores `If-None-Match: *`: two processors could overwrite each other's \
+         manifests; use one that honours it"
+    )]
+    NotConditional { bucket: String },
+    #[error("manifest {number} was there and is gone")]
+    ManifestGone { number: u64 },
+    #[error("other writers were faster {TAKEOVER_ATTEMPTS_MAX} times in a row")]
+    Contended,
+    #[error("snapshot {key}: {reason}")]
+    Snapshot { key: String, reason: &'static str },
+    #[error("staging folder {}: {reason}", folder.display())]
+    Staging { folder: PathBuf, reason: io::Error },
+    #[error("the encoder's thread can't be started: {0}")]
+    Thread(io::Error),
+}
+
+impl ArchiveError {
+    /// Can opening it again succeed with nothing else changed?
+    pub fn is_transient(&self) -> bool {
+        match self {
+            ArchiveError::Store(e) | ArchiveError::Read(ReadError::Store(e)) => e.is_transient(),
+            ArchiveError::Contended => true,
+            _ => false,
+        }
+    }
+}
+
+/// The one writer of a shard.
+pub struct Archive {
+    segments: mpsc::Sender<Segment>,
+    staging: Arc<Staging>,
+    status: watch::Receiver<ArchiveStatus>,
+    release: Arc<AtomicBool>,
+    uploader: JoinHandle<()>,
+}
+
+impl Archive {
+    /// Takes the shard over from whoever had it.
+    pub async fn open(
+        store: Store,
+        config: &ArchiveConfig,
+        shard: Shard,
+        owner: &str,
+    ) -> Result<(Archive, Recovered), ArchiveError> {
+        claim::prove_conditional(&store, shard).await?;
+        let staging = Staging::open(&config.staging, shard, config.staging_bytes_max)
+            .map_err(|reason| ArchiveError::Staging { folder: config.staging.clone(), reason })?;
+        let takeover = claim::take_over(&store, shard, owner).await?;
+        let snapshot = claim::snapshot(&store, &takeover).await?;
+        let recovered = Recovered::new(&takeover, snapshot);
+        tracing::info!(incarnation = recovered.incarnation, archive = %recovered.archive_id, "the archive is ours");
+
+        let (segments, queued) = mpsc::channel(SEGMENTS_QUEUED_MAX);
+        let (staged, staged_in) = mpsc::channel(1);
+        let (status_out, status) = watch::channel(ArchiveStatus {
+            committed: Arc::new(recovered.positions.clone()),
+            manifest: takeover.number,
+            up: true,
+            ..ArchiveStatus::default()
+        });
+        let encoder = Encoder::new(shard, recovered.incarnation, staging.clone());
+        std::thread::Builder::new()
+            .name("archive-encoder".into())
+            .spawn(move || encoder.run(queued, &staged))
+            .map_err(ArchiveError::Thread)?;
+        let release = Arc::new(AtomicBool::new(false));
+        let committer = Committer::new(takeover);
+        let uploader = Uploader::new(store, shard, committer, staging.clone(), status_out, release.clone());
+        let uploader = tokio::spawn(uploader.run(staged_in));
+        Ok((Archive { segments, staging, status, release, uploader }, recovered))
+    }
+
+    /// Never blocks. Refused only if there was no [`Archive::room`].
+    pub fn submit(&self, segment: Segment) -> Result<(), Full> {
+        self.segments.try_send(segment).map_err(|e| Full(Box::new(e.into_inner())))
+    }
+
+    /// May the engine go on? No: staging is full, or this writer is fenced.
+    pub fn room(&self) -> bool {
+        let status = self.status.borrow();
+        let staged_max = (SEGMENTS_STAGED_MAX - SEGMENTS_QUEUED_MAX) as u64;
+        self.segments.capacity() > 0 && self.staging.has_room() && status.staged_segments < staged_max
+    }
+
+    pub fn status(&self) -> watch::Receiver<ArchiveStatus> {
+        self.status.clone()
+    }
+
+    /// Commits what was submitted, if S3 lets it. `released`: the next writer need not wait.
+    pub async fn close(mut self, released: bool) {
+        self.release.store(released, Ordering::Release);
+        drop(self.segments);
+        match timeout(Duration::from_secs(CLOSE_SECONDS_MAX), &mut self.uploader).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!(error = %e, "the uploader ended badly"),
+            Err(_) => {
+                self.uploader.abort();
+                let segments = self.status.borrow().staged_segments;
+                tracing::warn!(segments, "stopped before all was committed: the gateways will send it again");
+            }
+        }
+        self.staging.end();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! A segment's rows as Parquet files: one per table, site and day. Pure: bytes in memory out.
+//!
+//! Times are written as `TIMESTAMP(MILLIS, UTC)`. The site is in a file's path only, as Hive has it.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::{Column, DataFrame, DataType, PolarsResult};
+use polars_io::parquet::write::{ParquetCompression, ParquetWriter};
+use polars_utils::compression::ZstdLevel;
+use proto::{
+    archive::{Table, column},
+    asset::AssetId,
+    time::PlantTime,
+};
+use sha2::{Digest, Sha256};
+
+use super::{pending::SegmentContent, rows};
+use crate::stream::tables::SITE;
+
+/// Stamps are the sensors' own, and one broken clock could ask for a file per row: the rows of further days, those
+/// with the fewest rows, share the file of 1970-01-01. Manifests name every file's real times.
+pub const DAYS_PER_TABLE_MAX: usize = 64;
+const ROW_GROUP_ROWS: usize = 262_144;
+const ZSTD_LEVEL: i32 = 3;
+const DAY_MS: i64 = 86_400_000;
+const DAY: &str = "day";
+
+/// One Parquet file.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    pub table: Table,
+    pub site: AssetId,
+    pub date: String,
+    pub bytes: Vec<u8>,
+    pub sha256: String,
+    pub rows: u64,
+    pub min_time_ms: i64,
+    pub max_time_ms: i64,
+}
+
+/// All files of a segment; none for a table without rows.
+pub fn encode(content: &SegmentContent) -> PolarsResult<Vec<Encoded>> {
+    let mut files = Vec::new();
+    for table in Table::ALL {
+        let frame = match table {
+            Table::Readings => stacked(&content.readings)?,
+            Table::Births => stacked(&content.births)?,
+            Table::Features => rows::features(content)?,
+            Table::Predictions => rows::predictions(content)?,
+            Table::Alerts => rows::alerts(content)?,
+            Table::Events => rows::events(content)?,
+            Table::DeadLetter => rows::dead_letters(content)?,
+        };
+        if frame.height() > 0 {
+            for part in split(frame, time_column(table))? {
+                files.push(write(table, part)?);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What a table's rows are dated by.
+const fn time_column(table: Table) -> &'static str {
+    match table {
+        Table::Features | Table::Predictions => column::WINDOW_END,
+        _ => column::TIME,
+    }
+}
+
+/// The rows of one site and day.
+struct Part {
+    site: String,
+    date: String,
+    min_time_ms: i64,
+    max_time_ms: i64,
+    frame: DataFrame,
+}
+
+fn stacked(frames: &[DataFrame]) -> PolarsResult<DataFrame> {
+    let mut all = DataFrame::default();
+    for frame in frames {
+        all.vstack_mut(frame)?;
+    }
+    Ok(all)
+}
+
+fn split(mut frame: DataFrame, time: &str) -> PolarsResult<Vec<Part>> {
+    let days = days(&times(&frame, time)?);
+    frame.with_column(Column::new(DAY.into(), days))?;
+    frame.partition_by_stable([SITE, DAY], true)?.into_iter().map(|frame| part(frame, time)).collect()
+}
+
+fn part(frame: DataFrame, time: &str) -> PolarsResult<Part> {
+    let day = frame.column(DAY)?.i64()?.get(0).unwrap_or(0);
+    let site = frame.column(SITE)?.str()?.get(0).unwrap_or_default().to_owned();
+    let times = times(&frame, time)?;
+    Ok(Part {
+        site,
+        date: PlantTime(day * DAY_MS).date(),
+        min_time_ms: times.iter().copied().min().unwrap_or(0),
+        max_time_ms: times.iter().copied().max().unwrap_or(0),
+        frame: frame.drop(DAY)?.drop(SITE)?,
+    })
+}
+
+fn times(frame: &DataFrame, time: &str) -> PolarsResult<Vec<i64>> {
+    let ms = frame.column(time)?.to_physical_repr().cast(&DataType::Int64)?;
+    Ok(ms.i64()?.iter().map(|ms| ms.unwrap_or(0)).collect())
+}
+
+/// Every row's day since 1970, as its partition has it.
+fn days(times: &[i64]) -> Vec<i64> {
+    let named = |ms: i64| if PlantTime(ms).date() == PlantTime(0).date() { 0 } else { ms.div_euclid(DAY_MS) };
+    let mut days: Vec<i64> = times.iter().map(|ms| ms.div_euclid(DAY_MS)).collect();
+    let mut rows: BTreeMap<i64, usize> = BTreeMap::new();
+    days.iter().for_each(|day| *rows.entry(*day).or_default() += 1);
+    let mut largest: Vec<(usize, i64)> = rows.into_iter().map(|(day, rows)| (rows, day)).collect();
+    largest.sort_unstable_by(|a, b| b.cmp(a));
+    let kept: BTreeMap<i64, i64> =
+        largest.iter().take(DAYS_PER_TABLE_MAX).map(|(_, day)| (*day, named(day.saturating_mul(DAY_MS)))).collect();
+    days.iter_mut().for_each(|day| *day = kept.get(day).copied().unwrap_or(0));
+    days
+}
+
+fn write(table: Table, mut part: Part) -> PolarsResult<Encoded> {
+    let mut bytes = Vec::new();
+    // Not in parallel: the other cores are for what people wait for.
+    ParquetWriter::new(&mut bytes)
+        .with_compression(ParquetCompression::Zstd(Some(ZstdLevel::try_new(ZSTD_LEVEL)?)))
+        .with_row_group_size(Some(ROW_GROUP_ROWS))
+        .set_parallel(false)
+        .finish(&mut part.frame)?;
+    let site = AssetId::new(&part.site)
+        .map_err(|e| polars::prelude::PolarsError::ComputeError(format!("site `{}`: {e}", part.site).into()))?;
+    Ok(Encoded {
+        table,
+        site,
+        date: part.date,
+        sha256: sha256(&bytes),
+        rows: part.frame.height() as u64,
+        min_time_ms: part.min_time_ms,
+        max_time_ms: part.max_time_ms,
+        bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests;

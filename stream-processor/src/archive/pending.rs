@@ -1,0 +1,193 @@
+//! What waits for the next barrier: everything derived since the last one. No clock, no I/O.
+
+use std::{sync::Arc, time::Duration};
+
+use model::features::{FeatureSchema, WindowFeatures};
+use polars::prelude::DataFrame;
+use proto::{
+    archive::Balance,
+    asset::AssetId,
+    wire::{alert::Alert, prediction::Prediction},
+};
+
+use super::ArchiveConfig;
+use crate::{
+    decode::DeadLetter,
+    stream::{Derived, KnownEvent},
+};
+
+/// A forced segment takes in at least so much time: commits have a price.
+pub const FORCED_AFTER_MS: u64 = 1_000;
+
+/// The rows of one segment.
+#[derive(Debug, Clone)]
+pub struct SegmentContent {
+    /// Of all rows that do not name theirs.
+    pub site: AssetId,
+    /// Names of the features of `windows`.
+    pub features: Arc<[String]>,
+    pub readings: Vec<DataFrame>,
+    pub births: Vec<DataFrame>,
+    pub windows: Vec<WindowFeatures>,
+    pub predictions: Vec<Prediction>,
+    pub alerts: Vec<Alert>,
+    pub events: Vec<KnownEvent>,
+    pub dead_letters: Vec<DeadLetter>,
+    pub balance: Balance,
+}
+
+/// The segment that is being filled.
+#[derive(Debug)]
+pub struct Pending {
+    rows_max: usize,
+    age_max: Duration,
+    content: SegmentContent,
+    rows: usize,
+    /// When the first of it came.
+    since: Option<Duration>,
+    forced: bool,
+}
+
+impl SegmentContent {
+    pub fn new(site: AssetId, features: Arc<[String]>) -> Self {
+        SegmentContent {
+            site,
+            features,
+            readings: vec![],
+            births: vec![],
+            windows: vec![],
+            predictions: vec![],
+            alerts: vec![],
+            events: vec![],
+            dead_letters: vec![],
+            balance: Balance::default(),
+        }
+    }
+
+    /// Gives back how many rows it has grown by.
+    fn add(&mut self, derived: Derived) -> usize {
+        let rows = derived.readings.height()
+            + derived.births.height()
+            + derived.windows.len()
+            + derived.predictions.len()
+            + derived.alerts.len()
+            + derived.events.len()
+            + derived.dead_letters.len();
+        self.readings.extend(Some(derived.readings).filter(|f| f.height() > 0));
+        self.births.extend(Some(derived.births).filter(|f| f.height() > 0));
+        self.windows.extend(derived.windows);
+        self.predictions.extend(derived.predictions);
+        self.alerts.extend(derived.alerts);
+        self.events.extend(derived.events);
+        self.dead_letters.extend(derived.dead_letters);
+        add_balance(&mut self.balance, &derived.balance);
+        rows
+    }
+}
+
+pub(super) fn add_balance(sum: &mut Balance, more: &Balance) {
+    sum.batches += more.batches;
+    sum.readings_taken += more.readings_taken;
+    sum.readings_archived += more.readings_archived;
+    sum.readings_dead_lettered += more.readings_dead_lettered;
+}
+
+impl Pending {
+    pub fn new(config: &ArchiveConfig, site: AssetId, schema: &FeatureSchema) -> Self {
+        Pending {
+            rows_max: config.segment_rows_max,
+            age_max: Duration::from_secs(config.segment_seconds_max),
+            content: SegmentContent::new(site, schema.names.clone().into()),
+            rows: 0,
+            since: None,
+            forced: false,
+        }
+    }
+
+    /// Also of batches without a row: their positions wait for a commit too.
+    pub fn add(&mut self, derived: Derived, now: Duration) {
+        self.rows += self.content.add(derived);
+        self.since.get_or_insert(now);
+    }
+
+    /// Somebody waits for the commit of what is here, and be it nothing.
+    pub fn force(&mut self, now: Duration) {
+        self.forced = true;
+        self.since.get_or_insert(now);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.since.is_none()
+    }
+
+    pub fn due(&self, now: Duration) -> bool {
+        let Some(since) = self.since else { return false };
+        let age = now.saturating_sub(since);
+        let forced = self.forced && age >= Duration::from_millis(FORCED_AFTER_MS);
+        self.rows >= self.rows_max || age >= self.age_max || forced
+    }
+
+    /// The barrier.
+    pub fn take(&mut self) -> SegmentContent {
+        (self.rows, self.since, self.forced) = (0, None, false);
+        let empty = SegmentContent::new(self.content.site.clone(), self.content.features.clone());
+        std::mem::replace(&mut self.content, empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::features::FeatureConfig;
+
+    use super::*;
+
+    fn pending() -> Pending {
+        let config = ArchiveConfig { segment_rows_max: 3, segment_seconds_max: 10, ..ArchiveConfig::default() };
+        Pending::new(&config, AssetId::new("mill").unwrap(), &FeatureSchema::of(&FeatureConfig::default()))
+    }
+
+    fn alerts(n: usize) -> Derived {
+        Derived {
+            alerts: vec![Alert::default(); n],
+            balance: Balance { batches: 1, ..Balance::default() },
+            ..Derived::default()
+        }
+    }
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn a_segment_is_due_by_its_rows() {
+        let mut p = pending();
+        assert!(p.is_empty() && !p.due(ms(99_999)));
+        p.add(alerts(2), ms(0));
+        assert!(!p.due(ms(0)));
+        p.add(alerts(1), ms(0));
+        assert!(p.due(ms(0)));
+        let content = p.take();
+        assert_eq!((content.alerts.len(), content.balance.batches), (3, 2));
+        assert!(p.is_empty() && !p.due(ms(0)));
+    }
+
+    #[test]
+    fn a_segment_is_due_by_the_age_of_its_first_batch_even_without_rows() {
+        let mut p = pending();
+        p.add(Derived::default(), ms(5));
+        p.add(Derived::default(), ms(9_000));
+        assert!(!p.due(ms(10_004)) && p.due(ms(10_005)));
+    }
+
+    #[test]
+    fn a_forced_segment_comes_soon_but_not_at_any_rate() {
+        let mut p = pending();
+        p.force(ms(0));
+        assert!(!p.is_empty() && !p.due(ms(FORCED_AFTER_MS - 1)) && p.due(ms(FORCED_AFTER_MS)));
+        p.take();
+        p.add(Derived::default(), ms(2_000));
+        assert!(!p.due(ms(4_000)), "force holds for one segment");
+        p.force(ms(4_000));
+        assert!(p.due(ms(4_000)), "what has waited already goes at once");
+    }
+}

@@ -1,0 +1,206 @@
+//! The task that does what [`Committer`] says: one shard, one uploader.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, FutureExt},
+    stream::FuturesUnordered,
+};
+use model::store::{PutOutcome, Store, StoreError};
+use proto::{
+    archive::{Shard, Table, manifest_key},
+    time::wall_now_ms,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    ArchiveStatus,
+    commit::{Action, Answer, Committed, Committer, PushError, Staged},
+    encoder::Load,
+    pending::add_balance,
+    staging::Staging,
+};
+
+pub struct Uploader {
+    store: Store,
+    shard: Shard,
+    committer: Committer<Load>,
+    staging: Arc<Staging>,
+    status: watch::Sender<ArchiveStatus>,
+    /// Looked at when the last segment is here.
+    release: Arc<AtomicBool>,
+    started: Instant,
+    running: FuturesUnordered<BoxFuture<'static, Outcome>>,
+}
+
+type Outcome = Result<Answer, (Action, StoreError)>;
+
+impl Uploader {
+    pub fn new(
+        store: Store,
+        shard: Shard,
+        committer: Committer<Load>,
+        staging: Arc<Staging>,
+        status: watch::Sender<ArchiveStatus>,
+        release: Arc<AtomicBool>,
+    ) -> Self {
+        let (started, running) = (Instant::now(), FuturesUnordered::new());
+        Uploader { store, shard, committer, staging, status, release, started, running }
+    }
+
+    /// Until all segments are committed and there are no more, or another writer has taken over.
+    pub async fn run(mut self, mut staged: mpsc::Receiver<Staged<Load>>) {
+        let mut more = true;
+        while more || self.committer.staged() > 0 {
+            let Some(wake) = self.begin() else { return self.fenced() };
+            tokio::select! {
+                segment = staged.recv(), if more && self.committer.has_room() => match segment {
+                    Some(segment) => self.pushed(|c| c.push(segment, wall_now_ms())),
+                    None => {
+                        more = false;
+                        if self.release.load(Ordering::Acquire) {
+                            self.pushed(|c| c.release(wall_now_ms()));
+                        }
+                    }
+                },
+                Some(outcome) = self.running.next() => self.outcome(outcome),
+                () = sleep_until(self.started + wake) => {}
+            }
+            let (bytes, segments) = (self.staging.bytes(), self.committer.staged() as u64);
+            self.status.send_if_modified(|s| {
+                let changed = (s.staged_bytes, s.staged_segments) != (bytes, segments);
+                (s.staged_bytes, s.staged_segments) = (bytes, segments);
+                changed
+            });
+        }
+    }
+
+    /// Starts what is to be done now; says when to look again. None: fenced.
+    fn begin(&mut self) -> Option<Duration> {
+        /// Only an answer or a segment can bring news.
+        const IDLE: Duration = Duration::from_secs(3600);
+        let now = self.now();
+        let mut wake = now + IDLE;
+        for action in self.committer.poll(now) {
+            match action {
+                Action::Fenced => return None,
+                Action::Wait(until) => wake = until,
+                action => self.running.push(self.request(action)),
+            }
+        }
+        Some(wake)
+    }
+
+    fn request(&self, action: Action) -> BoxFuture<'static, Outcome> {
+        let (store, shard) = (self.store.clone(), self.shard);
+        let path = match &action {
+            Action::Upload { number, object, .. } => {
+                self.committer.load(*number).and_then(|l| l.files.get(*object)).map(|f| f.path().to_owned())
+            }
+            _ => None,
+        };
+        async move {
+            let answer = match &action {
+                Action::Upload { number, object, key } => {
+                    let path = path.unwrap_or_default();
+                    store.put_file(key, &path).await.map(|()| Answer::Uploaded { number: *number, object: *object })
+                }
+                Action::PutManifest { number, bytes } => put_manifest(&store, shard, *number, bytes.clone()).await,
+                Action::ReadManifest { number } => {
+                    let found = store.get(&manifest_key(shard, *number)).await;
+                    found.map(|found| Answer::ManifestRead { number: *number, found })
+                }
+                // No requests.
+                Action::Wait(_) | Action::Fenced => Ok(Answer::Failed(action.clone())),
+            };
+            answer.map_err(|error| (action, error))
+        }
+        .boxed()
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        let now = self.now();
+        let answer = match outcome {
+            Ok(answer) => {
+                self.up();
+                answer
+            }
+            Err((action, error)) => {
+                self.down(&error);
+                Answer::Failed(action)
+            }
+        };
+        if let Some(committed) = self.committer.answer(now, answer) {
+            self.committed(committed);
+        }
+    }
+
+    fn committed(&self, committed: Committed<Load>) {
+        let manifest = committed.manifest;
+        let readings: u64 = manifest.objects.iter().filter(|o| o.table == Table::Readings).map(|o| o.rows).sum();
+        if readings != manifest.balance.readings_archived {
+            let (number, expected) = (manifest.number, manifest.balance.readings_archived);
+            tracing::error!(number, readings, expected, "a manifest's readings are not those that were taken");
+        }
+        self.status.send_modify(|status| {
+            status.manifest = manifest.number;
+            add_balance(&mut status.balance, &manifest.balance);
+            status.readings_archived += readings;
+            if let Some(load) = &committed.load {
+                status.committed_segments += 1;
+                status.committed = load.positions.clone();
+            }
+        });
+    }
+
+    fn pushed(&mut self, push: impl FnOnce(&mut Committer<Load>) -> Result<(), PushError>) {
+        if let Err(error) = push(&mut self.committer) {
+            // Later segments must not be committed without it; the gateways have everything.
+            tracing::error!(%error, "a segment has no place in the archive: this writer stops");
+            self.committer.stop();
+        }
+    }
+
+    fn up(&self) {
+        if self.status.send_if_modified(|s| !std::mem::replace(&mut s.up, true)) {
+            tracing::info!("S3 is back");
+        }
+    }
+
+    fn down(&self, error: &StoreError) {
+        if self.status.send_if_modified(|s| std::mem::replace(&mut s.up, false)) {
+            match error.is_transient() {
+                true => tracing::warn!(%error, "S3 is away: segments wait in staging"),
+                false => tracing::error!(%error, "S3 refuses: segments wait in staging until that is mended"),
+            }
+        }
+    }
+
+    fn fenced(self) {
+        tracing::error!("another writer has taken over this shard: this one writes no more");
+        self.staging.end();
+        self.status.send_modify(|s| (s.fenced, s.staged_segments) = (true, 0));
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+async fn put_manifest(store: &Store, shard: Shard, number: u64, bytes: Bytes) -> Result<Answer, StoreError> {
+    Ok(match store.put_if_absent(&manifest_key(shard, number), bytes).await? {
+        PutOutcome::Created => Answer::ManifestCreated { number },
+        PutOutcome::Exists => Answer::ManifestExists { number },
+    })
+}

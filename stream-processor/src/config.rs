@@ -1,0 +1,143 @@
+//! `processor.toml`: strict, and refused as a whole before anything is opened.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use model::{config::Registry, features::FeatureConfig, store::S3Config, train::TrainSettings};
+use proto::{
+    asset::AssetId,
+    broker::{Broker, BrokerConfig},
+    config::{ConfigError, parse},
+    time::PlantClock,
+};
+use serde::Deserialize;
+
+use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig};
+
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What a processor is told: by the file, or in code by a program that runs one inside itself.
+#[derive(Debug, Clone)]
+pub struct ProcessorConfig {
+    pub site: AssetId,
+    /// Stable id of this instance: the same after a restart.
+    pub owner: String,
+    pub mqtt: Broker,
+    pub s3: S3Config,
+    pub serve: ServeConfig,
+    pub archive: ArchiveConfig,
+    pub features: FeatureConfig,
+    pub alerts: AlertConfig,
+    /// Name of the model in the registry.
+    pub model: AssetId,
+    /// How often its champion pointer is looked at.
+    pub refresh: Duration,
+    pub clock: PlantClock,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    site: AssetId,
+    #[serde(default = "default_owner")]
+    owner: String,
+    mqtt: BrokerConfig,
+    s3: S3Config,
+    #[serde(default)]
+    serve: ServeConfig,
+    #[serde(default)]
+    archive: ArchiveConfig,
+    #[serde(default)]
+    features: FeatureConfig,
+    #[serde(default)]
+    alerts: AlertConfig,
+    #[serde(default)]
+    model: Registry,
+    /// The trainer's, which reads the same file.
+    #[serde(default, rename = "train")]
+    _train: TrainSettings,
+    clock: Option<PlantClock>,
+}
+
+fn default_owner() -> String {
+    "processor-0".into()
+}
+
+impl ProcessorConfig {
+    /// Reads and checks the file, and opens nothing else. Relative paths in it begin at its folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = match fs::metadata(path) {
+            Ok(meta) if meta.len() > CONFIG_BYTES_MAX => Err("larger than a configuration can be".to_string()),
+            Ok(_) => fs::read_to_string(path).map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        let text = text.map_err(|reason| ConfigError::whole(&name, reason))?;
+        Self::parse(&name, &text, path.parent().unwrap_or(Path::new("")))
+    }
+
+    fn parse(name: &str, text: &str, base: &Path) -> Result<Self, ConfigError> {
+        let file: File = parse(name, text)?;
+        file.alerts.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        let mqtt = file.mqtt.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        let clock = file.clock.unwrap_or(PlantClock::WALL);
+        if !(clock.speed > 0.0 && clock.speed.is_finite()) {
+            return Err(ConfigError::key(name, "clock.speed", "must be above 0"));
+        }
+        if file.owner.is_empty() || file.owner.len() > 64 || !file.owner.is_ascii() {
+            return Err(ConfigError::key(name, "owner", "1 to 64 ASCII characters"));
+        }
+        let based = |p: PathBuf| base.join(p);
+        Ok(ProcessorConfig {
+            site: file.site,
+            owner: file.owner,
+            mqtt,
+            s3: file.s3,
+            serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
+            archive: ArchiveConfig { staging: based(file.archive.staging), ..file.archive },
+            features: file.features,
+            alerts: file.alerts,
+            refresh: Duration::from_secs(file.model.refresh_seconds.max(1)),
+            model: file.model.name().map_err(|e| ConfigError::whole(name, e.to_string()))?,
+            clock,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "site = \"mill\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:1883\"\n[s3]\nbucket = \"b\"\n";
+
+    fn refusal(text: &str) -> String {
+        ProcessorConfig::parse("p.toml", text, Path::new("")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_minimal_file_is_enough() {
+        let config = ProcessorConfig::parse("p.toml", MINIMAL, Path::new("/etc/millwright")).unwrap();
+        assert_eq!(config.mqtt.port, 1883);
+        assert_eq!(config.archive.staging, Path::new("/etc/millwright/staging"));
+        assert_eq!(config.clock, PlantClock::WALL);
+    }
+
+    #[test]
+    fn mistakes_are_named_on_one_line() {
+        let cases = [
+            (format!("speed = 1\n{MINIMAL}"), "p.toml:1: unknown field `speed`, expected"),
+            (MINIMAL.replace("mqtt://127", "tcp://127"), "`mqtt.url`"),
+            (MINIMAL.replace("bucket", "bukket"), "unknown field `bukket`"),
+            (format!("{MINIMAL}[serve]\nhttp = \"localhost\"\n"), "p.toml:7: `http`: invalid socket address"),
+            (MINIMAL.replace("mill", "mill/hall"), "is not a valid name"),
+            (format!("{MINIMAL}[clock]\nwall_origin_ms = 0\nplant_origin = 0\nspeed = 0\n"), "`clock.speed`"),
+        ];
+        for (text, expected) in cases {
+            let line = refusal(&text);
+            assert!(line.contains(expected) && line.starts_with("p.toml") && !line.contains('\n'), "{line}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The whole factory in one process, over the real protocols on loopback: an MQTT broker, an S3 endpoint, simulated
+//! gateways with the real agent, the processor and the trainer. Nothing here knows a shortcut: history, too, goes from
+//! sensor to archive as any reading does, only faster.
+//!
+//! ```text
+//! history ──(archive holds it)──> training ──(champion)──> live
+//! ```
+//!
+//! A stop at any point is resumed there by the next start: agents by their spools, the processor by its snapshot, and
+//! the phase and plant time by [`state::State`].
+
+pub mod broker;
+pub mod s3;
+pub mod state;
+pub mod gateways;
+pub mod report;
+mod life;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use model::{
+    config::DEFAULT_NAME,
+    store::{S3Config, Store},
+    train::TrainSettings,
+};
+use proto::{
+    asset::{AssetId, InvalidAssetId},
+    broker::Broker as BrokerAddress,
+    time::{PlantClock, PlantTime, wall_now_ms},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    alert::AlertConfig,
+    archive::ArchiveConfig,
+    config::ProcessorConfig,
+    processor::{Processor, ProcessorError},
+    serve::{ServeConfig, board::Board},
+    telemetry::Exporter,
+};
+use broker::{Broker, BrokerError};
+use gateways::{Gateways, GatewaysError, Plant};
+use life::Life;
+use s3::{Keys, S3Server, S3ServerError};
+use state::{Phase, State, StateError};
+
+pub const BUCKET: &str = "millwright";
+const DAY_MS: i64 = 86_400_000;
+/// Only for models that somebody promotes by hand: the factory's own are announced.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// What a user may change about the factory.
+#[derive(Debug, Clone)]
+pub struct FactoryConfig {
+    pub data: PathBuf,
+    pub mqtt: SocketAddr,
+    pub s3: SocketAddr,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    /// Plant seconds per wall second, once it is live.
+    pub speed: f64,
+    pub history_days: u32,
+    /// None: the one that the folder was made with, or the default.
+    pub seed: Option<u64>,
+    pub plant: Plant,
+    pub archive: ArchiveConfig,
+    pub training: TrainSettings,
+}
+
+impl Default for FactoryConfig {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        FactoryConfig {
+            data: "data".into(),
+            mqtt: loopback(1883),
+            s3: loopback(9000),
+            grpc: loopback(50_051),
+            http: loopback(8_080),
+            speed: 3600.0,
+            history_days: 42,
+            seed: None,
+            plant: Plant::default(),
+            archive: ArchiveConfig::default(),
+            training: TrainSettings::default(),
+        }
+    }
+}
+
+/// Where everything listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub mqtt: SocketAddr,
+    pub s3: SocketAddr,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+}
+
+/// How far the factory is; for whoever shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    pub phase: Phase,
+    /// Of the phase, 0..=1.
+    pub done: f64,
+    pub detail: String,
+    /// Why it can't go on.
+    pub failed: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FactoryError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    S3(#[from] S3ServerError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    #[error(transparent)]
+    Gateways(#[from] GatewaysError),
+    #[error(transparent)]
+    Name(#[from] InvalidAssetId),
+    #[error("{0}")]
+    Random(String),
+    #[error("a task of the factory ended badly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A running factory.
+pub struct Factory {
+    pub addresses: Addresses,
+    pub board: Board,
+    pub store: Store,
+    pub exporter: Exporter,
+    status: watch::Receiver<Status>,
+    stop: CancellationToken,
+    life: tokio::task::JoinHandle<Result<(), FactoryError>>,
+    processor: Processor,
+    s3: S3Server,
+    broker: Broker,
+}
+
+impl Factory {
+    /// Opens every address, then goes on in the background; see [`Factory::status`].
+    pub async fn start(config: FactoryConfig) -> Result<Self, FactoryError> {
+        let state = match State::load(&config.data)? {
+            Some(state) => {
+                state.check_seed(&config.data, config.seed)?;
+                state
+            }
+            None => first_state(&config)?,
+        };
+        let keys = Keys { access: "millwright".into(), secret: state.secret.clone() };
+        let s3 = S3Server::start(&config.data, config.s3, BUCKET, &keys).await?;
+        state.save(&config.data)?;
+        let broker = Broker::start(config.mqtt).await?;
+        let exporter = Exporter::install().map_err(ProcessorError::from)?;
+        // Plant time stands still until the gateways are where it is.
+        let (clock, plant_clock) = watch::channel(held_at(state.resume_at()));
+        let bucket = S3Config::with_keys(&format!("http://{}", s3.addr), BUCKET, &keys.access, &keys.secret);
+        let site = AssetId::new("mill")?;
+        let settings = ProcessorConfig {
+            site: site.clone(),
+            owner: "factory".into(),
+            mqtt: BrokerAddress {
+                host: broker.addr.ip().to_string(),
+                port: broker.addr.port(),
+                tls: None,
+                login: None,
+            },
+            s3: bucket,
+            serve: ServeConfig { grpc: config.grpc, http: config.http, token_file: None },
+            archive: ArchiveConfig { staging: config.data.join("staging"), ..config.archive.clone() },
+            features: Default::default(),
+            alerts: AlertConfig::default(),
+            model: AssetId::new(DEFAULT_NAME)?,
+            refresh: REFRESH,
+            clock: PlantClock::WALL,
+        };
+        let features = settings.features.clone();
+        let model_name = settings.model.clone();
+        let processor = Processor::start(settings, plant_clock.clone(), &exporter).await?;
+        let (grpc, http) = processor.addresses();
+        let addresses = Addresses { mqtt: broker.addr, s3: s3.addr, grpc, http };
+        let stop = CancellationToken::new();
+        let gateways = Gateways {
+            site,
+            broker: broker.addr,
+            data: config.data.join("gateways"),
+            plant: config.plant.clone(),
+            seed: state.seed,
+            start: state.history_start,
+        };
+        let (report, status) =
+            watch::channel(Status { phase: state.phase, done: 0.0, detail: "starting".into(), failed: None });
+        let life = Life {
+            data: config.data.clone(),
+            state,
+            speed: config.speed,
+            clock,
+            gateways,
+            store: processor.store().clone(),
+            champion: processor.champion(),
+            model_name,
+            features,
+            training: config.training.clone(),
+            board: processor.board().clone(),
+            report: Arc::new(report),
+        };
+        let (board, store) = (processor.board().clone(), processor.store().clone());
+        let life = tokio::spawn(life.run(stop.clone()));
+        Ok(Factory { addresses, board, store, exporter, status, stop, life, processor, s3, broker })
+    }
+
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Ends when the processor has given up by itself, for example because another one took over.
+    pub async fn failed(&self) -> String {
+        self.processor.failed().await
+    }
+
+    /// Gateways first, so that what they hold drains through; then the processor, then what it stood on.
+    pub async fn stop(self) -> Result<(), FactoryError> {
+        self.stop.cancel();
+        self.life.await??;
+        self.processor.stop().await;
+        self.s3.stop().await;
+        drop(self.broker);
+        Ok(())
+    }
+}
+
+fn first_state(config: &FactoryConfig) -> Result<State, FactoryError> {
+    let start = config.plant.start;
+    let live = start.plus_millis(i64::from(config.history_days) * DAY_MS);
+    let mut secret = [0u8; 16];
+    getrandom(&mut secret)?;
+    let secret = secret.iter().map(|b| format!("{b:02x}")).collect();
+    Ok(State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret))
+}
+
+fn getrandom(bytes: &mut [u8]) -> Result<(), FactoryError> {
+    use rand::TryRngCore;
+    rand::rngs::OsRng.try_fill_bytes(bytes).map_err(|e| FactoryError::Random(format!("no random numbers: {e}")))
+}
+
+/// Plant time that does not move.
+fn held_at(plant_origin: PlantTime) -> PlantClock {
+    PlantClock { wall_origin_ms: wall_now_ms(), plant_origin, speed: 0.0 }
+}

@@ -1,0 +1,215 @@
+//! The phases of the embedded factory, one after the other, each resumed where a stop left it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use edge_agent::agent::{AgentHandle, AgentProgress};
+use model::{
+    features::FeatureConfig,
+    job::{self, JobError, Step, TrainJob},
+    registry::Decision,
+    store::Store,
+    train::TrainSettings,
+};
+use proto::{
+    archive::Shard,
+    asset::AssetId,
+    position::Position,
+    time::{PlantClock, PlantTime, wall_now_ms},
+};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FactoryError, Status,
+    gateways::{Gateways, Opened},
+    held_at,
+    state::{Phase, State},
+};
+use crate::serve::board::{Activity, Board};
+
+/// Progress is looked at, and plant time saved, so often.
+const LOOK: Duration = Duration::from_millis(250);
+
+pub struct Life {
+    pub data: PathBuf,
+    pub state: State,
+    pub speed: f64,
+    pub clock: watch::Sender<PlantClock>,
+    pub gateways: Gateways,
+    pub store: Store,
+    /// Bumped when there is a new champion.
+    pub champion: watch::Sender<u64>,
+    pub model_name: AssetId,
+    pub features: FeatureConfig,
+    pub training: TrainSettings,
+    pub board: Board,
+    pub report: Arc<watch::Sender<Status>>,
+}
+
+impl Life {
+    /// Until `stop`; then the gateways drain.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), FactoryError> {
+        let opened = self.gateways.open().await?;
+        let furthest = opened.iter().filter_map(Opened::resumes_after).max();
+        // A crash may have come after the last save: plant time never runs backwards.
+        let resume_at = self.state.resume_at().max(furthest.unwrap_or(PlantTime::MIN));
+        self.clock.send_replace(held_at(resume_at));
+        let mut agents = Vec::with_capacity(opened.len());
+        for gateway in opened {
+            agents.push(gateway.start(self.clock.subscribe())?);
+        }
+        if let Err(reason) = self.phases(&agents, resume_at, &stop).await {
+            tracing::error!(reason, "the factory can't go on");
+            self.report.send_modify(|s| s.failed = Some(reason));
+            stop.cancelled().await;
+        }
+        for agent in agents {
+            agent.stop().await;
+        }
+        self.save();
+        Ok(())
+    }
+
+    /// Ok when stopped.
+    async fn phases(
+        &mut self,
+        agents: &[AgentHandle],
+        resume_at: PlantTime,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
+        if self.state.phase == Phase::History {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.history(agents) => self.enter(Phase::Training),
+            }
+        }
+        if self.state.phase == Phase::Training {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                trained = self.train() => trained?,
+            }
+            self.enter(Phase::Live);
+        }
+        self.board.set_activity(None);
+        self.report("live", 1.0, String::new());
+        self.live(resume_at, stop).await;
+        Ok(())
+    }
+
+    /// Ends when the archive holds everything up to the start of live.
+    async fn history(&self, agents: &[AgentHandle]) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let progress: Vec<_> = agents.iter().map(AgentHandle::progress).collect();
+        let mut last: Vec<Option<Position>> = vec![None; agents.len()];
+        loop {
+            looks.tick().await;
+            let now: Vec<AgentProgress> = progress.iter().map(|p| *p.borrow()).collect();
+            for (last, at) in last.iter_mut().zip(&now) {
+                if last.is_none() && at.plant_time >= self.state.live_start {
+                    *last = at.durable;
+                }
+            }
+            let committed = |(last, at): (&Option<Position>, &AgentProgress)| match (last, at.committed) {
+                (Some(last), Some(committed)) => committed.epoch == last.epoch && committed.seq >= last.seq,
+                _ => false,
+            };
+            if last.iter().zip(&now).all(committed) {
+                return;
+            }
+            let slowest = now.iter().map(|p| p.plant_time).min().unwrap_or(self.state.history_start);
+            let span = (self.state.live_start.millis() - self.state.history_start.millis()).max(1);
+            let done = slowest.millis().saturating_sub(self.state.history_start.millis()).max(0) as f64 / span as f64;
+            let readings: u64 = now.iter().map(|p| p.readings_sealed).sum();
+            self.report("history", done.min(1.0), format!("{:.2} M readings", readings as f64 / 1e6));
+        }
+    }
+
+    async fn train(&self) -> Result<(), String> {
+        let job = TrainJob {
+            name: self.model_name.clone(),
+            shard: Shard(0),
+            features: self.features.clone(),
+            settings: self.training.clone(),
+            promote: false,
+            decision: Decision { who: "factory".into(), why: "the first training".into(), when_ms: wall_now_ms() },
+        };
+        let (report, board) = (self.report.clone(), self.board.clone());
+        let progress = move |step: Step| {
+            let (done, detail) = told(step);
+            show(&report, &board, Phase::Training, "training", done, detail);
+        };
+        match job::run(&self.store, job, progress).await {
+            Ok((trained, _)) => {
+                let refused =
+                    trained.report.refused.iter().map(|r| format!("; {} has only {} failures", r.mode, r.failures));
+                let detail = format!("model {}{}", trained.report.version, refused.collect::<String>());
+                self.report("training", 1.0, detail);
+                self.champion.send_modify(|n| *n += 1);
+                Ok(())
+            }
+            // A short history: the factory goes live all the same, and alerts by its rules.
+            Err(JobError::Train(e)) => {
+                tracing::warn!(error = %e, "no model could be trained; alerts come from rules");
+                self.report("training", 1.0, e.to_string());
+                Ok(())
+            }
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    async fn live(&mut self, resume_at: PlantTime, stop: &CancellationToken) {
+        let clock = PlantClock { wall_origin_ms: wall_now_ms(), plant_origin: resume_at, speed: self.speed };
+        self.clock.send_replace(clock);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = looks.tick() => self.save(),
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.state.phase = phase;
+        self.save();
+    }
+
+    fn save(&mut self) {
+        if self.state.phase == Phase::Live {
+            self.state.plant_now = self.state.plant_now.max(self.clock.borrow().now());
+        }
+        if let Err(e) = self.state.save(&self.data) {
+            tracing::warn!(error = %e, "plant time could not be saved; the next start begins where the gateways are");
+        }
+    }
+
+    fn report(&self, text: &str, done: f64, detail: String) {
+        show(&self.report, &self.board, self.state.phase, text, done, detail);
+    }
+}
+
+/// Reading and features are the first part of the bar.
+fn told(step: Step) -> (f64, String) {
+    match step {
+        Step::Reading(p) => {
+            (0.3 * p.objects as f64 / p.objects_all.max(1) as f64, format!("object {} of {}", p.objects, p.objects_all))
+        }
+        Step::Features { readings } => (0.3, format!("features of {:.2} M readings", readings as f64 / 1e6)),
+        Step::Training(p) => {
+            let done = 0.4 + 0.6 * p.epoch as f64 / p.epochs_max.max(1) as f64;
+            (done, format!("epoch {}, average precision {:.2}", p.epoch, p.average_precision))
+        }
+    }
+}
+
+fn show(report: &watch::Sender<Status>, board: &Board, phase: Phase, text: &str, done: f64, detail: String) {
+    if phase != Phase::Live {
+        board.set_activity(Some(Activity { text: format!("{text}: {detail}"), done }));
+    }
+    report.send_replace(Status { phase, done, detail, failed: None });
+}

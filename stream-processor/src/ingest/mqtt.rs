@@ -1,0 +1,205 @@
+//! The MQTT client of the processor. It is transport only: a session that is lost costs nothing, since agents send
+//! again whatever is not acknowledged by [`proto::ack::Ack`].
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use proto::{
+    ack::Ack,
+    asset::AssetId,
+    broker::{Broker, TlsFiles},
+    topic::{Channel, Topic},
+};
+use rand::Rng;
+use rumqttc::{
+    AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeReasonCode, TlsConfiguration, Transport,
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{ARRIVALS_QUEUED_MAX, Arrival};
+
+/// The largest packet that MQTT knows, so that no packet can be over the limit and end the connection in a loop. Our
+/// own limit on frames is applied after receipt, where it leads to a dead letter.
+const PACKET_BYTES_MAX: usize = 268_435_455;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A poll that takes longer than two keep-alives has lost its connection.
+const POLL_TIMEOUT: Duration = Duration::from_secs(75);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const REQUESTS_MAX: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error("{file}: {reason}")]
+    File { file: PathBuf, reason: String },
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A running client.
+pub struct Ingest {
+    pub arrivals: mpsc::Receiver<Arrival>,
+    pub acks: AckSender,
+    /// Counts subscriptions granted: after each one, retained acks may have to be published again. 0: never connected.
+    pub connections: watch::Receiver<u64>,
+    pub up: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Publishes acks without ever waiting.
+#[derive(Clone)]
+pub struct AckSender(AsyncClient);
+
+impl AckSender {
+    /// False: the client's queue is full; try again later.
+    pub fn send(&self, topic: &Topic, ack: &Ack) -> bool {
+        self.0.try_publish(topic.to_string(), QoS::AtLeastOnce, true, ack.encode()).is_ok()
+    }
+}
+
+impl Ingest {
+    /// Connects in the background and keeps at it until `stop`.
+    pub fn start(broker: &Broker, site: &AssetId, owner: &str, stop: CancellationToken) -> Result<Self, IngestError> {
+        let (client, events) = AsyncClient::new(options(broker, site, owner)?, REQUESTS_MAX);
+        let (arrived, arrivals) = mpsc::channel(ARRIVALS_QUEUED_MAX);
+        let (connected, connections) = watch::channel(0);
+        let (set_up, up) = watch::channel(false);
+        let filter = Topic::filter(site, Channel::Telemetry);
+        let driver = Driver { client: client.clone(), events, filter, arrived, connected, up: set_up };
+        let task = tokio::spawn(driver.run(stop));
+        Ok(Ingest { arrivals, acks: AckSender(client), connections, up, task })
+    }
+
+    /// After `stop` was cancelled: waits for the client to end.
+    pub async fn ended(self) {
+        if let Err(e) = self.task.await {
+            tracing::warn!(error = %e, "the MQTT client did not end cleanly");
+        }
+    }
+}
+
+struct Driver {
+    client: AsyncClient,
+    events: EventLoop,
+    filter: String,
+    arrived: mpsc::Sender<Arrival>,
+    connected: watch::Sender<u64>,
+    up: watch::Sender<bool>,
+}
+
+impl Driver {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let polled = tokio::select! {
+                () = stop.cancelled() => break,
+                polled = timeout(POLL_TIMEOUT, self.events.poll()) => polled,
+            };
+            let failed = match polled {
+                Ok(Ok(event)) => {
+                    if self.handle(event, &stop).await.is_err() {
+                        break;
+                    }
+                    if *self.up.borrow() {
+                        backoff = BACKOFF_MIN;
+                    }
+                    continue;
+                }
+                Ok(Err(e)) => e.to_string(),
+                Err(_) => "nothing came for too long".into(),
+            };
+            if self.up.send_replace(false) {
+                tracing::warn!(error = failed, "the connection to the broker is lost; nothing is: gateways keep it");
+            } else {
+                tracing::debug!(error = failed, "no connection to the broker");
+            }
+            self.events.clean();
+            let pause = rand::rng().random_range(Duration::ZERO..=backoff);
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = sleep(pause) => {}
+            }
+        }
+        let _ = self.client.try_disconnect();
+        let _ = timeout(BACKOFF_MIN, self.events.poll()).await;
+    }
+
+    /// Err: the engine is gone.
+    async fn handle(&mut self, event: Event, stop: &CancellationToken) -> Result<(), ()> {
+        match event {
+            Event::Incoming(Packet::ConnAck(_)) => {
+                if self.client.try_subscribe(&self.filter, QoS::AtLeastOnce).is_err() {
+                    tracing::warn!("the subscription can't be queued");
+                }
+            }
+            Event::Incoming(Packet::SubAck(granted)) => {
+                if granted.return_codes.iter().any(|c| matches!(c, SubscribeReasonCode::Failure)) {
+                    tracing::error!(
+                        filter = self.filter,
+                        "the broker refuses the subscription: check its access rules"
+                    );
+                    return Ok(());
+                }
+                self.up.send_replace(true);
+                self.connected.send_modify(|n| *n += 1);
+                tracing::info!(filter = self.filter, "subscribed");
+            }
+            Event::Incoming(Packet::Publish(p)) => {
+                let arrival = Arrival { topic: p.topic, payload: p.payload, received: std::time::Instant::now() };
+                tokio::select! {
+                    () = stop.cancelled() => return Err(()),
+                    sent = self.arrived.send(arrival) => sent.map_err(|_| ())?,
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn options(broker: &Broker, site: &AssetId, owner: &str) -> Result<MqttOptions, IngestError> {
+    let mut options = MqttOptions::new(format!("processor-{site}-{owner}"), &broker.host, broker.port);
+    // The state of the session is worthless here: the agents' logs are the session.
+    options.set_keep_alive(KEEP_ALIVE).set_clean_session(true).set_inflight(REQUESTS_MAX as u16);
+    options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
+    if let Some((name, file)) = &broker.login {
+        options.set_credentials(name, read(file)?.trim_end_matches(['\r', '\n']));
+    }
+    if let Some(files) = &broker.tls {
+        let config = TlsConfiguration::Rustls(Arc::new(tls(files)?));
+        options.set_transport(Transport::tls_with_config(config));
+    }
+    Ok(options)
+}
+
+fn read(file: &PathBuf) -> Result<String, IngestError> {
+    std::fs::read_to_string(file).map_err(|e| IngestError::File { file: file.clone(), reason: e.to_string() })
+}
+
+fn tls(files: &TlsFiles) -> Result<ClientConfig, IngestError> {
+    let certificates = |file: &PathBuf| -> Result<Vec<CertificateDer<'static>>, IngestError> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(read(file)?.as_bytes()).collect();
+        let none = || IngestError::File { file: file.clone(), reason: "no PEM certificate inside".into() };
+        found.ok().filter(|c| !c.is_empty()).ok_or_else(none)
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&files.ca)? {
+        roots.add(certificate)?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let Some((certificate, key)) = &files.client else { return Ok(builder.with_no_client_auth()) };
+    let der = PrivateKeyDer::from_pem_slice(read(key)?.as_bytes())
+        .map_err(|e| IngestError::File { file: key.clone(), reason: format!("no PEM key inside: {e}") })?;
+    Ok(builder.with_client_auth_cert(certificates(certificate)?, der)?)
+}

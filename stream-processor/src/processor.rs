@@ -1,0 +1,213 @@
+//! Start and stop of the processor: recovery first, then the listeners, then the engine, then the broker; and back in
+//! the opposite order, source first, so that buffers drain.
+//!
+//! ```text
+//! archive recovered ─> stream restored ─> serve ─> champion ─> engine (thread) ─> ingest (MQTT)
+//! ```
+
+pub mod champion;
+pub mod engine;
+pub mod ledger;
+
+use std::{io, net::SocketAddr, sync::Arc, thread, time::Instant};
+
+use model::{
+    features::FeatureSchema,
+    score::Scorer,
+    store::{ConfigError, Store},
+};
+use proto::{archive::Shard, time::PlantClock};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    acks::Acks,
+    archive::{Archive, ArchiveError, pending::Pending},
+    config::ProcessorConfig,
+    ingest::mqtt::{Ingest, IngestError},
+    intake::Intake,
+    serve::{
+        self, ServeError, Services, Serving,
+        board::{Board, Part},
+        command::Commands,
+        predict::LiveModel,
+    },
+    stream::{Stream, StreamConfig, StreamError},
+    telemetry::{Exporter, Metrics, TelemetryError},
+};
+use champion::Champion;
+use engine::{Engine, EngineError};
+use ledger::Ledger;
+
+/// All slots, until shards are split.
+const SHARD: Shard = Shard(0);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessorError {
+    #[error("S3: {0}")]
+    Store(#[from] ConfigError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error("the snapshot: {0}")]
+    Snapshot(#[from] StreamError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("MQTT: {0}")]
+    Ingest(#[from] IngestError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A running processor.
+pub struct Processor {
+    board: Board,
+    store: Store,
+    addresses: (SocketAddr, SocketAddr),
+    /// Counts requests to look at the champion pointer now.
+    look_again: watch::Sender<u64>,
+    failed: watch::Receiver<Option<String>>,
+    ingest_stop: CancellationToken,
+    stop: CancellationToken,
+    serving: Serving,
+    champion: JoinHandle<()>,
+    engine: oneshot::Receiver<()>,
+}
+
+impl Processor {
+    pub async fn start(
+        config: ProcessorConfig,
+        clock: watch::Receiver<PlantClock>,
+        exporter: &Exporter,
+    ) -> Result<Self, ProcessorError> {
+        let board = Board::new();
+        let (stop, ingest_stop) = (CancellationToken::new(), CancellationToken::new());
+        let (scorer_out, scorer) = watch::channel(None::<Arc<Scorer>>);
+        let stream_config = StreamConfig { features: config.features.clone(), alert: config.alerts.clone() };
+        let (commands, commands_in) = Commands::channel();
+        let text = exporter.clone();
+        let services = Services {
+            board: board.clone(),
+            commands,
+            model: Arc::new(LiveModel::new(stream_config.clone(), scorer.clone())),
+            metrics: Arc::new(move || text.text()),
+        };
+        // The listeners come first, so that whoever looks sees what the start is waiting for.
+        let serving = serve::start(&config.serve, services, stop.clone()).await?;
+        let addresses = (serving.grpc, serving.http);
+
+        let store = Store::open(&config.s3).await?;
+        let (archive, recovered) = Archive::open(store.clone(), &config.archive, SHARD, &config.owner).await?;
+        let stream = match &recovered.snapshot {
+            Some(snapshot) => Stream::restore(stream_config, snapshot)?,
+            None => Stream::new(stream_config),
+        };
+        board.begin(recovered.incarnation, stream.open_alerts());
+        board.set_part(Part::Recovery, None);
+        board.set_part(Part::Archive, None);
+
+        let (look_again, asked) = watch::channel(0);
+        let champion = Champion {
+            store: store.clone(),
+            name: config.model.clone(),
+            refresh: config.refresh,
+            fingerprint: FeatureSchema::of(&config.features).fingerprint(),
+            scorer: scorer_out,
+        };
+        let champion = tokio::spawn(champion.watch(asked, stop.clone()));
+
+        let ingest = Ingest::start(&config.mqtt, &config.site, &config.owner, ingest_stop.clone())?;
+        let engine = Engine {
+            site: config.site.clone(),
+            incarnation: recovered.incarnation,
+            clock,
+            ingest,
+            commands: commands_in,
+            scorer,
+            intake: Intake::new(&recovered.positions),
+            acks: Acks::new(recovered.archive_id, recovered.incarnation, &recovered.positions),
+            stream,
+            pending: Pending::new(&config.archive, config.site.clone(), &FeatureSchema::of(&config.features)),
+            archive,
+            board: board.clone(),
+            metrics: Metrics::new(&exporter.meter()),
+            ledger: Ledger::default(),
+            started: Instant::now(),
+            blocked_since: None,
+        };
+        let (failed_out, failed) = watch::channel(None);
+        let engine = spawn(engine, failed_out)?;
+        Ok(Processor { board, store, addresses, look_again, failed, ingest_stop, stop, serving, champion, engine })
+    }
+
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Of gRPC and HTTP.
+    pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        self.addresses
+    }
+
+    /// Bump it to have the champion pointer looked at now.
+    pub fn champion(&self) -> watch::Sender<u64> {
+        self.look_again.clone()
+    }
+
+    /// Waits until the engine gives up by itself, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The engine ended as it was asked to.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Drains: the client, the engine, the archive; then hangs up on everybody.
+    pub async fn stop(self) {
+        self.ingest_stop.cancel();
+        if self.engine.await.is_err() {
+            tracing::debug!("the engine had ended before");
+        }
+        self.stop.cancel();
+        self.serving.stopped().await;
+        if let Err(e) = self.champion.await {
+            tracing::warn!(error = %e, "the champion's watch did not end cleanly");
+        }
+    }
+}
+
+/// Polars runs here and never on a worker of the runtime.
+fn spawn(engine: Engine, failed: watch::Sender<Option<String>>) -> io::Result<oneshot::Receiver<()>> {
+    let (ended, end) = oneshot::channel();
+    // Polars refuses to wait inside a current-thread runtime, so the engine borrows this one's timers.
+    let runtime = tokio::runtime::Handle::current();
+    thread::Builder::new().name("engine".into()).spawn(move || {
+        let (archive, ingest, outcome) = runtime.block_on(engine.run());
+        let clean = outcome.is_ok();
+        if let Err(e) = outcome {
+            report(&e);
+            failed.send_replace(Some(e.to_string()));
+        }
+        runtime.block_on(async {
+            archive.close(clean).await;
+            ingest.ended().await;
+        });
+        // Whoever waited may have gone.
+        let _ = ended.send(());
+    })?;
+    Ok(end)
+}
+
+fn report(error: &EngineError) {
+    tracing::error!(%error, "the engine stops; nothing is lost: gateways keep what is not committed");
+}

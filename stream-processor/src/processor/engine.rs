@@ -1,0 +1,359 @@
+//! The engine: one thread that owns all state from intake to alerts. The cores it drives read no clock; it tells them.
+//!
+//! Natural batching: each turn takes whatever is queued, so runs grow with the load and no timer adds latency.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use model::score::Scorer;
+use proto::{
+    ack::Incarnation,
+    asset::AssetId,
+    time::{PlantClock, PlantTime},
+    wire::alert::{Alert, AlertSource, AlertState},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::ledger::{Answer, Ledger};
+use crate::{
+    acks::Acks,
+    alert::AcknowledgeError,
+    archive::{Archive, Segment, pending::Pending},
+    decode::{Content, Decoded, Refusal, Taken, decode},
+    ingest::{Arrival, mqtt::Ingest},
+    intake::Intake,
+    serve::{
+        board::{Board, Part, ProcessorState},
+        command::{Command, CommandError},
+    },
+    stream::{Derived, Stream, StreamError},
+    telemetry::Metrics,
+};
+
+/// Messages that one turn takes; bounds the frame it makes of them.
+const TURN_MESSAGES_MAX: usize = 64;
+/// Acks, segment age and gauges are looked at so often.
+const TICK: Duration = Duration::from_millis(50);
+/// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
+const DRAIN_TICKS_MAX: u32 = 20;
+/// An archive that is merely busy makes room within this; one that does not is said to be full.
+const PAUSE_AFTER: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("another processor has taken over this shard; this one stops, and destroys nothing")]
+    Fenced,
+    #[error("the archive takes no more segments")]
+    Archive,
+}
+
+/// Everything the thread owns.
+pub struct Engine {
+    pub site: AssetId,
+    pub incarnation: Incarnation,
+    pub clock: watch::Receiver<PlantClock>,
+    pub ingest: Ingest,
+    pub commands: mpsc::Receiver<Command>,
+    pub scorer: watch::Receiver<Option<Arc<Scorer>>>,
+    pub intake: Intake,
+    pub acks: Acks,
+    pub stream: Stream,
+    pub pending: Pending,
+    pub archive: Archive,
+    pub board: Board,
+    pub metrics: Metrics,
+    pub ledger: Ledger,
+    /// The monotonic clock's zero.
+    pub started: Instant,
+    /// Since when a segment has been waiting for room.
+    pub blocked_since: Option<Duration>,
+}
+
+impl Engine {
+    /// Until the client has ended and everything it brought is submitted. Gives back the archive, to be closed.
+    pub async fn run(mut self) -> (Archive, Ingest, Result<(), EngineError>) {
+        let outcome = self.turn().await;
+        (self.archive, self.ingest, outcome)
+    }
+
+    async fn turn(&mut self) -> Result<(), EngineError> {
+        let mut arrivals = Vec::with_capacity(TURN_MESSAGES_MAX);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut status = self.archive.status();
+        self.model_in_charge(None);
+        loop {
+            tokio::select! {
+                taken = self.ingest.arrivals.recv_many(&mut arrivals, TURN_MESSAGES_MAX), if self.takes() => {
+                    if taken == 0 {
+                        break;
+                    }
+                    self.take(&mut arrivals)?;
+                }
+                Some(command) = self.commands.recv() => self.obey(command),
+                Ok(()) = status.changed() => self.archived()?,
+                Ok(()) = self.ingest.connections.changed() => self.acks.repeat_all(),
+                Ok(()) = self.scorer.changed() => self.model_changed(),
+                _ = tick.tick() => self.tick(),
+            }
+            self.send_acks();
+            if self.pending.due(self.now()) {
+                self.submit()?;
+            }
+        }
+        self.drained().await
+    }
+
+    /// The last segment, for which there may be no room for a moment.
+    async fn drained(&mut self) -> Result<(), EngineError> {
+        let mut tick = interval(TICK);
+        for _ in 0..DRAIN_TICKS_MAX {
+            self.submit()?;
+            if self.pending.is_empty() {
+                break;
+            }
+            tick.tick().await;
+        }
+        Ok(())
+    }
+
+    /// While a segment waits for room nothing is received, so that it can't grow; once paused, what comes is refused.
+    fn takes(&self) -> bool {
+        self.blocked_since.is_none() || self.intake.paused()
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn plant_now(&self) -> PlantTime {
+        self.clock.borrow().now()
+    }
+
+    /// Puts messages into their places and everything they lead to where it belongs.
+    fn take(&mut self, arrivals: &mut Vec<Arrival>) -> Result<(), EngineError> {
+        let plant_now = self.plant_now();
+        let mut run = Vec::with_capacity(arrivals.len());
+        let mut derived = Derived::default();
+        for arrival in arrivals.drain(..) {
+            let decoded = decode(&mut self.intake, &self.site, &arrival, plant_now);
+            self.metrics.batch(decoded.outcome());
+            match decoded {
+                Decoded::Taken(taken) => run.push(taken),
+                Decoded::Lost(letter) => {
+                    tracing::warn!(topic = letter.topic, reason = letter.reason, "a message without a place was kept");
+                    derived.dead_letters.push(letter);
+                }
+                Decoded::Conflict(agent, letter) => {
+                    tracing::error!(agent = %agent.agent, reason = letter.reason, "two agents use one name");
+                    derived.dead_letters.push(letter);
+                }
+                Decoded::Refused(agent, Refusal::Duplicate | Refusal::OutOfOrder) => self.acks.repeat(&agent),
+                Decoded::Refused(agent, Refusal::Version) => {
+                    tracing::error!(agent = %agent.agent, "its frames are of a later version; update this processor");
+                }
+                Decoded::Refused(..) | Decoded::Dropped => {}
+            }
+        }
+        if !derived.dead_letters.is_empty() {
+            self.keep(derived);
+        }
+        if run.is_empty() { Ok(()) } else { self.apply(run) }
+    }
+
+    fn apply(&mut self, run: Vec<Taken>) -> Result<(), EngineError> {
+        let began = Instant::now();
+        let received: Vec<Instant> = run.iter().map(|t| t.received).collect();
+        for taken in &run {
+            if let Some(position) = self.intake.received(&taken.agent) {
+                self.acks.received(&taken.agent, position);
+            }
+            self.introduce(taken);
+        }
+        let scorer = self.scorer.borrow().clone();
+        let derived = self.stream.apply(run, scorer.as_deref())?;
+        self.metrics.apply_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        self.keep(derived);
+        for at in received {
+            self.metrics.batch_seconds.record(at.elapsed().as_secs_f64(), &[]);
+        }
+        Ok(())
+    }
+
+    fn introduce(&self, taken: &Taken) {
+        if let Content::Batch { batch, .. } = &taken.content
+            && let Some(birth) = &batch.birth
+        {
+            self.board.introduce(&taken.agent, &birth.machines);
+        }
+    }
+
+    /// Shows and counts what was derived, and puts it into the segment that is being filled.
+    fn keep(&mut self, mut derived: Derived) {
+        for alert in &mut derived.alerts {
+            alert.incarnation = self.incarnation;
+            self.count_alert(alert);
+        }
+        let metrics = &self.metrics;
+        metrics.readings_received.add(derived.balance.readings_taken, &[]);
+        metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
+        metrics.readings_late.add(derived.late, &[]);
+        metrics.windows_closed.add(derived.windows.len() as u64, &[]);
+        metrics.predictions.add(derived.predictions.len() as u64, &[]);
+        self.board.publish_windows(&derived.windows);
+        self.board.publish_predictions(&derived.predictions);
+        if !derived.alerts.is_empty() {
+            let number = self.board.publish_alerts(&derived.alerts);
+            self.ledger.alerts_up_to(number);
+            self.pending.force(self.started.elapsed());
+        }
+        self.ledger.readings(derived.balance.readings_archived);
+        self.pending.add(derived, self.started.elapsed());
+    }
+
+    fn count_alert(&self, alert: &Alert) {
+        let source = match alert.source() {
+            AlertSource::Model => "model",
+            AlertSource::Rule | AlertSource::Unspecified => "rule",
+        };
+        match alert.state() {
+            AlertState::Closed => self.metrics.alert("closed", source),
+            AlertState::Open if alert.updated_ms == alert.opened_ms => {
+                self.metrics.alert("opened", source);
+                let delay_ms = self.plant_now().millis().saturating_sub(alert.opened_ms);
+                self.metrics.sensor_to_alert_seconds.record(delay_ms as f64 / 1000.0, &[]);
+            }
+            _ => {}
+        }
+    }
+
+    /// What people ask for changes the state now, and is answered and shown after its commit.
+    fn obey(&mut self, command: Command) {
+        let now = self.plant_now();
+        match command {
+            Command::Acknowledge { alert_id, author, note, request_id, reply } => {
+                if let Some(alert) = self.ledger.acknowledged(&request_id) {
+                    let alert = Box::new(alert.clone());
+                    self.ledger.answer(Answer::Acknowledged(alert, reply));
+                } else {
+                    match self.stream.acknowledge(&alert_id, &author, &note, now) {
+                        Err(e) => drop(reply.send(Err(refusal(e)))),
+                        Ok(mut alert) => {
+                            alert.incarnation = self.incarnation;
+                            self.ledger.remember_acknowledged(request_id, &alert);
+                            let derived = Derived { alerts: vec![alert.clone()], ..Derived::default() };
+                            self.pending.add(derived, self.started.elapsed());
+                            self.ledger.show(Alert { provisional: false, ..alert.clone() });
+                            self.ledger.answer(Answer::Acknowledged(Box::new(alert), reply));
+                        }
+                    }
+                }
+            }
+            Command::Record { event, request_id, reply } => {
+                if !self.ledger.recorded(&request_id) {
+                    let derived = self.stream.record(event, now);
+                    self.ledger.remember_recorded(request_id);
+                    self.keep(derived);
+                }
+                self.ledger.answer(Answer::Recorded(reply));
+            }
+        }
+        self.pending.force(self.now());
+    }
+
+    /// Cuts the barrier: everything taken so far, and the state after it.
+    fn submit(&mut self) -> Result<(), EngineError> {
+        if self.pending.is_empty() || !self.archive.room() {
+            return Ok(());
+        }
+        let snapshot = self.stream.snapshot()?;
+        let segment = Segment { content: self.pending.take(), snapshot, positions: self.intake.positions() };
+        self.ledger.submitted();
+        self.archive.submit(segment).map_err(|_| EngineError::Archive)
+    }
+
+    /// The archive has moved: acks, answers, alerts that are certain now.
+    fn archived(&mut self) -> Result<(), EngineError> {
+        let status = self.archive.status().borrow().clone();
+        if status.fenced {
+            return Err(EngineError::Fenced);
+        }
+        self.acks.committed(&status.committed);
+        let confirmed = self.ledger.committed(status.committed_segments);
+        self.metrics.readings_archived.add(confirmed.readings, &[]);
+        if let Some(number) = confirmed.alerts_up_to {
+            self.board.confirm_alerts(number);
+        }
+        if !confirmed.alerts.is_empty() {
+            self.board.publish_alerts(&confirmed.alerts);
+        }
+        self.metrics.staged_bytes.record(status.staged_bytes, &[]);
+        self.metrics.staged_segments.record(status.staged_segments, &[]);
+        self.metrics.manifest.record(status.manifest, &[]);
+        self.board.set_part(Part::Archive, (!status.up).then(|| "S3 does not answer".into()));
+        Ok(())
+    }
+
+    fn model_changed(&mut self) {
+        self.model_in_charge(None);
+    }
+
+    fn model_in_charge(&mut self, before: Option<&str>) {
+        let scorer = self.scorer.borrow_and_update().clone();
+        let version = scorer.as_ref().map(|s| s.version().to_owned());
+        self.metrics.model_in_charge(before, version.as_deref());
+        self.board.set_state(match version {
+            Some(model_version) => ProcessorState::Live { model_version },
+            None => ProcessorState::Learning,
+        });
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let blocked = self.pending.due(now) && !self.archive.room();
+        self.blocked_since = blocked.then(|| self.blocked_since.unwrap_or(now));
+        let paused = self.blocked_since.is_some_and(|since| now.saturating_sub(since) >= PAUSE_AFTER);
+        if paused != self.intake.paused() {
+            match paused {
+                true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
+                false => tracing::info!("there is room again: taking on"),
+            }
+            self.intake.set_paused(paused);
+            self.acks.set_paused(paused, now);
+            self.metrics.paused.record(u64::from(paused), &[]);
+        }
+        let plant_now = self.plant_now();
+        self.board.set_plant_time(plant_now);
+        let up = *self.ingest.up.borrow();
+        self.board.set_part(Part::Broker, (!up).then(|| "no connection to the broker".into()));
+        self.metrics.queue_depth.record(self.ingest.arrivals.len() as u64, &[]);
+        self.metrics.machines.record(self.stream.fleet().catalogue().machines().len() as u64, &[]);
+        if let Some(slowest) = self.stream.fleet().slowest() {
+            let lag_ms = plant_now.millis().saturating_sub(slowest.millis()).max(0);
+            self.metrics.watermark_lag.record(lag_ms as f64 / 1000.0, &[]);
+        }
+    }
+
+    fn send_acks(&mut self) {
+        let (now, plant_now) = (self.now(), self.plant_now());
+        for (topic, ack) in self.acks.take_due(now, plant_now) {
+            if !self.ingest.acks.send(&topic, &ack) {
+                tracing::debug!(%topic, "no room for an ack; the next one says the same");
+            }
+        }
+    }
+}
+
+fn refusal(error: AcknowledgeError) -> CommandError {
+    match error {
+        AcknowledgeError::NotOpen { .. } => CommandError::NotFound(error.to_string()),
+        AcknowledgeError::Already { .. } => CommandError::Conflict(error.to_string()),
+    }
+}

@@ -1,0 +1,323 @@
+//! What everybody outside may know: written by the engine in short locked steps, read by any number of clients.
+//!
+//! Readers follow by a cursor into a bounded ring and never hold anything back: one that is slower than the ring finds
+//! out that it missed events, and the writer never notices it.
+
+mod ring;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use model::features::{SensorWindow, WindowFeatures};
+use proto::{
+    time::PlantTime,
+    wire::{
+        alert::{Alert, AlertState},
+        prediction::Prediction,
+        telemetry::MachineInfo,
+    },
+};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::decode::AgentKey;
+use ring::Ring;
+pub use ring::Since;
+
+pub const CLOSED_ALERTS_MAX: usize = 1_000;
+pub const ALERT_EVENTS_MAX: usize = 4_096;
+pub const PREDICTION_EVENTS_MAX: usize = 8_192;
+
+/// Shared by cloning.
+#[derive(Clone)]
+pub struct Board {
+    view: Arc<RwLock<View>>,
+    alerts_changed: watch::Sender<Cursor>,
+    predictions_changed: watch::Sender<Cursor>,
+    ready: watch::Sender<bool>,
+}
+
+/// A place in the events of one incarnation. As text it is a resume token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    pub incarnation: u64,
+    pub number: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a resume token is `<incarnation>-<number>`")]
+pub struct InvalidToken;
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.incarnation, self.number)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidToken;
+    fn from_str(token: &str) -> Result<Self, InvalidToken> {
+        let (incarnation, number) = token.split_once('-').ok_or(InvalidToken)?;
+        let parse = |digits: &str| digits.parse().map_err(|_| InvalidToken);
+        Ok(Cursor { incarnation: parse(incarnation)?, number: parse(number)? })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ProcessorState {
+    /// No champion yet: rules alert.
+    Learning,
+    Live {
+        model_version: String,
+    },
+}
+
+/// What has to work before the processor is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Broker,
+    Archive,
+    Recovery,
+}
+
+/// What the process is busy with before it is live: history, training.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Activity {
+    pub text: String,
+    /// 0..1.
+    pub done: f64,
+}
+
+/// All that is known now. Only the engine changes it, through [`Board`].
+#[derive(Debug)]
+pub struct View {
+    pub incarnation: u64,
+    pub state: ProcessorState,
+    pub activity: Option<Activity>,
+    pub plant_time: PlantTime,
+    pub machines: BTreeMap<String, MachineEntry>,
+    /// Open and acknowledged, by id.
+    pub open: BTreeMap<String, Arc<Alert>>,
+    /// Newest last.
+    pub closed: VecDeque<Arc<Alert>>,
+    /// Why a part is not ready; those that are, are not here.
+    pub waiting: BTreeMap<Part, String>,
+    /// Counts every change of a machine, so that a reader can ask for what is new.
+    pub version: u64,
+    alert_events: Ring<Alert>,
+    prediction_events: Ring<Prediction>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct MachineEntry {
+    pub kind: String,
+    pub agent: Option<AgentKey>,
+    /// End of the newest closed window.
+    pub window_end: Option<PlantTime>,
+    pub sensors: Vec<SensorWindow>,
+    pub prediction: Option<Arc<Prediction>>,
+    pub version: u64,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        let starting = || "starting".to_string();
+        let view = View {
+            incarnation: 0,
+            state: ProcessorState::Learning,
+            activity: None,
+            plant_time: PlantTime(0),
+            machines: BTreeMap::new(),
+            open: BTreeMap::new(),
+            closed: VecDeque::new(),
+            waiting: [Part::Broker, Part::Archive, Part::Recovery].map(|part| (part, starting())).into(),
+            version: 0,
+            alert_events: Ring::new(ALERT_EVENTS_MAX),
+            prediction_events: Ring::new(PREDICTION_EVENTS_MAX),
+        };
+        Board {
+            view: Arc::new(RwLock::new(view)),
+            alerts_changed: watch::Sender::new(Cursor::default()),
+            predictions_changed: watch::Sender::new(Cursor::default()),
+            ready: watch::Sender::new(false),
+        }
+    }
+}
+
+/// For the engine.
+impl Board {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A new incarnation has recovered: what is not in `open` is void, and every stream is told so.
+    pub fn begin(&self, incarnation: u64, open: Vec<Alert>) {
+        let mut view = self.write();
+        view.incarnation = incarnation;
+        view.open = open.into_iter().map(|alert| (alert.id.clone(), Arc::new(alert))).collect();
+        view.alert_events = Ring::new(ALERT_EVENTS_MAX);
+        view.prediction_events = Ring::new(PREDICTION_EVENTS_MAX);
+        view.version += 1;
+        self.alerts_changed.send_replace(view.alert_cursor());
+        self.predictions_changed.send_replace(view.prediction_cursor());
+    }
+
+    /// What an agent said it has.
+    pub fn introduce(&self, agent: &AgentKey, machines: &[MachineInfo]) {
+        let mut view = self.write();
+        for info in machines {
+            let entry = view.touch(&info.machine);
+            entry.kind.clone_from(&info.kind);
+            entry.agent = Some(agent.clone());
+        }
+    }
+
+    pub fn publish_windows(&self, windows: &[WindowFeatures]) {
+        let mut view = self.write();
+        for window in windows {
+            let entry = view.touch(window.machine.as_str());
+            if entry.window_end.is_none_or(|end| end <= window.end) {
+                entry.kind = window.kind.to_string();
+                entry.window_end = Some(window.end);
+                entry.sensors.clone_from(&window.sensors);
+            }
+        }
+    }
+
+    pub fn publish_predictions(&self, predictions: &[Prediction]) {
+        let mut view = self.write();
+        for prediction in predictions {
+            let prediction = Arc::new(prediction.clone());
+            let entry = view.touch(&prediction.machine);
+            if entry.prediction.as_ref().is_none_or(|last| last.window_end_ms <= prediction.window_end_ms) {
+                entry.prediction = Some(prediction.clone());
+            }
+            view.prediction_events.push(prediction);
+        }
+        self.predictions_changed.send_replace(view.prediction_cursor());
+    }
+
+    /// Returns the number of the last event, for [`Self::confirm_alerts`] after its commit.
+    pub fn publish_alerts(&self, alerts: &[Alert]) -> u64 {
+        let mut view = self.write();
+        alerts.iter().for_each(|alert| view.publish_alert(alert.clone()));
+        self.alerts_changed.send_replace(view.alert_cursor());
+        view.alert_cursor().number
+    }
+
+    /// The manifest that holds the events up to this number is in S3: their alerts are no longer provisional.
+    pub fn confirm_alerts(&self, up_to: u64) {
+        let mut view = self.write();
+        let mut newest = BTreeMap::new();
+        for (number, alert) in view.alert_events.iter() {
+            newest.insert(alert.id.clone(), (number, alert.clone()));
+        }
+        let committed = |(number, alert): &(u64, Arc<Alert>)| *number <= up_to && alert.provisional;
+        let mut confirmed: Vec<_> = newest.into_values().filter(committed).collect();
+        confirmed.sort_by_key(|(number, _)| *number);
+        for (_, alert) in confirmed {
+            view.publish_alert(Alert { provisional: false, ..Alert::clone(&alert) });
+        }
+        self.alerts_changed.send_replace(view.alert_cursor());
+    }
+
+    pub fn set_state(&self, state: ProcessorState) {
+        self.write().state = state;
+    }
+
+    pub fn set_activity(&self, activity: Option<Activity>) {
+        self.write().activity = activity;
+    }
+
+    pub fn set_plant_time(&self, now: PlantTime) {
+        self.write().plant_time = now;
+    }
+
+    /// `waiting`: why the part is not ready.
+    pub fn set_part(&self, part: Part, waiting: Option<String>) {
+        let mut view = self.write();
+        match waiting {
+            Some(reason) => view.waiting.insert(part, reason),
+            None => view.waiting.remove(&part),
+        };
+        self.ready.send_replace(view.waiting.is_empty());
+    }
+
+    /// A panic elsewhere can't leave a step half done that matters here: every value is replaced whole.
+    fn write(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For readers.
+impl Board {
+    /// Keep it short: the engine waits for it.
+    pub fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn follow_alerts(&self) -> watch::Receiver<Cursor> {
+        self.alerts_changed.subscribe()
+    }
+
+    pub fn follow_predictions(&self) -> watch::Receiver<Cursor> {
+        self.predictions_changed.subscribe()
+    }
+
+    pub fn follow_ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+}
+
+impl View {
+    fn touch(&mut self, machine: &str) -> &mut MachineEntry {
+        self.version += 1;
+        let entry = self.machines.entry(machine.into()).or_default();
+        entry.version = self.version;
+        entry
+    }
+
+    fn publish_alert(&mut self, alert: Alert) {
+        let alert = Arc::new(alert);
+        self.touch(&alert.machine);
+        self.closed.retain(|closed| closed.id != alert.id);
+        if alert.state() == AlertState::Closed {
+            self.open.remove(&alert.id);
+            self.closed.push_back(alert.clone());
+            let surplus = self.closed.len().saturating_sub(CLOSED_ALERTS_MAX);
+            self.closed.drain(..surplus);
+        } else {
+            self.open.insert(alert.id.clone(), alert.clone());
+        }
+        self.alert_events.push(alert);
+    }
+
+    pub fn alert_cursor(&self) -> Cursor {
+        Cursor { incarnation: self.incarnation, number: self.alert_events.last() }
+    }
+
+    pub fn prediction_cursor(&self) -> Cursor {
+        Cursor { incarnation: self.incarnation, number: self.prediction_events.last() }
+    }
+
+    pub fn alerts_since(&self, cursor: Cursor) -> Since<Alert> {
+        self.since(&self.alert_events, cursor)
+    }
+
+    pub fn predictions_since(&self, cursor: Cursor) -> Since<Prediction> {
+        self.since(&self.prediction_events, cursor)
+    }
+
+    fn since<T>(&self, ring: &Ring<T>, cursor: Cursor) -> Since<T> {
+        if cursor.incarnation == self.incarnation { ring.since(cursor.number) } else { Since::Other }
+    }
+}
+
+#[cfg(test)]
+mod tests;

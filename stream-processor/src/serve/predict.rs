@@ -1,0 +1,136 @@
+//! Answers a prediction request with the same cleaning, features and network as the stream.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use model::score::{ScoreError, Scorer};
+use proto::{
+    asset::AssetId,
+    wire::prediction::{ModeProbability, Prediction, SensorReadings},
+};
+use tokio::sync::{Semaphore, watch};
+
+use super::board::Board;
+use crate::stream::{StreamConfig, predict};
+
+/// Requests that are scored at the same time; more of them wait, so that they can't crowd out the pipeline.
+const PREDICTIONS_AT_ONCE_MAX: usize = 8;
+
+/// Answers by the model in charge, or with [`PredictError::Learning`] while there is none.
+pub trait Predictor: Send + Sync {
+    /// The stream's answer for the last window of these readings.
+    fn readings(&self, kind: &AssetId, sensors: &[SensorReadings]) -> Result<Prediction, PredictError>;
+    /// By name in the model's feature schema; all of them.
+    fn features(&self, kind: &AssetId, values: &BTreeMap<String, f64>) -> Result<Prediction, PredictError>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PredictError {
+    /// The request's fault.
+    #[error("{reason}")]
+    Invalid { field: String, reason: String },
+    #[error("no model is in charge yet: the processor is learning, and alerts by rules only")]
+    Learning,
+    #[error("the machine `{machine}` is not known, or has no prediction yet")]
+    UnknownMachine { machine: String },
+    #[error("scoring failed: {0}")]
+    Failed(String),
+}
+
+/// The stream's own way from readings to probabilities, asked from outside.
+pub struct LiveModel {
+    config: StreamConfig,
+    scorer: watch::Receiver<Option<Arc<Scorer>>>,
+}
+
+impl LiveModel {
+    pub fn new(config: StreamConfig, scorer: watch::Receiver<Option<Arc<Scorer>>>) -> Self {
+        Self { config, scorer }
+    }
+
+    fn scorer(&self) -> Result<Arc<Scorer>, PredictError> {
+        self.scorer.borrow().clone().ok_or(PredictError::Learning)
+    }
+}
+
+impl Predictor for LiveModel {
+    fn readings(&self, kind: &AssetId, sensors: &[SensorReadings]) -> Result<Prediction, PredictError> {
+        let scorer = self.scorer()?;
+        predict::predict_raw(&self.config, &scorer, kind, sensors).map_err(|e| match e {
+            predict::PredictError::Field { field, reason } => PredictError::Invalid { field, reason },
+            other => PredictError::Failed(other.to_string()),
+        })
+    }
+
+    fn features(&self, kind: &AssetId, values: &BTreeMap<String, f64>) -> Result<Prediction, PredictError> {
+        let scorer = self.scorer()?;
+        let score = scorer.score_features(kind, values).map_err(|e| match &e {
+            ScoreError::Missing { name } | ScoreError::Unknown { name } => {
+                PredictError::Invalid { field: format!("features.{name}"), reason: e.to_string() }
+            }
+            _ => PredictError::Failed(e.to_string()),
+        })?;
+        let of_head =
+            |(head, p): (&model::score::ModeHead, &f64)| ModeProbability { mode: head.mode.clone(), probability: *p };
+        Ok(Prediction {
+            machine_kind: kind.to_string(),
+            model_version: scorer.version().into(),
+            horizon_ms: scorer.horizon_ms(),
+            modes: scorer.heads().iter().zip(&score.probabilities).map(of_head).collect(),
+            ..Default::default()
+        })
+    }
+}
+
+pub enum Question {
+    Readings { kind: String, sensors: Vec<SensorReadings> },
+    Features { kind: String, values: BTreeMap<String, f64> },
+    Machine(String),
+}
+
+#[derive(Clone)]
+pub struct Predictions {
+    board: Board,
+    model: Arc<dyn Predictor>,
+    at_once: Arc<Semaphore>,
+}
+
+impl Predictions {
+    pub fn new(board: Board, model: Arc<dyn Predictor>) -> Self {
+        Self { board, model, at_once: Arc::new(Semaphore::new(PREDICTIONS_AT_ONCE_MAX)) }
+    }
+
+    pub async fn answer(&self, question: Question) -> Result<Prediction, PredictError> {
+        match question {
+            Question::Machine(machine) => self.latest(machine),
+            Question::Readings { kind, sensors } => {
+                let kind = check_kind(&kind)?;
+                self.score(move |model| model.readings(&kind, &sensors)).await
+            }
+            Question::Features { kind, values } => {
+                let kind = check_kind(&kind)?;
+                self.score(move |model| model.features(&kind, &values)).await
+            }
+        }
+    }
+
+    fn latest(&self, machine: String) -> Result<Prediction, PredictError> {
+        let view = self.board.read();
+        let latest = view.machines.get(&machine).and_then(|entry| entry.prediction.as_deref().cloned());
+        latest.ok_or(PredictError::UnknownMachine { machine })
+    }
+
+    async fn score(
+        &self,
+        ask: impl FnOnce(&dyn Predictor) -> Result<Prediction, PredictError> + Send + 'static,
+    ) -> Result<Prediction, PredictError> {
+        let model = self.model.clone();
+        let stopping = |_| PredictError::Failed("the processor is stopping".into());
+        let _permit = self.at_once.acquire().await.map_err(stopping)?;
+        let answer = tokio::task::spawn_blocking(move || ask(&*model)).await;
+        answer.unwrap_or_else(|e| Err(PredictError::Failed(e.to_string())))
+    }
+}
+
+fn check_kind(kind: &str) -> Result<AssetId, PredictError> {
+    AssetId::new(kind).map_err(|e| PredictError::Invalid { field: "kind".into(), reason: e.to_string() })
+}

@@ -1,0 +1,374 @@
+//! The core of the processor: taken batches in, everything derived from them out. No clock, no I/O.
+//!
+//! What comes out is a function of each agent's log, however the log is cut into calls. Frames can fail, the rest
+//! can't: so all frames of a run of batches are made first, from a state that does not change ([`Stream::plan`]),
+//! and only then the state moves on ([`Stream::commit`]).
+
+pub mod fleet;
+mod plan;
+pub mod predict;
+mod prediction;
+mod snapshot;
+pub mod tables;
+
+use std::collections::BTreeMap;
+
+use model::{
+    features::{FeatureConfig, FeatureSchema, WindowFeatures, clean::Carry},
+    score::{Score, Scorer},
+};
+use polars::prelude::{DataFrame, PolarsError};
+use prost::Message;
+use proto::{
+    archive::Balance,
+    time::PlantTime,
+    topic::{Channel, Topic},
+    wire::{
+        alert::Alert,
+        prediction::Prediction,
+        telemetry::{EventRecord, TelemetryBatch},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+pub use snapshot::SNAPSHOT_BYTES_MAX;
+
+use crate::{
+    alert::{AcknowledgeError, AlertConfig, AlertDesk, Judgement, Scored},
+    clean::sealed_ms,
+    decode::{AgentKey, Content, DeadLetter, Taken},
+    window::{Windows, watermark::Watermark},
+};
+use fleet::Fleet;
+use plan::Plan;
+use tables::Births;
+
+/// So many batches in one call whose frames fail: then it is not the batches.
+const FRAME_FAILURES_MAX: u32 = 8;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamConfig {
+    pub features: FeatureConfig,
+    pub alert: AlertConfig,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error("frame: {0}")]
+    Frame(#[from] PolarsError),
+    #[error("the frames panicked")]
+    Panic,
+    #[error("the frames of more than {FRAME_FAILURES_MAX} batches failed, the last one: {last}")]
+    Failing { last: Box<StreamError> },
+    #[error("snapshot of {bytes} bytes is over the limit of {SNAPSHOT_BYTES_MAX}")]
+    SnapshotSize { bytes: usize },
+    #[error("snapshot version {version} is not known here")]
+    SnapshotVersion { version: u32 },
+    #[error("snapshot can't be written: {0}")]
+    Encode(#[from] rmp_serde::encode::Error),
+    #[error("snapshot can't be read: {0}")]
+    Decode(#[from] rmp_serde::decode::Error),
+}
+
+/// What a run of taken batches led to, in log order. Rows for the archive are in its tables' columns
+/// (`proto::archive::column`) plus `site`, by which the archive splits them.
+#[derive(Debug, Default)]
+pub struct Derived {
+    pub readings: DataFrame,
+    pub births: DataFrame,
+    pub windows: Vec<WindowFeatures>,
+    pub predictions: Vec<Prediction>,
+    /// Alerts that opened, changed or closed.
+    pub alerts: Vec<Alert>,
+    pub events: Vec<KnownEvent>,
+    pub dead_letters: Vec<DeadLetter>,
+    pub balance: Balance,
+    /// Readings that came after their window was closed: archived with the flag, in no window.
+    pub late: u64,
+}
+
+/// An event record and when the cloud learnt of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownEvent {
+    pub agent: Option<AgentKey>,
+    pub seq: u64,
+    pub event: EventRecord,
+    pub known: PlantTime,
+}
+
+/// Everything that the next batch is judged by.
+pub struct Stream {
+    config: StreamConfig,
+    fleet: Fleet,
+    /// By series id.
+    carry: Vec<Carry>,
+    windows: Windows,
+    desk: AlertDesk,
+}
+
+impl Stream {
+    pub fn new(config: StreamConfig) -> Self {
+        let desk = AlertDesk::new(config.alert.clone());
+        Self { config, fleet: Fleet::default(), carry: vec![], windows: Windows::default(), desk }
+    }
+
+    /// Takes in batches that intake has put in order. An error means that the frames can't be trusted any more: the
+    /// caller drops this state and goes on from the last snapshot.
+    pub fn apply(&mut self, taken: Vec<Taken>, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
+        let mut steps = Steps::default();
+        let mut run = Vec::with_capacity(taken.len());
+        for taken in taken {
+            // A birth changes by what rules readings are judged: those before it are judged first.
+            if matches!(&taken.content, Content::Batch { batch, .. } if batch.birth.is_some()) {
+                self.run(std::mem::take(&mut run), &mut steps)?;
+            }
+            match self.meet(&taken) {
+                Ok(()) => run.push(taken),
+                Err(reason) => steps.refuse(taken, reason),
+            }
+        }
+        self.run(run, &mut steps)?;
+        self.finish(steps, scorer)
+    }
+
+    pub fn acknowledge(
+        &mut self,
+        alert_id: &str,
+        author: &str,
+        note: &str,
+        now: PlantTime,
+    ) -> Result<Alert, AcknowledgeError> {
+        self.desk.acknowledge(alert_id, author, note, now)
+    }
+
+    /// An event record from a person.
+    pub fn record(&mut self, event: EventRecord, known: PlantTime) -> Derived {
+        let event = KnownEvent { agent: None, seq: 0, event, known };
+        Derived { alerts: self.desk.event(&event), events: vec![event], ..Derived::default() }
+    }
+
+    /// Open and acknowledged alerts.
+    pub fn open_alerts(&self) -> Vec<Alert> {
+        self.desk.open()
+    }
+
+    pub fn config(&self) -> &StreamConfig {
+        &self.config
+    }
+
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Names and machines of a batch become known before its readings are looked at.
+    fn meet(&mut self, taken: &Taken) -> Result<(), String> {
+        let Content::Batch { batch, .. } = &taken.content else { return Ok(()) };
+        let restart = self.fleet.meet(&taken.agent, batch, &self.config.features).map_err(|e| e.to_string())?;
+        for machine in restart {
+            tracing::warn!(machine = %self.fleet.name(machine), agent = %taken.agent.agent,
+                "another agent takes the machine over: its windows and its normal start anew");
+            self.windows.restart(machine);
+        }
+        Ok(())
+    }
+
+    /// All batches at once; if their frames fail, one by one, so that only the guilty ones are lost to it.
+    fn run(&mut self, mut run: Vec<Taken>, steps: &mut Steps) -> Result<(), StreamError> {
+        match self.plan_caught(&run) {
+            Ok(plan) => self.commit(plan, run, steps),
+            Err(error) if run.len() == 1 => {
+                steps.failures += 1;
+                if steps.failures > FRAME_FAILURES_MAX {
+                    return Err(StreamError::Failing { last: error.into() });
+                }
+                run.drain(..).for_each(|taken| steps.refuse(taken, error.to_string()));
+            }
+            Err(_) => run.into_iter().try_for_each(|taken| self.run(vec![taken], steps))?,
+        }
+        Ok(())
+    }
+
+    /// Moves the state on. Nothing here can fail.
+    fn commit(&mut self, plan: Plan, run: Vec<Taken>, steps: &mut Steps) {
+        if let Some(carry) = plan.carry {
+            self.carry = carry;
+        }
+        let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
+        self.windows.add(&plan.cells, &directory.slots, catalogue, &self.config.features);
+        let closed = self.close(&run);
+        steps.readings.extend(plan.archive);
+        steps.late += plan.late;
+        let mut closed = closed.into_iter().peekable();
+        for (at, taken) in run.into_iter().enumerate() {
+            steps.take(taken);
+            while let Some((_, window)) = closed.next_if(|(closed_by, _)| *closed_by == at) {
+                steps.happened.push(Happened::Window(Box::new(window)));
+            }
+        }
+    }
+
+    /// Moves the watermarks by the run's seals and closes what they passed; with the place in the run of the batch
+    /// whose seal closed the window, in that order.
+    fn close(&mut self, run: &[Taken]) -> Vec<(usize, WindowFeatures)> {
+        let mut seals: BTreeMap<&AgentKey, Vec<(usize, Watermark)>> = BTreeMap::new();
+        for (at, taken) in run.iter().enumerate() {
+            if let Content::Batch { batch, .. } = &taken.content {
+                let watermark = self.fleet.advance(&taken.agent, sealed_ms(batch));
+                seals.entry(&taken.agent).or_default().push((at, watermark));
+            }
+        }
+        let config = &self.config.features;
+        let mut closed = Vec::new();
+        for (agent, seals) in seals {
+            let Some((_, newest)) = seals.last() else { continue };
+            for machine in self.fleet.machines_of(agent) {
+                for window in self.windows.close(*machine, *newest, self.fleet.catalogue(), config) {
+                    let by = seals.partition_point(|(_, watermark)| !watermark.closes(window.bin, config));
+                    closed.push((seals[by].0, window.window));
+                }
+            }
+        }
+        closed.sort_by_key(|(at, _)| *at);
+        closed
+    }
+
+    /// Scores all closed windows at once, then tells the alert desk what happened in the order in which it did.
+    fn finish(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
+        let mut out = Derived {
+            readings: steps.readings()?,
+            births: steps.births.frame()?,
+            dead_letters: steps.dead_letters,
+            balance: steps.balance,
+            late: steps.late,
+            ..Derived::default()
+        };
+        let mut order = Vec::with_capacity(steps.happened.len());
+        for happened in steps.happened {
+            match happened {
+                Happened::Window(window) => {
+                    order.push(None);
+                    out.windows.push(*window);
+                }
+                Happened::Event(event) => order.push(Some(event)),
+            }
+        }
+        if let Some(scorer) = scorer {
+            let model =
+                prediction::Model { heads: scorer.heads(), version: scorer.version(), horizon_ms: scorer.horizon_ms() };
+            let scores = self.score(scorer, &out.windows);
+            out.predictions =
+                out.windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect();
+        }
+        let mut windows = out.windows.iter().enumerate();
+        for event in order {
+            let alerts = match (event, scorer) {
+                (Some(event), _) => {
+                    let alerts = self.desk.event(&event);
+                    out.events.push(event);
+                    alerts
+                }
+                (None, scorer) => windows.next().map_or_else(Vec::new, |(at, window)| {
+                    let prediction = out.predictions.get(at);
+                    let scored = prediction.zip(scorer).map(|(prediction, s)| Scored { prediction, heads: s.heads() });
+                    self.desk.judge(&Judgement { window, scored })
+                }),
+            };
+            out.alerts.extend(alerts);
+        }
+        Ok(out)
+    }
+
+    /// No scores if the model fails or was made for other features: the windows are then judged by rules.
+    fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Score> {
+        if windows.is_empty() {
+            return vec![];
+        }
+        let scores = match *scorer.config() == self.config.features {
+            true => scorer.score(windows).map_err(|e| e.to_string()),
+            false => Err("the model was made for other windows or sensors".into()),
+        };
+        scores.unwrap_or_else(|reason| {
+            tracing::error!(reason, windows = windows.len(), "windows are not scored");
+            vec![]
+        })
+    }
+}
+
+/// What has come out of the runs so far.
+#[derive(Default)]
+struct Steps {
+    readings: Vec<DataFrame>,
+    births: Births,
+    happened: Vec<Happened>,
+    dead_letters: Vec<DeadLetter>,
+    balance: Balance,
+    late: u64,
+    failures: u32,
+}
+
+/// In log order, which is the order in which the alert desk must hear it.
+enum Happened {
+    Event(KnownEvent),
+    Window(Box<WindowFeatures>),
+}
+
+impl Steps {
+    /// What a batch carries besides its readings.
+    fn take(&mut self, mut taken: Taken) {
+        self.balance.batches += 1;
+        match std::mem::replace(&mut taken.content, Content::Gap(Default::default())) {
+            Content::Batch { batch, readings } => {
+                self.balance.readings_taken += readings;
+                self.balance.readings_archived += readings;
+                self.take_records(&taken, batch);
+            }
+            Content::DeadLetter(letter) => self.dead(letter),
+            // Intake has counted and alarmed it; it says nothing about any machine.
+            Content::Gap(_) => {}
+        }
+    }
+
+    fn take_records(&mut self, taken: &Taken, batch: TelemetryBatch) {
+        let sealed = sealed_ms(&batch);
+        if let Some(birth) = batch.birth {
+            self.births.push(taken, sealed, birth);
+        }
+        for event in batch.events {
+            let (agent, known) = (Some(taken.agent.clone()), PlantTime(sealed));
+            self.happened.push(Happened::Event(KnownEvent { agent, seq: taken.position.seq, event, known }));
+        }
+    }
+
+    fn dead(&mut self, letter: DeadLetter) {
+        self.balance.readings_taken += letter.readings;
+        self.balance.readings_dead_lettered += letter.readings;
+        self.dead_letters.push(letter);
+    }
+
+    /// A batch that could be decoded and still not be used.
+    fn refuse(&mut self, taken: Taken, reason: String) {
+        let Content::Batch { batch, readings } = &taken.content else { return self.take(taken) };
+        tracing::error!(agent = %taken.agent.agent, position = %taken.position, reason, "batch is dead-lettered");
+        self.balance.batches += 1;
+        self.dead(DeadLetter {
+            topic: Topic::new(&taken.agent.site, &taken.agent.agent, Channel::Telemetry).to_string(),
+            payload: batch.encode_to_vec().into(),
+            reason,
+            time: PlantTime(sealed_ms(batch)),
+            readings: *readings,
+        });
+    }
+
+    fn readings(&self) -> Result<DataFrame, StreamError> {
+        let mut frames = self.readings.iter();
+        let Some(mut all) = frames.next().cloned() else { return Ok(DataFrame::default()) };
+        for frame in frames {
+            all.vstack_mut(frame)?;
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Who is who: machines, sensors, the agents that own them, and how far each agent's log has been read.
+
+use std::collections::BTreeMap;
+
+use model::features::{
+    FeatureConfig,
+    catalogue::{Catalogue, CatalogueError},
+    whole::slots,
+};
+use polars::prelude::Column;
+use proto::{
+    archive::column,
+    asset::{AssetId, Unit},
+    time::PlantTime,
+    wire::telemetry::TelemetryBatch,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{decode::AgentKey, window::watermark::Watermark};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Fleet {
+    catalogue: Catalogue,
+    agents: BTreeMap<AgentKey, Agent>,
+    /// By machine id.
+    owners: Vec<Option<AgentKey>>,
+    #[serde(skip)]
+    directory: Directory,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Agent {
+    watermark: Watermark,
+    machines: Vec<u32>,
+}
+
+/// Tables by series, made again when there are new ones.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    /// Place among the configuration's sensors.
+    pub slots: Vec<Option<usize>>,
+    pub wanted: Vec<bool>,
+    pub machine: Column,
+    pub sensor: Column,
+}
+
+impl Fleet {
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    pub fn name(&self, machine: u32) -> &AssetId {
+        &self.catalogue.machines()[machine as usize].name
+    }
+
+    pub fn watermark(&self, agent: &AgentKey) -> Watermark {
+        self.agents.get(agent).map(|a| a.watermark).unwrap_or_default()
+    }
+
+    /// The watermark that is furthest behind; None before the first batch.
+    pub fn slowest(&self) -> Option<PlantTime> {
+        self.agents.values().map(|a| PlantTime(a.watermark.0)).min()
+    }
+
+    pub fn advance(&mut self, agent: &AgentKey, sealed_ms: i64) -> Watermark {
+        let agent = self.agents.entry(agent.clone()).or_default();
+        agent.watermark.advance(sealed_ms);
+        agent.watermark
+    }
+
+    /// In the order in which the agent named them.
+    pub fn machines_of(&self, agent: &AgentKey) -> &[u32] {
+        self.agents.get(agent).map_or(&[], |a| &a.machines)
+    }
+
+    pub fn owns(&self, agent: &AgentKey, machine: &str) -> bool {
+        let owner = self.catalogue.id(machine).and_then(|id| self.owners.get(id as usize)?.as_ref());
+        owner == Some(agent)
+    }
+
+    pub fn series(&self, machine: &str, sensor: &str) -> Option<(u32, Option<Unit>)> {
+        let id = self.catalogue.series_id(machine, sensor)?;
+        Some((id, self.catalogue.series()[id as usize].spec.map(|s| s.unit)))
+    }
+
+    /// Learns the names in a batch before its readings are looked at. Only a birth may take a machine from another
+    /// agent (a gateway was replaced); answers those machines.
+    pub fn meet(
+        &mut self,
+        agent: &AgentKey,
+        batch: &TelemetryBatch,
+        config: &FeatureConfig,
+    ) -> Result<Vec<u32>, CatalogueError> {
+        let mut taken_over = Vec::new();
+        if let Some(birth) = &batch.birth {
+            self.catalogue.absorb(birth)?;
+            for machine in &birth.machines {
+                taken_over.extend(self.adopt(agent, &machine.machine, true)?);
+            }
+        }
+        for machine in &batch.machines {
+            self.adopt(agent, &machine.machine, false)?;
+            for column in &machine.sensors {
+                self.catalogue.meet(&machine.machine, &column.sensor)?;
+            }
+        }
+        self.index(config);
+        Ok(taken_over)
+    }
+
+    /// Makes the agent the machine's owner if it has none, or if the agent may take it over.
+    fn adopt(&mut self, agent: &AgentKey, machine: &str, take_over: bool) -> Result<Option<u32>, CatalogueError> {
+        let id = self.catalogue.meet_machine(machine)?;
+        if self.owners.len() <= id as usize {
+            self.owners.resize(id as usize + 1, None);
+        }
+        let owner = &mut self.owners[id as usize];
+        if owner.as_ref() == Some(agent) || (owner.is_some() && !take_over) {
+            return Ok(None);
+        }
+        let before = owner.replace(agent.clone());
+        if let Some(before) = before.as_ref().and_then(|b| self.agents.get_mut(b)) {
+            before.machines.retain(|m| *m != id);
+        }
+        self.agents.entry(agent.clone()).or_default().machines.push(id);
+        Ok(before.map(|_| id))
+    }
+
+    /// Brings the directory up to date.
+    pub fn index(&mut self, config: &FeatureConfig) {
+        let series = self.catalogue.series();
+        if self.directory.slots.len() == series.len() && !series.is_empty() {
+            return;
+        }
+        let slots = slots(&self.catalogue, config);
+        let machine = |machine: u32| self.catalogue.machines()[machine as usize].name.as_str();
+        let machines: Vec<&str> = series.iter().map(|s| machine(s.machine)).collect();
+        let sensors: Vec<&str> = series.iter().map(|s| s.sensor.as_str()).collect();
+        self.directory = Directory {
+            wanted: slots.iter().map(Option::is_some).collect(),
+            slots,
+            machine: Column::new(column::MACHINE.into(), machines),
+            sensor: Column::new(column::SENSOR.into(), sensors),
+        };
+    }
+}

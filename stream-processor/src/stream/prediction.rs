@@ -1,0 +1,48 @@
+//! A score as the crew and the archive get it.
+
+use model::{
+    features::{SensorWindow, WindowFeatures},
+    score::{ModeHead, Score, SensorShare},
+};
+use proto::{
+    alert::prediction_id,
+    wire::prediction::{Contribution, ModeProbability, Prediction},
+};
+
+/// What all predictions of one model have in common.
+pub struct Model<'a> {
+    pub heads: &'a [ModeHead],
+    pub version: &'a str,
+    pub horizon_ms: i64,
+}
+
+pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Prediction {
+    let of_head =
+        |(head, probability): (&ModeHead, &f64)| ModeProbability { mode: head.mode.clone(), probability: *probability };
+    let mut modes: Vec<ModeProbability> = model.heads.iter().zip(&score.probabilities).map(of_head).collect();
+    modes.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    Prediction {
+        id: prediction_id(window.machine.as_str(), window.start, window.revision, model.version),
+        machine: window.machine.to_string(),
+        machine_kind: window.kind.to_string(),
+        window_start_ms: window.start.millis(),
+        window_end_ms: window.end.millis(),
+        revision: window.revision,
+        model_version: model.version.into(),
+        modes,
+        contributions: score.shares.iter().map(|share| contribution(window, share)).collect(),
+        horizon_ms: model.horizon_ms,
+    }
+}
+
+/// NaN where the sensor was silent or its normal is not known.
+fn contribution(window: &WindowFeatures, share: &SensorShare) -> Contribution {
+    let sensor: Option<&SensorWindow> = window.sensors.iter().find(|s| s.sensor == share.sensor);
+    Contribution {
+        sensor: share.sensor.to_string(),
+        logit: share.logit,
+        value: sensor.and_then(|s| s.stats).map_or(f64::NAN, |s| s.mean),
+        normal: sensor.and_then(|s| s.normal).map_or(f64::NAN, |n| n.mean),
+        unit: sensor.map(|s| s.unit.symbol().to_owned()).unwrap_or_default(),
+    }
+}

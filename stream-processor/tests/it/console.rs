@@ -1,0 +1,59 @@
+//! The console page in a real browser, over the running factory.
+
+use std::time::Duration;
+
+use edge_agent::source::simulator::{Mode, ScriptedFault};
+use proto::wire::alert::{AlertState, ListAlertsRequest, alert_service_client::AlertServiceClient};
+use stream_processor::embedded::{Factory, FactoryConfig, gateways::Plant};
+
+use crate::{browser::Browser, components::POLL, factory};
+
+const HISTORY_DAYS: u32 = 1;
+const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+
+/// A day of history is too little to train on, so this factory stays with its rules, and one machine breaks them.
+fn plant() -> Plant {
+    let mut plant = Plant::default();
+    let worn = plant.gateways[0][0].id.clone();
+    plant.scripted.push(ScriptedFault {
+        machine: worn,
+        mode: Mode::BearingWear,
+        onset: plant.start.plus_millis(3_600_000),
+    });
+    plant
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_appear_an_alert_appears_and_the_button_acknowledges_it() {
+    let profile = tempfile::tempdir().unwrap();
+    let Some(browser) = Browser::start(profile.path()).await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = FactoryConfig { plant: plant(), ..factory::config(folder.path(), HISTORY_DAYS) };
+    let factory = Factory::start(config).await.unwrap();
+
+    browser.open(&format!("http://{}/", factory.addresses.http)).await;
+    browser.run("localStorage.setItem('millwright.name', 'Ada'); return true").await;
+    browser.wait_for("return document.querySelectorAll('[data-testid=machine]').length >= 24").await;
+    browser.wait_for("return document.querySelectorAll('[data-testid=alert-card]').length >= 1").await;
+    let id = browser.run("return document.querySelector('[data-testid=alert-card]').dataset.id").await;
+    let id = id.as_str().expect("an alert card says which alert it is").to_owned();
+    browser.click(&format!("[data-testid=alert-card][data-id='{id}'] [data-testid=ack] button")).await;
+
+    let mut client = AlertServiceClient::connect(format!("http://{}", factory.addresses.grpc)).await.unwrap();
+    let acknowledged = tokio::time::timeout(ACKNOWLEDGED_MAX, async {
+        loop {
+            let all = ListAlertsRequest { include_closed: true, machines: vec![] };
+            let alerts = client.list_alerts(all).await.unwrap().into_inner().alerts;
+            let ours = alerts.into_iter().find(|a| a.id == id).expect("the alert is known to gRPC");
+            if ours.state() == AlertState::Acknowledged || !ours.acknowledged_by.is_empty() {
+                return ours;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    });
+    let alert = acknowledged.await.expect("gRPC shows it acknowledged");
+    assert_eq!(alert.acknowledged_by, "Ada");
+    assert!(alert.acknowledged_ms > 0);
+    browser.close().await;
+    factory.stop().await.unwrap();
+}

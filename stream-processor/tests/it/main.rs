@@ -1,0 +1,11 @@
+//! Tests of the programs as a user has them: real broker, real S3 endpoint, real browser.
+
+mod archive;
+mod browser;
+mod components;
+mod console;
+mod factory;
+mod roles;
+mod start;
+mod store;
+mod writers;

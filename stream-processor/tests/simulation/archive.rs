@@ -1,0 +1,146 @@
+//! What lies in the bucket, read back as any reader would, and what it must look like.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use bytes::Bytes;
+use proto::{
+    archive::{Manifest, ManifestKind, ObjectRef, manifest_key},
+    position::{Epoch, Position},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use stream_processor::{archive::recovery::positions, decode::AgentKey};
+
+use crate::{gateway::Gateway, processor::SHARD};
+
+/// One taken batch, or what was new of a gap.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub agent: AgentKey,
+    pub from: Position,
+    pub last_seq: u64,
+    /// The batch's number; none: a gap.
+    pub n: Option<i64>,
+}
+
+/// Stands for windows, watermarks and alerts: it depends on every row and its order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State(BTreeMap<String, (AgentKey, u64)>);
+
+impl State {
+    pub fn apply(&mut self, row: &Row) {
+        let name = row.agent.agent.to_string();
+        let (_, digest) = self.0.entry(name).or_insert_with(|| (row.agent.clone(), 0));
+        let mut step = DefaultHasher::new();
+        (*digest, row.from, row.last_seq, row.n).hash(&mut step);
+        *digest = step.finish();
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).unwrap()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Self {
+        State(serde_json::from_slice(bytes).unwrap())
+    }
+}
+
+/// How far the manifests went at any time, for those who claim that something is committed.
+#[derive(Default)]
+pub struct Ledger {
+    newest: u64,
+    furthest: BTreeMap<(AgentKey, Epoch), u64>,
+}
+
+impl Ledger {
+    pub fn catch_up(&mut self, objects: &BTreeMap<String, Bytes>) {
+        while let Some(bytes) = objects.get(&manifest_key(SHARD, self.newest + 1)) {
+            self.newest += 1;
+            for (agent, position) in positions(&Manifest::decode(bytes, self.newest).unwrap()) {
+                self.furthest.insert((agent, position.epoch), position.seq);
+            }
+        }
+    }
+
+    pub fn holds(&self, agent: &AgentKey, position: Position) -> bool {
+        self.furthest.get(&(agent.clone(), position.epoch)).is_some_and(|seq| *seq >= position.seq)
+    }
+}
+
+/// Everything that the manifests name, checked against itself.
+pub struct Archive {
+    pub newest: u64,
+    pub rows: Vec<Row>,
+    pub positions: BTreeMap<AgentKey, Position>,
+}
+
+impl Archive {
+    pub fn read(objects: &BTreeMap<String, Bytes>) -> Self {
+        let mut archive = Archive { newest: 0, rows: Vec::new(), positions: BTreeMap::new() };
+        let (mut state, mut named) = (State::default(), BTreeSet::new());
+        while let Some(bytes) = objects.get(&manifest_key(SHARD, archive.newest + 1)) {
+            archive.newest += 1;
+            let manifest = Manifest::decode(bytes, archive.newest).unwrap();
+            let rows: Vec<Row> = manifest.objects.iter().flat_map(|o| rows(objects, &o.object)).collect();
+            assert_eq!(rows.len() as u64, manifest.balance.batches);
+            assert_eq!(rows.iter().filter(|r| r.n.is_some()).count() as u64, manifest.balance.readings_archived);
+            for object in &manifest.objects {
+                assert!(named.insert(object.object.key.clone()), "{} is in two manifests", object.object.key);
+            }
+            for row in rows {
+                archive.follow(&row);
+                state.apply(&row);
+                archive.rows.push(row);
+            }
+            assert_eq!(archive.positions, positions(&manifest), "manifest {} is not cut whole", archive.newest);
+            if manifest.kind == ManifestKind::Commit {
+                let snapshot = manifest.snapshot.unwrap();
+                assert_eq!(State::decode(&content(objects, &snapshot)), state, "manifest {}", archive.newest);
+            }
+        }
+        let manifests = objects.keys().filter(|k| k.starts_with("manifest/")).count() as u64;
+        assert_eq!(manifests, archive.newest, "the manifests are numbered without gaps");
+        archive
+    }
+
+    /// Each row goes on exactly where its agent's log stood.
+    fn follow(&mut self, row: &Row) {
+        let last = Position { epoch: row.from.epoch, seq: row.last_seq };
+        match self.positions.insert(row.agent.clone(), last) {
+            Some(before) if before.epoch == row.from.epoch => assert_eq!(row.from.seq, before.seq + 1, "{row:?}"),
+            _ => assert_eq!(row.from.seq, 1, "{row:?}"),
+        }
+    }
+
+    /// What this gateway made durable is here exactly once and in order, or declared as lost.
+    pub fn check(&self, gateway: &Gateway) {
+        let rows: Vec<&Row> = self.rows.iter().filter(|r| r.agent == gateway.key).collect();
+        let numbers: Vec<i64> = rows.iter().filter_map(|r| r.n).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{:?}: twice, or out of order", gateway.key);
+        for row in &rows {
+            let place = row.n.map(|n| gateway.appended[&n]);
+            assert!(place.is_none_or(|p| p == row.from), "{row:?} was sealed as {place:?}");
+        }
+        let numbers: BTreeSet<i64> = numbers.into_iter().collect();
+        for n in gateway.durable.iter().filter(|n| !numbers.contains(n)) {
+            let at = gateway.appended[n];
+            let declared =
+                |r: &&&Row| r.n.is_none() && r.from.epoch == at.epoch && (r.from.seq..=r.last_seq).contains(&at.seq);
+            assert!(rows.iter().find(declared).is_some(), "{:?}: batch {n} at {at} is lost in silence", gateway.key);
+        }
+    }
+}
+
+fn rows(objects: &BTreeMap<String, Bytes>, object: &ObjectRef) -> Vec<Row> {
+    serde_json::from_slice(&content(objects, object)).unwrap()
+}
+
+fn content(objects: &BTreeMap<String, Bytes>, object: &ObjectRef) -> Bytes {
+    let bytes = objects.get(&object.key).unwrap_or_else(|| panic!("{} is named, but not there", object.key));
+    let sha256: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!((bytes.len() as u64, sha256.as_str()), (object.bytes, object.sha256.as_str()));
+    bytes.clone()
+}

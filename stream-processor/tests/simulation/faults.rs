@@ -1,0 +1,79 @@
+//! What goes wrong, and how often. After [`Faults::none`] everything must come to rest.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// Probabilities; per message, per request or per tick.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    pub message_lost: f64,
+    pub message_twice: f64,
+    pub message_damaged: f64,
+    /// Longest time that a message may be overtaken by.
+    pub message_delay_max: Duration,
+    pub agent_killed: f64,
+    pub agent_disconnected: f64,
+    pub broker_restarted: f64,
+    pub processor_killed: f64,
+    /// A second processor is started while the first one runs.
+    pub processor_doubled: f64,
+    pub s3_failed: f64,
+    /// The write is done, but nobody hears of it.
+    pub s3_unanswered: f64,
+    pub s3_delay_max: Duration,
+    pub s3_outage: f64,
+}
+
+impl Faults {
+    /// Each world has its own weather.
+    pub fn drawn(rng: &mut ChaCha8Rng) -> Self {
+        let mut often = |max: f64| if rng.random_bool(0.3) { 0.0 } else { rng.random_range(0.0..max) };
+        Faults {
+            message_lost: often(0.2),
+            message_twice: often(0.2),
+            message_damaged: often(0.05),
+            agent_killed: often(0.02),
+            agent_disconnected: often(0.03),
+            broker_restarted: often(0.01),
+            processor_killed: often(0.02),
+            processor_doubled: often(0.01),
+            s3_failed: often(0.3),
+            s3_unanswered: often(0.2),
+            s3_outage: often(0.01),
+            message_delay_max: TICK * rng.random_range(1..10),
+            s3_delay_max: TICK * rng.random_range(1..60),
+        }
+    }
+
+    pub fn none() -> Self {
+        Faults {
+            message_lost: 0.0,
+            message_twice: 0.0,
+            message_damaged: 0.0,
+            message_delay_max: TICK,
+            agent_killed: 0.0,
+            agent_disconnected: 0.0,
+            broker_restarted: 0.0,
+            processor_killed: 0.0,
+            processor_doubled: 0.0,
+            s3_failed: 0.0,
+            s3_unanswered: 0.0,
+            s3_delay_max: TICK,
+            s3_outage: 0.0,
+        }
+    }
+}
+
+/// Situations that the seeds must lead into, or the simulation proves nothing.
+#[derive(Debug, Default)]
+pub struct Reached(pub std::collections::BTreeMap<&'static str, u64>);
+
+impl Reached {
+    pub fn count(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+}

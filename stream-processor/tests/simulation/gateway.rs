@@ -1,0 +1,148 @@
+//! A gateway: the agent's own log and send window over a disk that forgets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use edge_agent::{
+    publish::window::{SendWindow, WindowConfig},
+    spool::{ReadError, Spool, SpoolConfig, SpoolReader},
+};
+use proto::{
+    ack::Ack,
+    asset::AssetId,
+    position::{Epoch, Position},
+    telemetry::{Frame, delta_encode},
+    time::PlantTime,
+    wire::telemetry::{MachineReadings, SealTime, SensorColumn, TelemetryBatch},
+};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use stream_processor::decode::AgentKey;
+
+use crate::{disk::SimDisk, faults::Reached};
+
+pub struct Gateway {
+    pub key: AgentKey,
+    disk: Arc<SimDisk>,
+    spool_bytes_max: u64,
+    pub agent: Option<Agent>,
+    /// Batches are told apart by a number that only grows: it is their one reading.
+    next: i64,
+    /// Every batch that was ever appended, and where.
+    pub appended: BTreeMap<i64, Position>,
+    /// Those whose sync succeeded: they must arrive, or be declared as lost.
+    pub durable: BTreeSet<i64>,
+}
+
+pub struct Agent {
+    spool: Spool<SimDisk>,
+    reader: SpoolReader<SimDisk>,
+    window: SendWindow,
+    unsynced: Vec<i64>,
+    pub connected: bool,
+}
+
+impl Gateway {
+    pub fn new(site: &AssetId, number: usize, rng: &mut ChaCha8Rng) -> Self {
+        let agent = AssetId::new(&format!("gw-{number}")).unwrap();
+        // Some cards are so small that the spool must evict.
+        let spool_bytes_max = if rng.random_bool(0.2) { 8_000 } else { 10_000_000 };
+        Gateway {
+            key: AgentKey { site: site.clone(), agent },
+            disk: Arc::default(),
+            spool_bytes_max,
+            agent: None,
+            next: 1,
+            appended: BTreeMap::new(),
+            durable: BTreeSet::new(),
+        }
+    }
+
+    pub fn start(&mut self, rng: &mut ChaCha8Rng) {
+        let config = SpoolConfig { bytes_max: self.spool_bytes_max, segment_bytes: 1_000 };
+        let (spool, _) = Spool::open(self.disk.clone(), config, Epoch(rng.random())).unwrap();
+        let window = WindowConfig {
+            window_bytes_max: rng.random_range(500..5_000),
+            resend_after: Duration::from_secs(1),
+            resend_after_max: Duration::from_secs(4),
+            ..WindowConfig::default()
+        };
+        let window = SendWindow::new(window, rng.random());
+        self.agent = Some(Agent { reader: spool.reader(), spool, window, unsynced: Vec::new(), connected: false });
+    }
+
+    pub fn kill(&mut self, rng: &mut ChaCha8Rng) {
+        self.agent = None;
+        self.disk.crash(rng);
+    }
+
+    pub fn append(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let (position, previous) = agent.spool.next();
+        let n = self.next;
+        self.next += 1;
+        agent.spool.append(&Frame::seal(position, previous, 1, &batch(n)), PlantTime(n));
+        agent.unsynced.push(n);
+        self.appended.insert(n, position);
+    }
+
+    pub fn sync(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        agent.spool.commit().unwrap();
+        self.durable.extend(agent.unsynced.drain(..));
+    }
+
+    /// Everything that is durable is committed, too.
+    pub fn is_empty(&self) -> bool {
+        self.agent.as_ref().is_some_and(|a| a.unsynced.is_empty() && a.spool.log().lock().bytes() == 0)
+    }
+}
+
+impl Agent {
+    pub fn connect(&mut self, now: Duration) {
+        self.connected = true;
+        self.window.on_connected(now);
+    }
+
+    pub fn disconnect(&mut self) {
+        self.connected = false;
+        self.window.on_disconnected();
+    }
+
+    pub fn hear(&mut self, ack: &Ack, now: Duration) {
+        let log = self.spool.log();
+        let freed = self.window.on_ack(&log.lock(), ack, now);
+        if let Some(committed) = freed {
+            self.spool.free(committed).unwrap();
+        }
+    }
+
+    /// What the window lets out now.
+    pub fn send(&mut self, now: Duration, reached: &mut Reached) -> Vec<Bytes> {
+        let log = self.spool.log();
+        let mut frames = Vec::new();
+        loop {
+            let next = self.window.next(&log.lock(), now);
+            let Some(position) = next else { return frames };
+            match self.reader.read(position) {
+                Ok(frame) => frames.push(frame),
+                // Evicted or freed since: the window will find what is there now.
+                Err(ReadError::NotHeld(_)) => reached.count("frame gone before it was sent"),
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+}
+
+fn batch(n: i64) -> TelemetryBatch {
+    let sensors = vec![SensorColumn { sensor: "count".into(), value: vec![n as f64], quality: vec![] }];
+    TelemetryBatch {
+        sealed: Some(SealTime { time_ms: n, ..Default::default() }),
+        machines: vec![MachineReadings { machine: "m".into(), time_delta_ms: delta_encode(&[n]), sensors }],
+        ..Default::default()
+    }
+}
