@@ -12,26 +12,26 @@ pub struct SensorShare {
     pub logit: f64,
 }
 
-/// Occlusion, sensor by sensor, of the logit of `head`; the one that speaks loudest for the mode first.
+/// Occlusion, sensor by sensor, of every head's logit: one pass through the network tells of all of them. Per head, in
+/// the model's order, the sensor that speaks loudest for its mode first.
 pub fn shares(
     model: &Artifact,
     schema: &FeatureSchema,
     kind: &AssetId,
     features: &[f64],
     normal: &[f64],
-    head: usize,
-) -> Vec<SensorShare> {
-    let logit = |features: &[f64]| f64::from(model.logits(kind, features)[head]);
-    let now = logit(features);
-    let mut shares: Vec<SensorShare> = (model.config.sensors.iter().enumerate())
-        .map(|(sensor, name)| {
-            let of_sensor = |i: usize| schema.sensor_of(i) == Some(sensor);
-            let pairs = features.iter().zip(normal).enumerate();
-            let occluded: Vec<f64> =
-                pairs.map(|(i, (now, normal))| if of_sensor(i) { *normal } else { *now }).collect();
-            SensorShare { sensor: name.clone(), logit: now - logit(&occluded) }
-        })
-        .collect();
-    shares.sort_by(|a, b| b.logit.total_cmp(&a.logit));
-    shares
+) -> Vec<Vec<SensorShare>> {
+    let now = model.logits(kind, features);
+    let mut heads = vec![Vec::with_capacity(model.config.sensors.len()); now.len()];
+    for (sensor, name) in model.config.sensors.iter().enumerate() {
+        let of_sensor = |i: usize| schema.sensor_of(i) == Some(sensor);
+        let pairs = features.iter().zip(normal).enumerate();
+        let occluded: Vec<f64> = pairs.map(|(i, (now, normal))| if of_sensor(i) { *normal } else { *now }).collect();
+        let without = model.logits(kind, &occluded);
+        for (shares, (now, without)) in heads.iter_mut().zip(now.iter().zip(without)) {
+            shares.push(SensorShare { sensor: name.clone(), logit: f64::from(*now) - f64::from(without) });
+        }
+    }
+    heads.iter_mut().for_each(|shares| shares.sort_by(|a, b| b.logit.total_cmp(&a.logit)));
+    heads
 }

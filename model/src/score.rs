@@ -26,10 +26,9 @@ pub struct ModeHead {
 pub struct Score {
     /// Calibrated probability that the mode fails within the horizon, in the order of the scorer's heads.
     pub probabilities: Vec<f64>,
-    /// Index of the head with the highest probability.
-    pub leading: usize,
-    /// Signed change of the leading head's logit by each sensor against the machine's own normal, largest first.
-    pub shares: Vec<SensorShare>,
+    /// Per head, the signed change of its logit by each sensor against the machine's own normal, largest first; empty
+    /// for features without a machine.
+    pub shares: Vec<Vec<SensorShare>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,10 +111,9 @@ impl Scorer {
             Ok(self.model.encoder.encode(&w.kind, w.features.iter().copied()))
         });
         let logits = self.block.logits(&rows.collect::<Result<Vec<_>, _>>()?)?;
-        let scored = windows.iter().zip(logits).map(|(w, logits)| {
-            let mut score = self.unexplained(&logits);
-            score.shares = explain::shares(&self.model, &self.schema, &w.kind, &w.features, &w.normal, score.leading);
-            score
+        let scored = windows.iter().zip(logits).map(|(w, logits)| Score {
+            probabilities: self.model.probabilities(&logits),
+            shares: explain::shares(&self.model, &self.schema, &w.kind, &w.features, &w.normal),
         });
         Ok(scored.collect())
     }
@@ -129,12 +127,7 @@ impl Scorer {
         let value = |name: &String| values.get(name).copied().ok_or_else(|| ScoreError::Missing { name: name.clone() });
         let features = names.iter().map(value).collect::<Result<Vec<f64>, _>>()?;
         let logits = self.block.logits(&[self.model.encoder.encode(kind, features)])?;
-        Ok(self.unexplained(&logits.concat()))
-    }
-
-    fn unexplained(&self, logits: &[f32]) -> Score {
-        let probabilities = self.model.probabilities(logits);
-        let leading = (0..probabilities.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
-        Score { leading: leading.unwrap_or(0), probabilities, shares: Vec::new() }
+        let none = vec![Vec::new(); self.heads.len()];
+        Ok(Score { probabilities: self.model.probabilities(&logits.concat()), shares: none })
     }
 }

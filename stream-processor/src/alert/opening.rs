@@ -23,17 +23,15 @@ pub struct ScoredMode<'a> {
     pub mode: &'a str,
     pub threshold: f64,
     pub probability: f64,
-    /// Of the leading mode only.
     contributions: &'a [Contribution],
 }
 
 impl<'a> ScoredMode<'a> {
     /// None for a probability that is not a number: it says nothing, neither good nor bad.
     pub fn of(prediction: &'a Prediction, head: &'a ModeHead) -> Option<Self> {
-        let probability = prediction.modes.iter().find(|m| m.mode == head.mode)?.probability;
-        let leads = prediction.modes.iter().all(|m| m.probability <= probability);
-        let contributions = if leads { prediction.contributions.as_slice() } else { &[] };
+        let scored = prediction.modes.iter().find(|m| m.mode == head.mode)?;
         let (mode, threshold) = (head.mode.as_str(), head.threshold);
+        let (probability, contributions) = (scored.probability, scored.contributions.as_slice());
         probability.is_finite().then_some(Self { mode, threshold, probability, contributions })
     }
 
@@ -100,14 +98,11 @@ pub fn update_score(
     score: &ScoredMode,
 ) -> Option<Alert> {
     let severity = score.severity(config).max(alert.severity());
-    let explains = alert.contributions.is_empty() && !score.contributions.is_empty();
     let moved = (score.probability - alert.probability).abs() >= PROBABILITY_STEP;
-    if !moved && !explains && severity == alert.severity() {
+    if !moved && severity == alert.severity() {
         return None;
     }
-    if !score.contributions.is_empty() {
-        alert.contributions = score.contributions.to_vec();
-    }
+    alert.contributions = score.contributions.to_vec();
     alert.probability = score.probability;
     alert.set_severity(severity);
     Some(retold(alert, window))

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use model::score::{ScoreError, Scorer};
+use model::score::Scorer;
 use proto::{
     asset::AssetId,
-    wire::prediction::{ModeProbability, Prediction, SensorReadings},
+    wire::prediction::{Prediction, SensorReadings},
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -36,6 +36,15 @@ pub enum PredictError {
     Failed(String),
 }
 
+impl From<predict::PredictError> for PredictError {
+    fn from(e: predict::PredictError) -> Self {
+        match e {
+            predict::PredictError::Field { field, reason } => PredictError::Invalid { field, reason },
+            other => PredictError::Failed(other.to_string()),
+        }
+    }
+}
+
 /// The stream's own way from readings to probabilities, asked from outside.
 pub struct LiveModel {
     config: StreamConfig,
@@ -54,30 +63,11 @@ impl LiveModel {
 
 impl Predictor for LiveModel {
     fn readings(&self, kind: &AssetId, sensors: &[SensorReadings]) -> Result<Prediction, PredictError> {
-        let scorer = self.scorer()?;
-        predict::predict_raw(&self.config, &scorer, kind, sensors).map_err(|e| match e {
-            predict::PredictError::Field { field, reason } => PredictError::Invalid { field, reason },
-            other => PredictError::Failed(other.to_string()),
-        })
+        Ok(predict::predict_raw(&self.config, &*self.scorer()?, kind, sensors)?)
     }
 
     fn features(&self, kind: &AssetId, values: &BTreeMap<String, f64>) -> Result<Prediction, PredictError> {
-        let scorer = self.scorer()?;
-        let score = scorer.score_features(kind, values).map_err(|e| match &e {
-            ScoreError::Missing { name } | ScoreError::Unknown { name } => {
-                PredictError::Invalid { field: format!("features.{name}"), reason: e.to_string() }
-            }
-            _ => PredictError::Failed(e.to_string()),
-        })?;
-        let of_head =
-            |(head, p): (&model::score::ModeHead, &f64)| ModeProbability { mode: head.mode.clone(), probability: *p };
-        Ok(Prediction {
-            machine_kind: kind.to_string(),
-            model_version: scorer.version().into(),
-            horizon_ms: scorer.horizon_ms(),
-            modes: scorer.heads().iter().zip(&score.probabilities).map(of_head).collect(),
-            ..Default::default()
-        })
+        Ok(predict::predict_features(&*self.scorer()?, kind, values)?)
     }
 }
 

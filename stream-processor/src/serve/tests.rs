@@ -61,18 +61,13 @@ impl Predictor for Echo {
 }
 
 fn prediction(machine: &str, probability: f64, window_end_ms: i64) -> Prediction {
+    let vibration =
+        Contribution { sensor: "vibration".into(), logit: 1.0, value: 5.0, normal: 2.0, unit: "mm/s".into() };
     Prediction {
         machine: machine.into(),
         machine_kind: "press".into(),
         window_end_ms,
-        modes: vec![ModeProbability { mode: "bearing_wear".into(), probability }],
-        contributions: vec![Contribution {
-            sensor: "vibration".into(),
-            logit: 1.0,
-            value: 5.0,
-            normal: 2.0,
-            unit: "mm/s".into(),
-        }],
+        modes: vec![ModeProbability { mode: "bearing_wear".into(), probability, contributions: vec![vibration] }],
         horizon_ms: 86_400_000,
         ..Default::default()
     }

@@ -100,7 +100,7 @@ pub struct SensorView {
     /// The machine's own.
     pub normal: Option<f64>,
     pub unit: String,
-    /// How much it speaks for the leading mode, as change of its logit; None without a model.
+    /// How much it speaks for the alert's or the most likely mode, as change of its logit; None without a model.
     pub logit: Option<f64>,
 }
 
@@ -142,9 +142,12 @@ fn modes(prediction: &Prediction) -> Vec<ModeView> {
         probability: m.probability,
         summary: mode_text(&m.mode).summary,
     };
-    let mut modes: Vec<_> = prediction.modes.iter().map(view).collect();
-    modes.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-    modes
+    prediction.modes.iter().map(view).collect()
+}
+
+/// Which sensors speak for the most likely mode.
+fn explained(prediction: &Prediction) -> &[Contribution] {
+    prediction.modes.first().map_or(&[], |mode| &mode.contributions)
 }
 
 #[derive(Debug, Serialize)]
@@ -172,7 +175,7 @@ impl From<&Prediction> for PredictionView {
             horizon_ms: p.horizon_ms,
             model_version: p.model_version.clone(),
             modes: modes(p),
-            sensors: p.contributions.iter().map(SensorView::from).collect(),
+            sensors: explained(p).iter().map(SensorView::from).collect(),
         }
     }
 }
@@ -223,9 +226,9 @@ impl MachineView {
 
 /// What the model looked at; before there is one, what the machine shows.
 fn sensors(entry: &MachineEntry) -> Vec<SensorView> {
-    match entry.prediction.as_deref().filter(|p| !p.contributions.is_empty()) {
-        Some(prediction) => prediction.contributions.iter().map(SensorView::from).collect(),
-        None => entry.sensors.iter().map(SensorView::from).collect(),
+    match entry.prediction.as_deref().map_or(&[][..], explained) {
+        [] => entry.sensors.iter().map(SensorView::from).collect(),
+        contributions => contributions.iter().map(SensorView::from).collect(),
     }
 }
 

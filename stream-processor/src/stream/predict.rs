@@ -1,19 +1,22 @@
 //! Scores readings that came with a question: a stream with no past takes them as one machine's log.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Instant,
+};
 
-use model::score::Scorer;
+use model::score::{ScoreError, Scorer};
 use proto::{
     asset::{AssetId, Unit},
     position::{Epoch, Position},
     telemetry::delta_encode,
     wire::{
-        prediction::{Prediction, RawReading, SensorReadings},
+        prediction::{Contribution, Prediction, RawReading, SensorReadings},
         telemetry::{Birth, MachineInfo, MachineReadings, SealTime, SensorColumn, SensorInfo, TelemetryBatch},
     },
 };
 
-use super::{Stream, StreamConfig, StreamError};
+use super::{Stream, StreamConfig, StreamError, prediction};
 use crate::decode::{AgentKey, Content, Taken};
 
 /// In one question.
@@ -28,6 +31,8 @@ pub enum PredictError {
     /// The model could not score the window.
     #[error("the model could not score these readings")]
     Unscored,
+    #[error(transparent)]
+    Score(ScoreError),
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
@@ -68,6 +73,26 @@ pub fn predict_raw(
         (windows, predictions) if predictions < windows => Err(PredictError::Unscored),
         (windows, _) => Ok(derived.predictions.swap_remove(windows - 1)),
     }
+}
+
+/// The prediction for features by their names in the model's schema, all of them. Without a machine there is no normal
+/// to explain it by.
+pub fn predict_features(
+    scorer: &Scorer,
+    kind: &AssetId,
+    values: &BTreeMap<String, f64>,
+) -> Result<Prediction, PredictError> {
+    let score = scorer.score_features(kind, values).map_err(|e| match &e {
+        ScoreError::Missing { name } | ScoreError::Unknown { name } => field(format!("features.{name}"), e),
+        _ => PredictError::Score(e),
+    })?;
+    Ok(Prediction {
+        machine_kind: kind.to_string(),
+        model_version: scorer.version().into(),
+        horizon_ms: scorer.horizon_ms(),
+        modes: prediction::modes(scorer.heads(), &score, |_| Contribution::default()),
+        ..Default::default()
+    })
 }
 
 fn no_window(config: &StreamConfig) -> String {
@@ -225,7 +250,8 @@ mod tests {
         let asked = predict_raw(&config, &scorer(&config), &press(), &question()).unwrap();
         let mut live = live(&config, &question()).pop().unwrap();
         assert_eq!(live.window_end_ms, 40 * MINUTE);
-        assert!(asked.contributions.iter().any(|c| c.sensor == "temperature" && c.unit == "C" && c.value < 30.0));
+        let explained = |c: &Contribution| c.sensor == "temperature" && c.unit == "C" && c.value < 30.0;
+        assert!(asked.modes.iter().all(|m| m.contributions.iter().any(explained)));
         live.id.clone_from(&asked.id);
         live.machine.clone_from(&asked.machine);
         // By text, since a normal that is not known is NaN.

@@ -17,10 +17,6 @@ pub struct Model<'a> {
 }
 
 pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Prediction {
-    let of_head =
-        |(head, probability): (&ModeHead, &f64)| ModeProbability { mode: head.mode.clone(), probability: *probability };
-    let mut modes: Vec<ModeProbability> = model.heads.iter().zip(&score.probabilities).map(of_head).collect();
-    modes.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     Prediction {
         id: prediction_id(window.machine.as_str(), window.start, window.revision, model.version),
         machine: window.machine.to_string(),
@@ -29,10 +25,26 @@ pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Pred
         window_end_ms: window.end.millis(),
         revision: window.revision,
         model_version: model.version.into(),
-        modes,
-        contributions: score.shares.iter().map(|share| contribution(window, share)).collect(),
+        modes: modes(model.heads, score, |share| contribution(window, share)),
         horizon_ms: model.horizon_ms,
     }
+}
+
+/// The most likely first.
+pub fn modes(
+    heads: &[ModeHead],
+    score: &Score,
+    contribution: impl Fn(&SensorShare) -> Contribution,
+) -> Vec<ModeProbability> {
+    let scores = score.probabilities.iter().zip(&score.shares);
+    let of_head = |(head, (probability, shares)): (&ModeHead, (&f64, &Vec<SensorShare>))| ModeProbability {
+        mode: head.mode.clone(),
+        probability: *probability,
+        contributions: shares.iter().map(&contribution).collect(),
+    };
+    let mut modes: Vec<ModeProbability> = heads.iter().zip(scores).map(of_head).collect();
+    modes.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    modes
 }
 
 /// NaN where the sensor was silent or its normal is not known.

@@ -11,6 +11,9 @@ use crate::{browser::Browser, components::POLL, factory};
 const HISTORY_DAYS: u32 = 1;
 const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
+/// Plant seconds per second: slow enough that an open alert stays open while a person, or this test, looks at it.
+const SPEED: f64 = 60.0;
+
 /// A day of history is too little to train on, so this factory stays with its rules, and one machine breaks them.
 fn plant() -> Plant {
     let mut plant = Plant::default();
@@ -28,16 +31,17 @@ async fn machines_appear_an_alert_appears_and_the_button_acknowledges_it() {
     let profile = tempfile::tempdir().unwrap();
     let Some(browser) = Browser::start(profile.path()).await else { return };
     let folder = tempfile::tempdir().unwrap();
-    let config = FactoryConfig { plant: plant(), ..factory::config(folder.path(), HISTORY_DAYS) };
+    let config = FactoryConfig { plant: plant(), speed: SPEED, ..factory::config(folder.path(), HISTORY_DAYS) };
     let factory = Factory::start(config).await.unwrap();
 
     browser.open(&format!("http://{}/", factory.addresses.http)).await;
     browser.run("localStorage.setItem('millwright.name', 'Ada'); return true").await;
     browser.wait_for("return document.querySelectorAll('[data-testid=machine]').length >= 24").await;
+    factory::wait_for_live(&factory).await;
     browser.wait_for("return document.querySelectorAll('[data-testid=alert-card]').length >= 1").await;
     let id = browser.run("return document.querySelector('[data-testid=alert-card]').dataset.id").await;
     let id = id.as_str().expect("an alert card says which alert it is").to_owned();
-    browser.click(&format!("[data-testid=alert-card][data-id='{id}'] [data-testid=ack] button")).await;
+    browser.click(&format!("[data-testid=alert-card][data-id='{id}'] [data-testid=ack]")).await;
 
     let mut client = AlertServiceClient::connect(format!("http://{}", factory.addresses.grpc)).await.unwrap();
     let acknowledged = tokio::time::timeout(ACKNOWLEDGED_MAX, async {
