@@ -1,5 +1,7 @@
 //! The trainer's settings: sections of the processor's configuration file, or of one of its own.
 
+use std::path::Path;
+
 use proto::{
     asset::{AssetId, InvalidAssetId},
     config::ConfigError,
@@ -45,9 +47,13 @@ impl Registry {
 }
 
 impl ModelConfig {
+    /// Relative paths in the text begin at the folder of `file`.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        let config: ModelConfig = proto::config::parse(file, text)?;
+        let mut config: ModelConfig = proto::config::parse(file, text)?;
         config.check(file)?;
+        let base = Path::new(file).parent().unwrap_or(Path::new(""));
+        let s3 = config.s3.map(|s3| s3.check(base)).transpose();
+        config.s3 = s3.map_err(|e| ConfigError::whole(file, e.to_string()))?;
         Ok(config)
     }
 

@@ -83,6 +83,11 @@ impl Scorer {
         &self.heads
     }
 
+    /// Kinds of machine that it was trained on.
+    pub fn kinds(&self) -> &[AssetId] {
+        &self.model.encoder.kinds
+    }
+
     pub fn config(&self) -> &FeatureConfig {
         &self.model.config
     }

@@ -12,7 +12,7 @@ mod config;
 mod error;
 pub mod manifests;
 
-pub use config::{ConfigError, S3Config};
+pub use config::{ConfigError, InvalidS3, S3Config};
 pub use error::{Operation, StoreError};
 
 use error::Meters;

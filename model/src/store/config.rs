@@ -1,6 +1,11 @@
 //! Where the bucket is and who we are there.
 
-use std::{fmt, fs, io, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs, io,
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::{
@@ -52,6 +57,13 @@ pub enum ConfigError {
     KeyFileTooLarge { file: PathBuf },
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`s3.{key}`: {reason}")]
+pub struct InvalidS3 {
+    pub key: &'static str,
+    pub reason: String,
+}
+
 /// Without the keys: a configuration may be logged.
 impl fmt::Debug for S3Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +88,24 @@ impl S3Config {
             secret_key_file: None,
             keys: Some((access_key.into(), secret_key.into())),
         }
+    }
+
+    /// What a type can't say. Relative paths begin at `base`; opens nothing.
+    pub fn check(mut self, base: &Path) -> Result<Self, InvalidS3> {
+        let invalid = |key, reason: String| Err(InvalidS3 { key, reason });
+        if let Some(endpoint) = self.endpoint.as_deref().filter(|e| !is_endpoint(e)) {
+            return invalid("endpoint", format!("`{endpoint}` is not http://host:port or https://host:port"));
+        }
+        if self.bucket.is_empty() || self.region.is_empty() {
+            return invalid("bucket or region", "must not be empty".into());
+        }
+        if self.access_key_file.is_some() != self.secret_key_file.is_some() {
+            return invalid("access_key_file", "needs secret_key_file, and secret_key_file needs it".into());
+        }
+        for file in [&mut self.access_key_file, &mut self.secret_key_file].into_iter().flatten() {
+            *file = base.join(&*file);
+        }
+        Ok(self)
     }
 
     pub(super) async fn client(&self) -> Result<Client, ConfigError> {
@@ -115,6 +145,20 @@ impl S3Config {
     }
 }
 
+/// A path may follow: some servers have their S3 below one.
+fn is_endpoint(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://").or(url.strip_prefix("https://")) else { return false };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, "443"),
+    };
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).filter(|h| h.contains(':'));
+    let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let hosted = bare.map_or(!host.is_empty() && host.chars().all(named), |ip| ip.parse::<Ipv6Addr>().is_ok());
+    hosted && port.parse::<u16>().is_ok_and(|port| port > 0) && !path.contains(['?', '#', ' '])
+}
+
 fn http_client() -> SharedHttpClient {
     let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     aws_smithy_http_client::Builder::new().tls_provider(provider).build_https()
@@ -146,6 +190,22 @@ mod tests {
         assert_eq!(parse("bucket = \"b\"").unwrap().region, "us-east-1");
         assert!(parse("bucket = \"b\"\nbukket = 1").unwrap_err().to_string().contains("bukket"));
         assert!(parse("bucket = \"b\"\nkeys = [\"a\", \"b\"]").is_err());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_and_paths_begin_at_the_configurations_folder() {
+        let parse = |text: &str| toml::from_str::<S3Config>(&format!("bucket = \"b\"\n{text}")).unwrap();
+        let key = |text: &str| parse(text).check(Path::new("/etc")).map(drop).map_err(|e| e.key);
+        for good in ["http://minio:9000", "https://s3.example.com/", "http://[::1]:9000", "https://a.b/storage/v1/s3"] {
+            assert_eq!(key(&format!("endpoint = \"{good}\"")), Ok(()), "{good}");
+        }
+        for bad in ["minio:9000", "ftp://minio", "http://", "http://a:b", "http://a:0", "http://a b", "http://::1:9"] {
+            assert_eq!(key(&format!("endpoint = \"{bad}\"")), Err("endpoint"), "{bad}");
+        }
+        assert_eq!(key("secret_key_file = \"s\""), Err("access_key_file"));
+        let keys = parse("access_key_file = \"a\"\nsecret_key_file = \"/s\"").check(Path::new("/etc")).unwrap();
+        assert_eq!(keys.access_key_file.as_deref(), Some(Path::new("/etc/a")));
+        assert_eq!(keys.secret_key_file.as_deref(), Some(Path::new("/s")));
     }
 
     #[test]
