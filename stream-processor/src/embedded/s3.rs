@@ -1,10 +1,15 @@
 //! An S3 endpoint on a local folder, for a factory that has none yet.
 //!
 //! s3s-fs speaks the protocol; what it does not promise is added around it: a PUT answers only after the file and its
-//! folder are fsynced, conditional PUTs are serialised (its own check lets several writers win), and one process owns
-//! the folder.
+//! folder are fsynced, conditional PUTs are serialised (its own check lets several writers win), one process owns the
+//! folder, and what it holds is bounded: superseded snapshots go, and over the bound a PUT is answered as by an S3 that
+//! is away, so that the pipeline pauses and the gateways keep what comes.
+
+pub mod room;
+mod snapshots;
 
 use std::{
+    error::Error,
     fs::{self, File, TryLockError},
     io,
     net::SocketAddr,
@@ -12,12 +17,13 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
 use s3s::{
-    S3, S3Request, S3Response, S3Result,
+    S3, S3Error, S3Request, S3Response, S3Result,
     auth::SimpleAuth,
     dto::{
         CreateBucketInput, CreateBucketOutput, DeleteObjectInput, DeleteObjectOutput, GetObjectInput, GetObjectOutput,
@@ -31,8 +37,12 @@ use s3s_fs::FileSystem;
 use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use room::Room;
+
 const LOCK_FILE: &str = "lock";
 const OBJECTS: &str = "s3";
+/// Small, and without them nothing that is uploaded already would count: they are written over the bound, too.
+const MANIFESTS: &str = "manifest/";
 
 #[derive(Debug, Clone)]
 pub struct Keys {
@@ -60,14 +70,26 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Serves `folder`/s3 with one bucket.
+    /// [`Self::bounded`], by the usual bound.
     pub async fn start(folder: &Path, addr: SocketAddr, bucket: &str, keys: &Keys) -> Result<Self, S3ServerError> {
+        Self::bounded(folder, addr, bucket, keys, room::BYTES_MAX).await
+    }
+
+    /// Serves `folder`/s3 with one bucket, and takes no more than `bytes_max`.
+    pub async fn bounded(
+        folder: &Path,
+        addr: SocketAddr,
+        bucket: &str,
+        keys: &Keys,
+        bytes_max: u64,
+    ) -> Result<Self, S3ServerError> {
         let lock = lock(folder)?;
         let root = folder.join(OBJECTS);
         let broken = |reason: String| S3ServerError::Folder { folder: root.clone(), reason };
         fs::create_dir_all(root.join(bucket)).map_err(|e| broken(e.to_string()))?;
         let inner = FileSystem::new(&root).map_err(|e| broken(format!("{e:?}")))?;
-        let durable = Durable { inner, root: root.clone(), conditional: Arc::default() };
+        let room = Room::new(&root, bytes_max).map_err(|e| broken(e.to_string()))?;
+        let durable = Durable { inner, root: root.clone(), conditional: Arc::default(), room };
         let mut service = S3ServiceBuilder::new(durable);
         service.set_auth(SimpleAuth::from_single(keys.access.clone(), keys.secret.clone()));
         let listener = TcpListener::bind(addr).await.map_err(|reason| S3ServerError::Bind { addr, reason })?;
@@ -125,15 +147,59 @@ async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToke
     }
 }
 
-/// s3s-fs with durable and serialised writes.
+/// s3s-fs with durable, serialised and bounded writes.
 struct Durable {
     inner: FileSystem,
     root: PathBuf,
     /// Held from the check to the end of the write.
     conditional: Arc<Mutex<()>>,
+    room: Room,
 }
 
 impl Durable {
+    fn bytes(&self, bucket: &str, key: &str) -> u64 {
+        fs::metadata(self.root.join(bucket).join(key)).map_or(0, |meta| meta.len())
+    }
+
+    /// As an S3 that is away answers: the client tries again.
+    fn check_room(&self, key: &str, bytes: i64) -> S3Result<()> {
+        let room = self.room.check(u64::try_from(bytes).unwrap_or(0));
+        match room {
+            Err(_) if !key.starts_with(MANIFESTS) => Err(s3_error!(ServiceUnavailable, "there is no room")),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: S3Error) -> S3Error {
+        if is_disk_full(&error) {
+            self.room.disk_is_full();
+        }
+        error
+    }
+
+    /// Not worth an error: the next manifest finds them again.
+    fn remove_superseded(&self, bucket: &str, manifest: &str) {
+        let folder = self.root.join(bucket);
+        let removed = snapshots::superseded(&folder, &folder.join(manifest)).and_then(|keys| {
+            keys.iter().try_for_each(|key| {
+                let bytes = self.bytes(bucket, key);
+                fs::remove_file(folder.join(key))?;
+                self.forget(bucket, key, bytes);
+                Ok(())
+            })
+        });
+        if let Err(e) = removed {
+            tracing::debug!(error = %e, "superseded snapshots stay for now");
+        }
+    }
+
+    /// The object has been removed; s3s-fs leaves its checksums behind.
+    fn forget(&self, bucket: &str, key: &str, bytes: u64) {
+        let (bucket, key) = (URL_SAFE_NO_PAD.encode(bucket), URL_SAFE_NO_PAD.encode(key));
+        let _ = fs::remove_file(self.root.join(format!(".bucket-{bucket}.object-{key}.internal.json")));
+        self.room.changed(bytes, 0);
+    }
+
     async fn sync(&self, bucket: &str, key: &str) -> S3Result<()> {
         let root = self.root.clone();
         let path = root.join(bucket).join(key);
@@ -144,6 +210,17 @@ impl Durable {
             Err(e) => Err(s3_error!(InternalError, "fsync failed: {e}")),
         }
     }
+}
+
+fn is_disk_full(error: &S3Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::StorageFull) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The file, and every folder above it that may have been made for it.
@@ -162,8 +239,14 @@ impl S3 for Durable {
             true => Some(self.conditional.lock().await),
             false => None,
         };
-        let response = self.inner.put_object(req).await?;
+        self.check_room(&key, req.input.content_length.unwrap_or(0))?;
+        let before = self.bytes(&bucket, &key);
+        let response = self.inner.put_object(req).await.map_err(|e| self.failed(e))?;
         self.sync(&bucket, &key).await?;
+        self.room.changed(before, self.bytes(&bucket, &key));
+        if key.starts_with(MANIFESTS) {
+            self.remove_superseded(&bucket, &key);
+        }
         Ok(response)
     }
 
@@ -176,7 +259,11 @@ impl S3 for Durable {
     }
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.inner.delete_object(req).await
+        let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
+        let bytes = self.bytes(&bucket, &key);
+        let response = self.inner.delete_object(req).await?;
+        self.forget(&bucket, &key, bytes);
+        Ok(response)
     }
 
     async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
