@@ -26,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use model::store::{Store, StoreError, manifests::ReadError};
@@ -38,7 +38,7 @@ use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::timeout,
+    time::timeout_at,
 };
 
 use crate::decode::AgentKey;
@@ -209,11 +209,16 @@ impl Archive {
         self.status.clone()
     }
 
-    /// Commits what was submitted, if S3 lets it. `released`: the next writer need not wait.
-    pub async fn close(mut self, released: bool) {
+    /// [`Self::close_by`], with the usual patience.
+    pub async fn close(self, released: bool) {
+        self.close_by(released, Instant::now() + Duration::from_secs(CLOSE_SECONDS_MAX)).await;
+    }
+
+    /// Commits what was submitted, if S3 lets it until then. `released`: the next writer need not wait.
+    pub async fn close_by(mut self, released: bool, until: Instant) {
         self.release.store(released, Ordering::Release);
         drop(self.segments);
-        match timeout(Duration::from_secs(CLOSE_SECONDS_MAX), &mut self.uploader).await {
+        match timeout_at(until.into(), &mut self.uploader).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(error = %e, "the uploader ended badly"),
             Err(_) => {

@@ -82,7 +82,13 @@ impl ProcessorConfig {
     fn parse(name: &str, text: &str, base: &Path) -> Result<Self, ConfigError> {
         let file: File = parse(name, text)?;
         file.alerts.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        file.serve.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        check_features(name, &file.features)?;
         let mqtt = file.mqtt.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        let s3 = file.s3.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        if file.archive.staging_bytes_max == 0 {
+            return Err(ConfigError::key(name, "archive.staging_bytes_max", "must be above 0"));
+        }
         let clock = file.clock.unwrap_or(PlantClock::WALL);
         if !(clock.speed > 0.0 && clock.speed.is_finite()) {
             return Err(ConfigError::key(name, "clock.speed", "must be above 0"));
@@ -95,7 +101,7 @@ impl ProcessorConfig {
             site: file.site,
             owner: file.owner,
             mqtt,
-            s3: file.s3,
+            s3,
             serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
             archive: ArchiveConfig { staging: based(file.archive.staging), ..file.archive },
             features: file.features,
@@ -105,6 +111,25 @@ impl ProcessorConfig {
             clock,
         })
     }
+}
+
+/// What a type can't say about windows and features.
+fn check_features(name: &str, features: &FeatureConfig) -> Result<(), ConfigError> {
+    let wrong = |key: &str, allowed: &str| Err(ConfigError::key(name, key, format!("must be {allowed}")));
+    let FeatureConfig { window_ms, lateness_ms, sensors, stuck_after } = features;
+    if *window_ms <= 0 {
+        return wrong("features.window_ms", "above 0");
+    }
+    if *lateness_ms < 0 {
+        return wrong("features.lateness_ms", "0 or more");
+    }
+    if sensors.is_empty() || (1..sensors.len()).any(|n| sensors[..n].contains(&sensors[n])) {
+        return wrong("features.sensors", "at least one name, and each only once");
+    }
+    if *stuck_after < 2 {
+        return wrong("features.stuck_after", "at least 2");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -134,6 +159,18 @@ mod tests {
             (format!("{MINIMAL}[serve]\nhttp = \"localhost\"\n"), "p.toml:7: `http`: invalid socket address"),
             (MINIMAL.replace("mill", "mill/hall"), "is not a valid name"),
             (format!("{MINIMAL}[clock]\nwall_origin_ms = 0\nplant_origin = 0\nspeed = 0\n"), "`clock.speed`"),
+            (format!("{MINIMAL}[features]\nwindow_ms = 0\n"), "`features.window_ms`: must be above 0"),
+            (format!("{MINIMAL}[features]\nlateness_ms = -1\n"), "`features.lateness_ms`: must be 0 or more"),
+            (format!("{MINIMAL}[features]\nsensors = []\n"), "`features.sensors`: must be at least one"),
+            (format!("{MINIMAL}[features]\nsensors = [\"a\", \"b\", \"a\"]\n"), "each only once"),
+            (format!("{MINIMAL}[features]\nstuck_after = 1\n"), "`features.stuck_after`: must be at least 2"),
+            (format!("{MINIMAL}endpoint = \"minio:9000\"\n"), "`s3.endpoint`: `minio:9000` is not http://host:port"),
+            (format!("{MINIMAL}access_key_file = \"a\"\n"), "`s3.access_key_file`: needs secret_key_file"),
+            (
+                format!("{MINIMAL}[serve]\nhttp = \"0.0.0.0:8080\"\n"),
+                "`serve.http` (--http): 0.0.0.0:8080 is reachable",
+            ),
+            (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
         ];
         for (text, expected) in cases {
             let line = refusal(&text);

@@ -12,17 +12,20 @@
 pub mod broker;
 pub mod s3;
 pub mod state;
+mod files;
 pub mod gateways;
 pub mod report;
 mod life;
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use edge_agent::agent::AgentHandle;
 use model::{
     config::DEFAULT_NAME,
     store::{S3Config, Store},
@@ -33,27 +36,32 @@ use proto::{
     broker::Broker as BrokerAddress,
     time::{PlantClock, PlantTime, wall_now_ms},
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     alert::AlertConfig,
     archive::ArchiveConfig,
     config::ProcessorConfig,
-    processor::{Processor, ProcessorError},
-    serve::{ServeConfig, board::Board},
+    processor::{Processor, ProcessorError, STOP_MAX},
+    serve::{ServeConfig, Unprotected, board::Board},
     telemetry::Exporter,
 };
-use broker::{Broker, BrokerError};
-use gateways::{Gateways, GatewaysError, Plant};
+use broker::{Broker, BrokerError, Login};
+use gateways::{Gateways, Plant};
 use life::Life;
-use s3::{Keys, S3Server, S3ServerError};
+use s3::{Keys, S3Server, S3ServerError, room};
 use state::{Phase, State, StateError};
 
 pub const BUCKET: &str = "millwright";
 const DAY_MS: i64 = 86_400_000;
 /// Only for models that somebody promotes by hand: the factory's own are announced.
 const REFRESH: Duration = Duration::from_secs(5);
+/// Of a stop's time, so much is kept for the processor and its last commit.
+const PROCESSOR_STOP: Duration = Duration::from_secs(2);
 
 /// What a user may change about the factory.
 #[derive(Debug, Clone)]
@@ -66,6 +74,10 @@ pub struct FactoryConfig {
     /// Plant seconds per wall second, once it is live.
     pub speed: f64,
     pub history_days: u32,
+    /// Holds the token that writes need; must be given if gRPC or HTTP is bound beyond loopback.
+    pub token_file: Option<PathBuf>,
+    /// What the archive may hold.
+    pub data_bytes_max: u64,
     /// None: the one that the folder was made with, or the default.
     pub seed: Option<u64>,
     pub plant: Plant,
@@ -84,12 +96,42 @@ impl Default for FactoryConfig {
             http: loopback(8_080),
             speed: 3600.0,
             history_days: 42,
+            token_file: None,
+            data_bytes_max: room::BYTES_MAX,
             seed: None,
             plant: Plant::default(),
             archive: ArchiveConfig::default(),
             training: TrainSettings::default(),
         }
     }
+}
+
+impl FactoryConfig {
+    /// What can't work or is not safe; opens nothing.
+    pub fn check(&self) -> Result<(), Unsafe> {
+        for (flag, addr) in [("--mqtt", self.mqtt), ("--s3", self.s3)] {
+            if !addr.ip().is_loopback() {
+                return Err(Unsafe::Exposed { flag, addr });
+            }
+        }
+        Ok(self.serve().check()?)
+    }
+
+    fn serve(&self) -> ServeConfig {
+        ServeConfig { grpc: self.grpc, http: self.http, token_file: self.token_file.clone() }
+    }
+}
+
+/// Settings that would open more than is protected.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsafe {
+    #[error(
+        "{flag} {addr}: the embedded broker and S3 endpoint speak in the clear and to whoever asks, so they stay on \
+         loopback (127.0.0.1); for gateways elsewhere, run a broker of your own and `stream-processor run`"
+    )]
+    Exposed { flag: &'static str, addr: SocketAddr },
+    #[error(transparent)]
+    Unprotected(#[from] Unprotected),
 }
 
 /// Where everything listens.
@@ -123,13 +165,13 @@ pub enum FactoryError {
     #[error(transparent)]
     Processor(#[from] ProcessorError),
     #[error(transparent)]
-    Gateways(#[from] GatewaysError),
-    #[error(transparent)]
     Name(#[from] InvalidAssetId),
     #[error("{0}")]
     Random(String),
+    #[error("the files beside the factory's state can't be written: {0}")]
+    Files(#[from] io::Error),
     #[error("a task of the factory ended badly: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    Task(#[from] JoinError),
 }
 
 /// A running factory.
@@ -140,7 +182,7 @@ pub struct Factory {
     pub exporter: Exporter,
     status: watch::Receiver<Status>,
     stop: CancellationToken,
-    life: tokio::task::JoinHandle<Result<(), FactoryError>>,
+    life: JoinHandle<Vec<AgentHandle>>,
     processor: Processor,
     s3: S3Server,
     broker: Broker,
@@ -157,9 +199,12 @@ impl Factory {
             None => first_state(&config)?,
         };
         let keys = Keys { access: "millwright".into(), secret: state.secret.clone() };
-        let s3 = S3Server::start(&config.data, config.s3, BUCKET, &keys).await?;
+        let s3 = S3Server::bounded(&config.data, config.s3, BUCKET, &keys, config.data_bytes_max).await?;
         state.save(&config.data)?;
-        let broker = Broker::start(config.mqtt).await?;
+        files::write_model_config(&config.data, s3.addr, &keys)?;
+        let login = Login { name: "processor".into(), password: secret()? };
+        let password_file = files::write_mqtt_password(&config.data, &login.password)?;
+        let broker = Broker::start(config.mqtt, login.clone()).await?;
         let exporter = Exporter::install().map_err(ProcessorError::from)?;
         // Plant time stands still until the gateways are where it is.
         let (clock, plant_clock) = watch::channel(held_at(state.resume_at()));
@@ -172,10 +217,10 @@ impl Factory {
                 host: broker.addr.ip().to_string(),
                 port: broker.addr.port(),
                 tls: None,
-                login: None,
+                login: Some((login.name, password_file)),
             },
             s3: bucket,
-            serve: ServeConfig { grpc: config.grpc, http: config.http, token_file: None },
+            serve: config.serve(),
             archive: ArchiveConfig { staging: config.data.join("staging"), ..config.archive.clone() },
             features: Default::default(),
             alerts: AlertConfig::default(),
@@ -222,34 +267,52 @@ impl Factory {
         self.status.clone()
     }
 
-    /// Ends when the processor has given up by itself, for example because another one took over.
+    /// Ends when it can't go on by itself: the processor gave up, perhaps because another one took over, or a gateway
+    /// or the training failed.
     pub async fn failed(&self) -> String {
-        self.processor.failed().await
+        let mut status = self.status();
+        tokio::select! {
+            reason = self.processor.failed() => reason.to_string(),
+            status = status.wait_for(|s| s.failed.is_some()) => match status {
+                Ok(status) => status.failed.clone().unwrap_or_default(),
+                Err(_) => "the task that leads the factory panicked".into(),
+            },
+        }
     }
 
-    /// Gateways first, so that what they hold drains through; then the processor, then what it stood on.
+    /// Gateways first, so that what they hold drains through; then the processor, then what it stood on. All of it
+    /// within [`STOP_MAX`].
     pub async fn stop(self) -> Result<(), FactoryError> {
+        let until = Instant::now() + STOP_MAX;
         self.stop.cancel();
-        self.life.await??;
-        self.processor.stop().await;
+        // After a panic there are no gateways any more, and all else is stopped as ever.
+        let led = match self.life.await {
+            Ok(agents) => {
+                gateways::stop(agents, until - PROCESSOR_STOP).await;
+                Ok(())
+            }
+            Err(e) => Err(e),
+        };
+        self.processor.stop(until).await;
         self.s3.stop().await;
         drop(self.broker);
-        Ok(())
+        Ok(led?)
     }
 }
 
 fn first_state(config: &FactoryConfig) -> Result<State, FactoryError> {
     let start = config.plant.start;
     let live = start.plus_millis(i64::from(config.history_days) * DAY_MS);
-    let mut secret = [0u8; 16];
-    getrandom(&mut secret)?;
-    let secret = secret.iter().map(|b| format!("{b:02x}")).collect();
-    Ok(State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret))
+    Ok(State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret()?))
 }
 
-fn getrandom(bytes: &mut [u8]) -> Result<(), FactoryError> {
+/// 128 random bits as text.
+fn secret() -> Result<String, FactoryError> {
     use rand::TryRngCore;
-    rand::rngs::OsRng.try_fill_bytes(bytes).map_err(|e| FactoryError::Random(format!("no random numbers: {e}")))
+    let mut bytes = [0u8; 16];
+    let filled = rand::rngs::OsRng.try_fill_bytes(&mut bytes);
+    filled.map_err(|e| FactoryError::Random(format!("no random numbers: {e}")))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Plant time that does not move.

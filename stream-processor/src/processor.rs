@@ -9,7 +9,13 @@ pub mod champion;
 pub mod engine;
 pub mod ledger;
 
-use std::{io, net::SocketAddr, sync::Arc, thread, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    thread,
+    time::{Duration, Instant},
+};
 
 use model::{
     features::FeatureSchema,
@@ -44,6 +50,11 @@ use ledger::Ledger;
 
 /// All slots, until shards are split.
 const SHARD: Shard = Shard(0);
+/// A stop takes at most so long, and whoever waits for it a little longer: supervisors and people give five seconds.
+pub const STOP_MAX: Duration = Duration::from_millis(4_500);
+
+/// When a stop must be over; empty until one begins.
+pub type StopBy = Arc<OnceLock<Instant>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -73,6 +84,7 @@ pub struct Processor {
     failed: watch::Receiver<Option<String>>,
     ingest_stop: CancellationToken,
     stop: CancellationToken,
+    stop_by: StopBy,
     serving: Serving,
     champion: JoinHandle<()>,
     engine: oneshot::Receiver<()>,
@@ -86,17 +98,20 @@ impl Processor {
     ) -> Result<Self, ProcessorError> {
         let board = Board::new();
         let (stop, ingest_stop) = (CancellationToken::new(), CancellationToken::new());
+        let stop_by = StopBy::default();
         let (scorer_out, scorer) = watch::channel(None::<Arc<Scorer>>);
         let stream_config = StreamConfig { features: config.features.clone(), alert: config.alerts.clone() };
+        let (kinds_out, kinds) = watch::channel(Arc::default());
         let (commands, commands_in) = Commands::channel();
         let text = exporter.clone();
         let services = Services {
             board: board.clone(),
             commands,
-            model: Arc::new(LiveModel::new(stream_config.clone(), scorer.clone())),
+            model: Arc::new(LiveModel::new(stream_config.clone(), scorer.clone(), kinds)),
             metrics: Arc::new(move || text.text()),
         };
-        // The listeners come first, so that whoever looks sees what the start is waiting for.
+        // The listeners come first, so that whoever looks sees that it is starting. Where S3 does not answer it does not
+        // start at all: a processor that can't commit would only take what it can't keep.
         let serving = serve::start(&config.serve, services, stop.clone()).await?;
         let addresses = (serving.grpc, serving.http);
 
@@ -107,6 +122,8 @@ impl Processor {
             None => Stream::new(stream_config),
         };
         board.begin(recovered.incarnation, stream.open_alerts());
+        board.recall(stream.fleet().known());
+        kinds_out.send_replace(Arc::new(stream.fleet().kinds()));
         board.set_part(Part::Recovery, None);
         board.set_part(Part::Archive, None);
 
@@ -134,14 +151,28 @@ impl Processor {
             pending: Pending::new(&config.archive, config.site.clone(), &FeatureSchema::of(&config.features)),
             archive,
             board: board.clone(),
+            kinds: kinds_out,
             metrics: Metrics::new(&exporter.meter()),
             ledger: Ledger::default(),
             started: Instant::now(),
             blocked_since: None,
+            stop_by: stop_by.clone(),
         };
         let (failed_out, failed) = watch::channel(None);
         let engine = spawn(engine, failed_out)?;
-        Ok(Processor { board, store, addresses, look_again, failed, ingest_stop, stop, serving, champion, engine })
+        Ok(Processor {
+            board,
+            store,
+            addresses,
+            look_again,
+            failed,
+            ingest_stop,
+            stop,
+            stop_by,
+            serving,
+            champion,
+            engine,
+        })
     }
 
     pub fn board(&self) -> &Board {
@@ -172,17 +203,18 @@ impl Processor {
         }
     }
 
-    /// Drains: the client, the engine, the archive; then hangs up on everybody.
-    pub async fn stop(self) {
+    /// Drains: the client, the engine, the archive; then hangs up on everybody. What is not committed by `until` comes
+    /// again from the gateways.
+    pub async fn stop(self, until: Instant) {
+        let _ = self.stop_by.set(until);
         self.ingest_stop.cancel();
         if self.engine.await.is_err() {
             tracing::debug!("the engine had ended before");
         }
         self.stop.cancel();
-        self.serving.stopped().await;
-        if let Err(e) = self.champion.await {
-            tracing::warn!(error = %e, "the champion's watch did not end cleanly");
-        }
+        self.serving.stopped(until).await;
+        // It only reads, and may be waiting for an S3 that is away.
+        self.champion.abort();
     }
 }
 
@@ -191,6 +223,7 @@ fn spawn(engine: Engine, failed: watch::Sender<Option<String>>) -> io::Result<on
     let (ended, end) = oneshot::channel();
     // Polars refuses to wait inside a current-thread runtime, so the engine borrows this one's timers.
     let runtime = tokio::runtime::Handle::current();
+    let stop_by = engine.stop_by.clone();
     thread::Builder::new().name("engine".into()).spawn(move || {
         let (archive, ingest, outcome) = runtime.block_on(engine.run());
         let clean = outcome.is_ok();
@@ -199,7 +232,7 @@ fn spawn(engine: Engine, failed: watch::Sender<Option<String>>) -> io::Result<on
             failed.send_replace(Some(e.to_string()));
         }
         runtime.block_on(async {
-            archive.close(clean).await;
+            archive.close_by(clean, stop_by.get().copied().unwrap_or_else(|| Instant::now() + STOP_MAX)).await;
             ingest.ended().await;
         });
         // Whoever waited may have gone.

@@ -20,20 +20,17 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::Instant,
 };
 
 use serde::Deserialize;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use auth::{TokenError, Writes};
 use board::Board;
 use command::Commands;
 use predict::Predictor;
-
-/// Streams are told to end at once; a client that does not read that is cut off after this.
-const DRAIN_SECONDS_MAX: u64 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -51,6 +48,28 @@ impl Default for ServeConfig {
     }
 }
 
+/// A listener through which anybody could write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`serve.{key}` (--{key}): {addr} is reachable from other machines, so writes need a token: name a file that holds \
+     one with serve.token_file (--token-file), or bind to 127.0.0.1"
+)]
+pub struct Unprotected {
+    key: &'static str,
+    addr: SocketAddr,
+}
+
+impl ServeConfig {
+    pub fn check(&self) -> Result<(), Unprotected> {
+        let open = self.token_file.is_none();
+        let mut exposed = [("grpc", self.grpc), ("http", self.http)].into_iter().filter(|(_, a)| !a.ip().is_loopback());
+        match exposed.next() {
+            Some((key, addr)) if open => Err(Unprotected { key, addr }),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What is served.
 #[derive(Clone)]
 pub struct Services {
@@ -63,15 +82,12 @@ pub struct Services {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("the {role} port {addr} is in use: stop what uses it, or choose another one with {flag}")]
-    Busy { role: &'static str, addr: SocketAddr, flag: &'static str },
-    #[error("the {role} port {addr} can't be opened: {source}; choose another one with {flag}")]
-    Bind { role: &'static str, addr: SocketAddr, flag: &'static str, source: io::Error },
-    #[error(
-        "serve.{key} = {addr} is reachable from other machines, so writes need a token: set serve.token_file to a file \
-         that holds one, or bind to 127.0.0.1"
-    )]
-    Unprotected { key: &'static str, addr: SocketAddr },
+    #[error("the {role} port {addr} is in use: stop what uses it, or choose another one with --{key} or serve.{key}")]
+    Busy { role: &'static str, key: &'static str, addr: SocketAddr },
+    #[error("the {role} port {addr} can't be opened: {source}; choose another one with --{key} or serve.{key}")]
+    Bind { role: &'static str, key: &'static str, addr: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Unprotected(#[from] Unprotected),
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error("the gRPC descriptors can't be served: {0}")]
@@ -84,27 +100,25 @@ pub struct Serving {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     tasks: JoinSet<()>,
-    stop: CancellationToken,
 }
 
 /// Opens both listeners or none. Everything ends when `stop` is cancelled.
 pub async fn start(config: &ServeConfig, services: Services, stop: CancellationToken) -> Result<Serving, ServeError> {
     let writes = writes(config)?;
-    let grpc = bind("gRPC", "--grpc", config.grpc).await?;
-    let http = bind("HTTP", "--http", config.http).await?;
+    let grpc = bind("gRPC", "grpc", config.grpc).await?;
+    let http = bind("HTTP", "http", config.http).await?;
     let (grpc_addr, http_addr) = (local(&grpc, config.grpc), local(&http, config.http));
     let mut tasks = JoinSet::new();
     grpc::spawn(&mut tasks, grpc, services.clone(), writes.clone(), stop.clone())?;
-    rest::spawn(&mut tasks, http, services, writes, stop.clone());
-    Ok(Serving { grpc: grpc_addr, http: http_addr, tasks, stop })
+    rest::spawn(&mut tasks, http, services, writes, stop);
+    Ok(Serving { grpc: grpc_addr, http: http_addr, tasks })
 }
 
 impl Serving {
-    /// Waits for the end of all connections, after `stop` for a bounded time only.
-    pub async fn stopped(mut self) {
-        self.stop.cancelled().await;
+    /// After `stop`: streams are told to end at once, and a client that has not read that by `until` is cut off.
+    pub async fn stopped(mut self, until: Instant) {
         let drained = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(Duration::from_secs(DRAIN_SECONDS_MAX), drained).await.is_err() {
+        if timeout_at(until.into(), drained).await.is_err() {
             tracing::info!("clients that did not hang up were cut off");
             self.tasks.shutdown().await;
         }
@@ -112,19 +126,14 @@ impl Serving {
 }
 
 fn writes(config: &ServeConfig) -> Result<Writes, ServeError> {
-    match &config.token_file {
-        Some(path) => Ok(Writes::with_token(path)?),
-        None => match [("grpc", config.grpc), ("http", config.http)].into_iter().find(|(_, a)| !a.ip().is_loopback()) {
-            Some((key, addr)) => Err(ServeError::Unprotected { key, addr }),
-            None => Ok(Writes::local()),
-        },
-    }
+    config.check()?;
+    Ok(config.token_file.as_deref().map_or(Ok(Writes::local()), Writes::with_token)?)
 }
 
-async fn bind(role: &'static str, flag: &'static str, addr: SocketAddr) -> Result<TcpListener, ServeError> {
+async fn bind(role: &'static str, key: &'static str, addr: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(addr).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ServeError::Busy { role, addr, flag },
-        _ => ServeError::Bind { role, addr, flag, source },
+        io::ErrorKind::AddrInUse => ServeError::Busy { role, key, addr },
+        _ => ServeError::Bind { role, key, addr, source },
     })
 }
 

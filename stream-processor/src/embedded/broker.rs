@@ -1,10 +1,15 @@
 //! An MQTT broker inside the process, for a factory that has none yet.
 
+mod access;
+
 use std::{io, net::SocketAddr, num::NonZeroU16, time::Duration};
 
 use proto::telemetry::frame::FRAME_BYTES_MAX;
-use rmqtt::{context::ServerContext, net::Builder, server::MqttServer};
+use rmqtt::{context::ServerContext, hook::Type, net::Builder, server::MqttServer};
 use tokio::task::JoinHandle;
+
+use access::Access;
+pub use access::Login;
 
 /// Above the largest frame, so that our own limit is the one that is met.
 const PACKET_BYTES_MAX: u32 = 2 * FRAME_BYTES_MAX as u32;
@@ -27,7 +32,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub async fn start(addr: SocketAddr) -> Result<Self, BrokerError> {
+    /// `processor`: the client that may publish acks. Agents need no login; see [`Access`].
+    pub async fn start(addr: SocketAddr, processor: Login) -> Result<Self, BrokerError> {
         let start = |e: rmqtt::net::Error| BrokerError::Start { reason: e.to_string() };
         // A busy machine is no reason to turn gateways away: history is sent as fast as the machine can.
         let context = ServerContext::new()
@@ -36,6 +42,11 @@ impl Broker {
             .build()
             .await;
         rmqtt_retainer::register(&context, true, false).await.map_err(start)?;
+        let hooks = context.extends.hook_mgr().register();
+        for asked in [Type::ClientAuthenticate, Type::MessagePublishCheckAcl] {
+            hooks.add(asked, Box::new(Access(processor.clone()))).await;
+        }
+        hooks.start().await;
         let bind = |e: rmqtt::net::Error| BrokerError::Bind { addr, reason: e.to_string() };
         // Asked first with a plain socket: its error says "address in use" and not only "failed".
         std::net::TcpListener::bind(addr).map_err(|e: io::Error| bind(e.into()))?;

@@ -1,6 +1,10 @@
 //! The simulated gateways: the real agent, with a simulator where the sensors would be.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use edge_agent::{
     agent::{Agent, AgentError, AgentHandle},
@@ -10,11 +14,12 @@ use edge_agent::{
         simulator::{MachineSpec, ScriptedFault, Simulator, SimulatorConfig, default_factory},
     },
 };
+use futures::future::join_all;
 use proto::{
     asset::{AssetId, InvalidAssetId},
     time::{PlantClock, PlantTime},
 };
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout_at};
 
 /// Short, because plant time is fast: at an hour a second a batch still holds minutes of it.
 const FLUSH: Duration = Duration::from_millis(100);
@@ -86,6 +91,15 @@ impl Opened {
 
     pub fn start(self, clock: watch::Receiver<PlantClock>) -> Result<AgentHandle, GatewaysError> {
         Ok(self.agent.start(vec![self.source], clock)?)
+    }
+}
+
+/// All at the same time, since each may drain for seconds. One that has not said goodbye by `until` is cut off: its
+/// spool holds what it did not send.
+pub async fn stop(agents: Vec<AgentHandle>, until: Instant) {
+    let goodbyes = join_all(agents.into_iter().map(AgentHandle::stop));
+    if timeout_at(until.into(), goodbyes).await.is_err() {
+        tracing::info!("gateways that were still sending were cut off");
     }
 }
 

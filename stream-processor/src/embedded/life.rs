@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FactoryError, Status,
+    Status,
     gateways::{Gateways, Opened},
     held_at,
     state::{Phase, State},
@@ -50,36 +50,31 @@ pub struct Life {
 }
 
 impl Life {
-    /// Until `stop`; then the gateways drain.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), FactoryError> {
-        let opened = self.gateways.open().await?;
-        let furthest = opened.iter().filter_map(Opened::resumes_after).max();
-        // A crash may have come after the last save: plant time never runs backwards.
-        let resume_at = self.state.resume_at().max(furthest.unwrap_or(PlantTime::MIN));
-        self.clock.send_replace(held_at(resume_at));
-        let mut agents = Vec::with_capacity(opened.len());
-        for gateway in opened {
-            agents.push(gateway.start(self.clock.subscribe())?);
-        }
-        if let Err(reason) = self.phases(&agents, resume_at, &stop).await {
+    /// Until `stop`; then gives back the gateways that run, to be stopped.
+    pub async fn run(mut self, stop: CancellationToken) -> Vec<AgentHandle> {
+        let mut agents = Vec::new();
+        if let Err(reason) = self.lead(&mut agents, &stop).await {
             tracing::error!(reason, "the factory can't go on");
             self.report.send_modify(|s| s.failed = Some(reason));
             stop.cancelled().await;
         }
-        for agent in agents {
-            agent.stop().await;
-        }
         self.save();
-        Ok(())
+        agents
     }
 
     /// Ok when stopped.
-    async fn phases(
-        &mut self,
-        agents: &[AgentHandle],
-        resume_at: PlantTime,
-        stop: &CancellationToken,
-    ) -> Result<(), String> {
+    async fn lead(&mut self, agents: &mut Vec<AgentHandle>, stop: &CancellationToken) -> Result<(), String> {
+        let opened = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            opened = self.gateways.open() => opened.map_err(|e| e.to_string())?,
+        };
+        let furthest = opened.iter().filter_map(Opened::resumes_after).max();
+        // A crash may have come after the last save: plant time never runs backwards.
+        let resume_at = self.state.resume_at().max(furthest.unwrap_or(PlantTime::MIN));
+        self.clock.send_replace(held_at(resume_at));
+        for gateway in opened {
+            agents.push(gateway.start(self.clock.subscribe()).map_err(|e| e.to_string())?);
+        }
         if self.state.phase == Phase::History {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),

@@ -5,6 +5,8 @@ use std::{fs, io::Write, path::Path};
 use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
+use super::files::create_private;
+
 const VERSION: u32 = 1;
 const FILE: &str = "factory.json";
 const STATE_BYTES_MAX: u64 = 64 * 1024;
@@ -75,7 +77,8 @@ impl State {
         let path = folder.join(FILE);
         let new = folder.join("factory.json.new");
         let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&new)?;
+            // It holds the secret key.
+            let mut file = create_private(&new)?;
             file.write_all(&serde_json::to_vec_pretty(self)?)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;

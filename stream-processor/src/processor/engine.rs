@@ -19,7 +19,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::ledger::{Answer, Ledger};
+use super::{
+    StopBy,
+    ledger::{Answer, Ledger},
+};
 use crate::{
     acks::Acks,
     alert::AcknowledgeError,
@@ -31,7 +34,7 @@ use crate::{
         board::{Board, Part, ProcessorState},
         command::{Command, CommandError},
     },
-    stream::{Derived, Stream, StreamError},
+    stream::{Derived, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
 };
 
@@ -43,6 +46,8 @@ const TICK: Duration = Duration::from_millis(50);
 const DRAIN_TICKS_MAX: u32 = 20;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
+/// At a stop, so much of its time is kept for the last commit.
+const CLOSE_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -68,12 +73,15 @@ pub struct Engine {
     pub pending: Pending,
     pub archive: Archive,
     pub board: Board,
+    /// What is known of the fleet's sensors, for questions about machines of their kinds.
+    pub kinds: watch::Sender<Arc<Kinds>>,
     pub metrics: Metrics,
     pub ledger: Ledger,
     /// The monotonic clock's zero.
     pub started: Instant,
     /// Since when a segment has been waiting for room.
     pub blocked_since: Option<Duration>,
+    pub stop_by: StopBy,
 }
 
 impl Engine {
@@ -107,6 +115,9 @@ impl Engine {
             if self.pending.due(self.now()) {
                 self.submit()?;
             }
+            if self.must_close() {
+                break;
+            }
         }
         self.drained().await
     }
@@ -116,12 +127,17 @@ impl Engine {
         let mut tick = interval(TICK);
         for _ in 0..DRAIN_TICKS_MAX {
             self.submit()?;
-            if self.pending.is_empty() {
+            if self.pending.is_empty() || self.must_close() {
                 break;
             }
             tick.tick().await;
         }
         Ok(())
+    }
+
+    /// A stop is running out of time: what is left of it belongs to the last commit.
+    fn must_close(&self) -> bool {
+        self.stop_by.get().is_some_and(|until| Instant::now() + CLOSE_MIN >= *until)
     }
 
     /// While a segment waits for room nothing is received, so that it can't grow; once paused, what comes is refused.
@@ -178,7 +194,11 @@ impl Engine {
             self.introduce(taken);
         }
         let scorer = self.scorer.borrow().clone();
+        let born = run.iter().any(|t| matches!(&t.content, Content::Batch { batch, .. } if batch.birth.is_some()));
         let derived = self.stream.apply(run, scorer.as_deref())?;
+        if born {
+            self.kinds.send_replace(Arc::new(self.stream.fleet().kinds()));
+        }
         self.metrics.apply_seconds.record(began.elapsed().as_secs_f64(), &[]);
         self.keep(derived);
         for at in received {

@@ -14,6 +14,7 @@ use std::{
 
 use model::features::{SensorWindow, WindowFeatures};
 use proto::{
+    asset::AssetId,
     time::PlantTime,
     wire::{
         alert::{Alert, AlertState},
@@ -101,7 +102,7 @@ pub struct View {
     pub state: ProcessorState,
     pub activity: Option<Activity>,
     pub plant_time: PlantTime,
-    pub machines: BTreeMap<String, MachineEntry>,
+    pub machines: BTreeMap<String, Arc<MachineEntry>>,
     /// Open and acknowledged, by id.
     pub open: BTreeMap<String, Arc<Alert>>,
     /// Newest last.
@@ -116,6 +117,8 @@ pub struct View {
 
 #[derive(Debug, Clone, Default)]
 pub struct MachineEntry {
+    pub machine: String,
+    /// Empty: no gateway has said it.
     pub kind: String,
     pub agent: Option<AgentKey>,
     /// End of the newest closed window.
@@ -123,6 +126,20 @@ pub struct MachineEntry {
     pub sensors: Vec<SensorWindow>,
     pub prediction: Option<Arc<Prediction>>,
     pub version: u64,
+}
+
+/// What a reader takes out of the lock, to work on it for as long as it likes: nothing in it is copied but references.
+#[derive(Debug, Clone)]
+pub struct Glance {
+    pub state: ProcessorState,
+    pub ready: bool,
+    pub activity: Option<Activity>,
+    pub plant_time: PlantTime,
+    pub machines: Vec<Arc<MachineEntry>>,
+    /// Open and acknowledged.
+    pub open: Vec<Arc<Alert>>,
+    pub version: u64,
+    pub alerts: Cursor,
 }
 
 impl Default for Board {
@@ -160,12 +177,24 @@ impl Board {
     pub fn begin(&self, incarnation: u64, open: Vec<Alert>) {
         let mut view = self.write();
         view.incarnation = incarnation;
-        view.open = open.into_iter().map(|alert| (alert.id.clone(), Arc::new(alert))).collect();
+        // They come out of a manifest, and it is this incarnation that vouches for them now.
+        let ours = |alert| Alert { incarnation, provisional: false, ..alert };
+        view.open = open.into_iter().map(|alert| (alert.id.clone(), Arc::new(ours(alert)))).collect();
         view.alert_events = Ring::new(ALERT_EVENTS_MAX);
         view.prediction_events = Ring::new(PREDICTION_EVENTS_MAX);
         view.version += 1;
         self.alerts_changed.send_replace(view.alert_cursor());
         self.predictions_changed.send_replace(view.prediction_cursor());
+    }
+
+    /// What earlier incarnations learnt: name, kind and agent. Windows and predictions come as they close.
+    pub fn recall<'a>(&self, known: impl Iterator<Item = (&'a AssetId, Option<&'a AssetId>, Option<&'a AgentKey>)>) {
+        let mut view = self.write();
+        for (machine, kind, agent) in known {
+            let entry = view.touch(machine.as_str());
+            entry.kind = kind.map(AssetId::to_string).unwrap_or_default();
+            entry.agent = agent.cloned();
+        }
     }
 
     /// What an agent said it has.
@@ -246,7 +275,9 @@ impl Board {
             Some(reason) => view.waiting.insert(part, reason),
             None => view.waiting.remove(&part),
         };
-        self.ready.send_replace(view.waiting.is_empty());
+        // Looked at many times a second: only a change is news.
+        let ready = view.waiting.is_empty();
+        self.ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
     }
 
     /// A panic elsewhere can't leave a step half done that matters here: every value is replaced whole.
@@ -257,7 +288,7 @@ impl Board {
 
 /// For readers.
 impl Board {
-    /// Keep it short: the engine waits for it.
+    /// Keep it short, the engine waits for it: to write something out, take a [`View::glance`] first.
     pub fn read(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,6 +310,9 @@ impl View {
     fn touch(&mut self, machine: &str) -> &mut MachineEntry {
         self.version += 1;
         let entry = self.machines.entry(machine.into()).or_default();
+        // A copy only where a reader still works on it.
+        let entry = Arc::make_mut(entry);
+        machine.clone_into(&mut entry.machine);
         entry.version = self.version;
         entry
     }
@@ -296,6 +330,27 @@ impl View {
             self.open.insert(alert.id.clone(), alert.clone());
         }
         self.alert_events.push(alert);
+    }
+
+    /// Machines: those that changed after this version, or all.
+    pub fn glance(&self, after: Option<u64>) -> Glance {
+        let changed = |entry: &&Arc<MachineEntry>| after.is_none_or(|version| entry.version > version);
+        Glance {
+            state: self.state.clone(),
+            ready: self.waiting.is_empty(),
+            activity: self.activity.clone(),
+            plant_time: self.plant_time,
+            machines: self.machines.values().filter(changed).cloned().collect(),
+            open: self.open.values().cloned().collect(),
+            version: self.version,
+            alerts: self.alert_cursor(),
+        }
+    }
+
+    /// The open ones and, if asked for, the closed ones, newest first.
+    pub fn alerts(&self, include_closed: bool) -> (Vec<Arc<Alert>>, Vec<Arc<Alert>>) {
+        let closed = self.closed.iter().rev().filter(|_| include_closed);
+        (self.open.values().cloned().collect(), closed.cloned().collect())
     }
 
     pub fn alert_cursor(&self) -> Cursor {

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{Activity, Board, Cursor, ProcessorState, View},
+    board::{Activity, Board, Cursor, Glance, ProcessorState},
     rest::RestError,
     view::{self, AlertView, MachineView},
 };
@@ -133,26 +133,27 @@ struct Picture<'a> {
 
 impl Reader {
     fn event(&mut self) -> sse::Event {
-        let view = self.console.board.read();
-        let picture = picture(&view, self.seen, self.console.needs_token);
-        // Strings are owned by the view: written before it is let go.
-        let event = sse::Event::default().event("picture").json_data(&picture);
-        self.seen = Some(Seen { version: view.version, alerts: view.alert_cursor() });
+        let (seen, glance) = {
+            let view = self.console.board.read();
+            let seen = self.seen.filter(|s| s.alerts.incarnation == view.incarnation);
+            (seen, view.glance(seen.map(|s| s.version)))
+        };
+        self.seen = Some(Seen { version: glance.version, alerts: glance.alerts });
+        let event = sse::Event::default().event("picture");
+        let event = event.json_data(picture(&glance, seen, self.console.needs_token));
         event.unwrap_or_else(|_| sse::Event::default().comment("a picture could not be written"))
     }
 }
 
-fn picture(view: &View, seen: Option<Seen>, needs_token: bool) -> Picture<'_> {
-    let seen = seen.filter(|s| s.alerts.incarnation == view.incarnation);
-    let changed = view.machines.iter().filter(|(_, entry)| seen.is_none_or(|s| entry.version > s.version));
+fn picture(glance: &Glance, seen: Option<Seen>, needs_token: bool) -> Picture<'_> {
     Picture {
         whole: seen.is_none(),
-        state: &view.state,
-        ready: view.waiting.is_empty(),
-        activity: view.activity.as_ref(),
-        plant_time_ms: view.plant_time.millis(),
+        state: &glance.state,
+        ready: glance.ready,
+        activity: glance.activity.as_ref(),
+        plant_time_ms: glance.plant_time.millis(),
         needs_token,
-        machines: changed.map(|(name, entry)| MachineView::new(name, entry, view)).collect(),
-        alerts: seen.is_none_or(|s| s.alerts != view.alert_cursor()).then(|| view::open_alerts(view)),
+        machines: glance.machines.iter().map(|entry| MachineView::new(entry, glance)).collect(),
+        alerts: seen.is_none_or(|s| s.alerts != glance.alerts).then(|| view::open_alerts(&glance.open)),
     }
 }

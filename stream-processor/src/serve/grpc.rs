@@ -137,6 +137,7 @@ impl From<PredictError> for Status {
             PredictError::Invalid { field, reason } => Status::invalid_argument(format!("{field}: {reason}")),
             PredictError::Learning => Status::failed_precondition(e.to_string()),
             PredictError::UnknownMachine { .. } => Status::not_found(e.to_string()),
+            PredictError::NotYet { .. } => Status::unavailable(e.to_string()),
             PredictError::Failed(_) => Status::internal(e.to_string()),
         }
     }

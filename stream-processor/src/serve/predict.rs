@@ -9,8 +9,8 @@ use proto::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use super::board::Board;
-use crate::stream::{StreamConfig, predict};
+use super::board::{Board, ProcessorState};
+use crate::stream::{StreamConfig, fleet::Kinds, predict};
 
 /// Requests that are scored at the same time; more of them wait, so that they can't crowd out the pipeline.
 const PREDICTIONS_AT_ONCE_MAX: usize = 8;
@@ -30,8 +30,10 @@ pub enum PredictError {
     Invalid { field: String, reason: String },
     #[error("no model is in charge yet: the processor is learning, and alerts by rules only")]
     Learning,
-    #[error("the machine `{machine}` is not known, or has no prediction yet")]
+    #[error("the machine `{machine}` is not known")]
     UnknownMachine { machine: String },
+    #[error("`{machine}` has no prediction yet: the first one comes when its next window closes")]
+    NotYet { machine: String },
     #[error("scoring failed: {0}")]
     Failed(String),
 }
@@ -49,11 +51,17 @@ impl From<predict::PredictError> for PredictError {
 pub struct LiveModel {
     config: StreamConfig,
     scorer: watch::Receiver<Option<Arc<Scorer>>>,
+    /// What the engine knows of the fleet's sensors.
+    kinds: watch::Receiver<Arc<Kinds>>,
 }
 
 impl LiveModel {
-    pub fn new(config: StreamConfig, scorer: watch::Receiver<Option<Arc<Scorer>>>) -> Self {
-        Self { config, scorer }
+    pub fn new(
+        config: StreamConfig,
+        scorer: watch::Receiver<Option<Arc<Scorer>>>,
+        kinds: watch::Receiver<Arc<Kinds>>,
+    ) -> Self {
+        Self { config, scorer, kinds }
     }
 
     fn scorer(&self) -> Result<Arc<Scorer>, PredictError> {
@@ -63,7 +71,8 @@ impl LiveModel {
 
 impl Predictor for LiveModel {
     fn readings(&self, kind: &AssetId, sensors: &[SensorReadings]) -> Result<Prediction, PredictError> {
-        Ok(predict::predict_raw(&self.config, &*self.scorer()?, kind, sensors)?)
+        let kinds = self.kinds.borrow().clone();
+        Ok(predict::predict_raw(&self.config, &*self.scorer()?, &kinds, kind, sensors)?)
     }
 
     fn features(&self, kind: &AssetId, values: &BTreeMap<String, f64>) -> Result<Prediction, PredictError> {
@@ -105,8 +114,12 @@ impl Predictions {
 
     fn latest(&self, machine: String) -> Result<Prediction, PredictError> {
         let view = self.board.read();
-        let latest = view.machines.get(&machine).and_then(|entry| entry.prediction.as_deref().cloned());
-        latest.ok_or(PredictError::UnknownMachine { machine })
+        let Some(entry) = view.machines.get(&machine) else { return Err(PredictError::UnknownMachine { machine }) };
+        match (&entry.prediction, &view.state) {
+            (Some(prediction), _) => Ok(Prediction::clone(prediction)),
+            (None, ProcessorState::Learning) => Err(PredictError::Learning),
+            (None, ProcessorState::Live { .. }) => Err(PredictError::NotYet { machine }),
+        }
     }
 
     async fn score(

@@ -98,7 +98,8 @@ async fn latest(State(rest): State<Rest>, Path(machine): Path<String>) -> Result
 }
 
 async fn plan(State(rest): State<Rest>) -> Json<Vec<MachineView>> {
-    Json(view::plan(&rest.board.read()))
+    let glance = rest.board.read().glance(None);
+    Json(view::plan(&glance))
 }
 
 #[derive(Deserialize)]
@@ -113,11 +114,9 @@ async fn alerts(
     query: Result<Query<AlertsQuery>, QueryRejection>,
 ) -> Result<Json<Vec<AlertView>>, RestError> {
     let Query(query) = query.map_err(|e| RestError::new(e.status(), e.body_text()))?;
-    let view = rest.board.read();
-    let mut alerts = view::open_alerts(&view);
-    if query.include_closed {
-        alerts.extend(view.closed.iter().rev().map(|a| AlertView::from(&**a)));
-    }
+    let (open, closed) = rest.board.read().alerts(query.include_closed);
+    let mut alerts = view::open_alerts(&open);
+    alerts.extend(closed.iter().map(|a| AlertView::from(&**a)));
     Ok(Json(alerts))
 }
 

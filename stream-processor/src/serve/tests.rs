@@ -1,6 +1,6 @@
 //! Over real sockets on loopback, with a board that is fed by hand and an engine that answers at once.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use proto::{
     alert::mode_text,
@@ -28,6 +28,8 @@ use super::{
     *,
 };
 
+/// Far above what it takes.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(60);
 const TOKEN: &str = "correct-horse-battery";
 
 struct NoModel;
@@ -359,7 +361,7 @@ async fn beyond_loopback_without_a_token_the_start_is_refused() {
 #[tokio::test]
 async fn a_busy_port_is_named_with_its_flag() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let error = bind("HTTP", "--http", taken.local_addr().unwrap()).await.unwrap_err().to_string();
+    let error = bind("HTTP", "http", taken.local_addr().unwrap()).await.unwrap_err().to_string();
     assert!(error.contains("HTTP port") && error.contains("--http"), "{error}");
 }
 
@@ -447,5 +449,5 @@ async fn a_stop_ends_every_stream() {
     assert_eq!(stream.message().await.unwrap_err().code(), Code::Unavailable);
     drop((client, stream));
     while console.chunk().await.unwrap().is_some() {}
-    plant.serving.stopped().await;
+    plant.serving.stopped(Instant::now() + CUT_OFF_AFTER).await;
 }

@@ -12,7 +12,7 @@ use proto::{
 };
 use serde::Serialize;
 
-use super::board::{MachineEntry, View};
+use super::board::{Glance, MachineEntry};
 use crate::alert::text;
 
 #[derive(Debug, Serialize)]
@@ -201,18 +201,18 @@ pub struct MachineView {
 }
 
 impl MachineView {
-    pub fn new(machine: &str, entry: &MachineEntry, view: &View) -> Self {
-        let alert = worst_alert(machine, view);
+    pub fn new(entry: &MachineEntry, glance: &Glance) -> Self {
+        let alert = worst_alert(&entry.machine, &glance.open);
         let prediction = entry.prediction.as_deref();
         let modes = prediction.map(modes).unwrap_or_default();
         let window_end_ms = entry.window_end.map(|end| end.millis());
         MachineView {
-            machine: machine.into(),
+            machine: entry.machine.clone(),
             kind: entry.kind.clone(),
             site: entry.agent.as_ref().map(|a| a.site.to_string()),
             agent: entry.agent.as_ref().map(|a| a.agent.to_string()),
             window_end_ms,
-            behind_ms: window_end_ms.map(|end| (view.plant_time.millis() - end).max(0)),
+            behind_ms: window_end_ms.map(|end| (glance.plant_time.millis() - end).max(0)),
             risk: modes.first().map(|m| m.probability),
             horizon_ms: prediction.map(|p| p.horizon_ms),
             sensors: sensors(entry),
@@ -240,8 +240,8 @@ fn why(alert: Option<&Alert>, modes: &[ModeView]) -> String {
     }
 }
 
-fn worst_alert<'a>(machine: &str, view: &'a View) -> Option<&'a Alert> {
-    let open = view.open.values().map(Arc::as_ref).filter(|a| a.machine == machine);
+fn worst_alert<'a>(machine: &str, open: &'a [Arc<Alert>]) -> Option<&'a Alert> {
+    let open = open.iter().map(Arc::as_ref).filter(|a| a.machine == machine);
     open.max_by(|a, b| {
         (a.severity(), a.probability).partial_cmp(&(b.severity(), b.probability)).unwrap_or(std::cmp::Ordering::Equal)
     })
@@ -249,8 +249,8 @@ fn worst_alert<'a>(machine: &str, view: &'a View) -> Option<&'a Alert> {
 
 /// Machines in the order in which to service them: first those with an alert, since several windows agreed on it, the
 /// worst ones first; then by probability.
-pub fn plan(view: &View) -> Vec<MachineView> {
-    let mut machines: Vec<_> = view.machines.iter().map(|(name, entry)| MachineView::new(name, entry, view)).collect();
+pub fn plan(glance: &Glance) -> Vec<MachineView> {
+    let mut machines: Vec<_> = glance.machines.iter().map(|entry| MachineView::new(entry, glance)).collect();
     let rank = |m: &MachineView| match m.severity {
         Some("critical") => 2,
         Some(_) => 1,
@@ -264,8 +264,8 @@ pub fn plan(view: &View) -> Vec<MachineView> {
 }
 
 /// Open alerts, the worst first, then the newest.
-pub fn open_alerts(view: &View) -> Vec<AlertView> {
-    let mut open: Vec<_> = view.open.values().collect();
+pub fn open_alerts(open: &[Arc<Alert>]) -> Vec<AlertView> {
+    let mut open: Vec<_> = open.iter().collect();
     let waits = |a: &Alert| a.state() == AlertState::Open;
     open.sort_by(|a, b| {
         let key = |a: &Alert| (waits(a), a.severity(), a.opened_ms);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::features::{
     FeatureConfig,
-    catalogue::{Catalogue, CatalogueError},
+    catalogue::{Catalogue, CatalogueError, SensorSpec},
     whole::slots,
 };
 use polars::prelude::Column;
@@ -17,6 +17,11 @@ use proto::{
 use serde::{Deserialize, Serialize};
 
 use crate::{decode::AgentKey, window::watermark::Watermark};
+
+/// What the sensors of one kind of machine report, by name.
+pub type SensorSpecs = BTreeMap<AssetId, SensorSpec>;
+/// By kind.
+pub type Kinds = BTreeMap<AssetId, SensorSpecs>;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Fleet {
@@ -55,6 +60,24 @@ impl Fleet {
 
     pub fn name(&self, machine: u32) -> &AssetId {
         &self.catalogue.machines()[machine as usize].name
+    }
+
+    /// Every machine with its kind and its agent, as far as they are known.
+    pub fn known(&self) -> impl Iterator<Item = (&AssetId, Option<&AssetId>, Option<&AgentKey>)> {
+        let owner = |id: usize| self.owners.get(id).and_then(Option::as_ref);
+        self.catalogue.machines().iter().enumerate().map(move |(id, m)| (&m.name, m.kind.as_ref(), owner(id)))
+    }
+
+    /// What is known of each kind. Machines of one kind are built alike: the one that was met first speaks for them.
+    pub fn kinds(&self) -> Kinds {
+        let mut kinds = Kinds::new();
+        for series in self.catalogue.series() {
+            let machine = &self.catalogue.machines()[series.machine as usize];
+            if let (Some(kind), Some(spec)) = (&machine.kind, series.spec) {
+                kinds.entry(kind.clone()).or_default().entry(series.sensor.clone()).or_insert(spec);
+            }
+        }
+        kinds
     }
 
     pub fn watermark(&self, agent: &AgentKey) -> Watermark {

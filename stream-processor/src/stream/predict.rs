@@ -1,11 +1,16 @@
-//! Scores readings that came with a question: a stream with no past takes them as one machine's log.
+//! Scores readings that came with a question: a stream with no past takes them as one machine's log. What the question
+//! does not say of its sensors (ranges, intervals) is taken from the fleet's machines of the same kind, so that the
+//! answer is the stream's.
 
 use std::{
     collections::{BTreeMap, HashSet},
     time::Instant,
 };
 
-use model::score::{ScoreError, Scorer};
+use model::{
+    features::catalogue::SensorSpec,
+    score::{ScoreError, Scorer},
+};
 use proto::{
     asset::{AssetId, Unit},
     position::{Epoch, Position},
@@ -16,7 +21,11 @@ use proto::{
     },
 };
 
-use super::{Stream, StreamConfig, StreamError, prediction};
+use super::{
+    Stream, StreamConfig, StreamError,
+    fleet::{Kinds, SensorSpecs},
+    prediction,
+};
 use crate::decode::{AgentKey, Content, Taken};
 
 /// In one question.
@@ -46,10 +55,13 @@ fn field(field: impl Into<String>, reason: impl ToString) -> PredictError {
 pub fn predict_raw(
     config: &StreamConfig,
     scorer: &Scorer,
+    kinds: &Kinds,
     kind: &AssetId,
     sensors: &[SensorReadings],
 ) -> Result<Prediction, PredictError> {
-    let (batch, readings, newest) = as_batch(kind, sensors)?;
+    check_kind(scorer, kind)?;
+    let nothing = SensorSpecs::new();
+    let (batch, readings, newest) = as_batch(kind, kinds.get(kind).unwrap_or(&nothing), sensors)?;
     let window_ms = config.features.window_ms;
     let end = newest.div_euclid(window_ms).saturating_mul(window_ms);
     let seal_of = |ms| Some(SealTime { time_ms: ms, ..Default::default() });
@@ -82,6 +94,7 @@ pub fn predict_features(
     kind: &AssetId,
     values: &BTreeMap<String, f64>,
 ) -> Result<Prediction, PredictError> {
+    check_kind(scorer, kind)?;
     let score = scorer.score_features(kind, values).map_err(|e| match &e {
         ScoreError::Missing { name } | ScoreError::Unknown { name } => field(format!("features.{name}"), e),
         _ => PredictError::Score(e),
@@ -95,6 +108,15 @@ pub fn predict_features(
     })
 }
 
+/// The stream scores a machine of a new kind as one of none. Whoever asks can be told that the name is not known.
+fn check_kind(scorer: &Scorer, kind: &AssetId) -> Result<(), PredictError> {
+    if scorer.kinds().contains(kind) {
+        return Ok(());
+    }
+    let known: Vec<&str> = scorer.kinds().iter().map(AssetId::as_str).collect();
+    Err(field("kind", format!("the model knows no `{kind}`, but {}", known.join(", "))))
+}
+
 fn no_window(config: &StreamConfig) -> String {
     let known: Vec<&str> = config.features.sensors.iter().map(AssetId::as_str).collect();
     format!(
@@ -105,7 +127,11 @@ fn no_window(config: &StreamConfig) -> String {
 }
 
 /// The readings as a gateway would have sent them, how many they are, and the newest stamp.
-fn as_batch(kind: &AssetId, sensors: &[SensorReadings]) -> Result<(TelemetryBatch, u64, i64), PredictError> {
+fn as_batch(
+    kind: &AssetId,
+    specs: &SensorSpecs,
+    sensors: &[SensorReadings],
+) -> Result<(TelemetryBatch, u64, i64), PredictError> {
     let count = sensors.iter().map(|s| s.readings.len()).sum::<usize>();
     if count > READINGS_MAX {
         return Err(field("sensors", format!("{count} readings, at most {READINGS_MAX} are allowed")));
@@ -120,23 +146,39 @@ fn as_batch(kind: &AssetId, sensors: &[SensorReadings]) -> Result<(TelemetryBatc
     let mut machines = Vec::new();
     for (i, sensor) in sensors.iter().enumerate() {
         let at = |part: &str| format!("sensors[{i}].{part}");
-        AssetId::new(&sensor.sensor).map_err(|e| field(at("sensor"), e))?;
-        sensor.unit.parse::<Unit>().map_err(|e| field(at("unit"), e))?;
+        let name = AssetId::new(&sensor.sensor).map_err(|e| field(at("sensor"), e))?;
+        let unit = sensor.unit.parse::<Unit>().map_err(|e| field(at("unit"), e))?;
         if !names.insert(sensor.sensor.as_str()) {
             return Err(field(at("sensor"), format!("`{}` is there twice", sensor.sensor)));
         }
         let mut readings = sensor.readings.clone();
         readings.sort_by_key(|r| r.time_ms);
-        info.sensors.push(SensorInfo {
-            sensor: sensor.sensor.clone(),
-            unit: sensor.unit.clone(),
-            interval_ms: interval_ms(&readings),
-            ..Default::default()
-        });
+        let mut described = SensorInfo { interval_ms: interval_ms(&readings), ..info_of(&name, unit, None) };
+        if let Some(spec) = specs.get(&name) {
+            if spec.unit.canonical() != unit.canonical() {
+                return Err(field(at("unit"), format!("`{name}` of a {kind} is given in {}", spec.unit)));
+            }
+            described = info_of(&name, unit, Some(spec));
+        }
+        info.sensors.push(described);
         machines.push(column(kind, &sensor.sensor, &readings));
     }
+    // A machine of this kind has these, too; here they are silent.
+    let silent = specs.iter().filter(|(name, _)| !names.contains(name.as_str()));
+    info.sensors.extend(silent.map(|(name, spec)| info_of(name, spec.unit, Some(spec))));
     let birth = Some(Birth { machines: vec![info], ..Default::default() });
     Ok((TelemetryBatch { birth, machines, ..Default::default() }, count as u64, newest))
+}
+
+/// A sensor that reports in `unit`; its range is the one that is known, in that unit.
+fn info_of(sensor: &AssetId, unit: Unit, spec: Option<&SensorSpec>) -> SensorInfo {
+    let (mut range_low, mut range_high, interval_ms) = spec.map_or((0.0, 0.0, 0), |s| (s.low, s.high, s.interval_ms));
+    if let Some(spec) = spec.filter(|spec| spec.unit != unit) {
+        let ((scale, offset), (to_scale, to_offset)) = (spec.unit.to_canonical(), unit.to_canonical());
+        let convert = |value: f64| (value * scale + offset - to_offset) / to_scale;
+        (range_low, range_high) = (convert(range_low), convert(range_high));
+    }
+    SensorInfo { sensor: sensor.to_string(), unit: unit.symbol().into(), range_low, range_high, interval_ms }
 }
 
 fn column(machine: &AssetId, sensor: &str, readings: &[RawReading]) -> MachineReadings {
@@ -149,7 +191,7 @@ fn column(machine: &AssetId, sensor: &str, readings: &[RawReading]) -> MachineRe
     }
 }
 
-/// A question does not say how often its sensors are read: the median step.
+/// How often a sensor is read that nothing is known of: the median step.
 fn interval_ms(readings: &[RawReading]) -> u64 {
     let mut steps: Vec<u64> = readings.windows(2).map(|r| r[0].time_ms.abs_diff(r[1].time_ms)).collect();
     let middle = steps.len() / 2;
@@ -157,124 +199,4 @@ fn interval_ms(readings: &[RawReading]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use model::{
-        artifact::{Artifact, Golden, Head, Origin},
-        calibration::Platt,
-        features::FeatureSchema,
-        forward::{Dense, Encoder, Network},
-    };
-    use proto::telemetry::check_batch;
-
-    const MINUTE: i64 = 60_000;
-
-    fn press() -> AssetId {
-        AssetId::new("press").unwrap()
-    }
-
-    /// One layer that listens to the means of its sensors.
-    fn scorer(config: &StreamConfig) -> Scorer {
-        let names = FeatureSchema::of(&config.features).names;
-        let listens = |mode: usize, name: &str| if name.ends_with(".mean") { 0.3 + mode as f32 } else { 0.01 };
-        let row = |mode: usize| names.iter().map(move |name| listens(mode, name)).chain([0.1]);
-        let weight: Vec<f32> = (0..2).flat_map(row).collect();
-        let dense = Dense { inputs: names.len() + 1, outputs: 2, weight, bias: vec![0.1, -0.2] };
-        let (mean, std) = (vec![20.0; names.len()], vec![50.0; names.len()]);
-        let head = |mode: &str| Head { mode: mode.into(), platt: Platt { slope: 0.1, intercept: 0.0 }, threshold: 0.5 };
-        let golden = Golden { kind: press(), features: vec![], probabilities: vec![] };
-        let (data_sha256, commit, metrics) = Default::default();
-        let model = Artifact {
-            config: config.features.clone(),
-            horizon_ms: 1,
-            encoder: Encoder { kinds: vec![press()], mean, std },
-            network: Network::new(vec![dense]).unwrap(),
-            heads: vec![head("bearing_wear"), head("imbalance")],
-            golden,
-            origin: Origin { seed: 0, data_sha256, rows: 0, commit, created_ms: 0, metrics },
-        };
-        Scorer::new(model).unwrap()
-    }
-
-    fn sensor(name: &str, unit: &str, minutes: std::ops::Range<i64>, skip: i64) -> SensorReadings {
-        let minutes = minutes.filter(|i| skip == 0 || i % skip != 1);
-        let reading = |i: i64| RawReading { time_ms: i * MINUTE, value: 60.0 + ((i * 37) % 11) as f64 };
-        SensorReadings { sensor: name.into(), unit: unit.into(), readings: minutes.map(reading).collect() }
-    }
-
-    fn question() -> Vec<SensorReadings> {
-        let temperature = sensor("temperature", "F", 3..48, 0);
-        vec![temperature, sensor("vibration", "in/s", 3..48, 7), sensor("rotation_speed", "rpm", 25..48, 0)]
-    }
-
-    /// The same readings as a gateway would report them: minute by minute, all sensors in one batch.
-    fn live(config: &StreamConfig, question: &[SensorReadings]) -> Vec<Prediction> {
-        let info = |s: &SensorReadings| SensorInfo {
-            sensor: s.sensor.clone(),
-            unit: s.unit.clone(),
-            interval_ms: MINUTE as u64,
-            ..Default::default()
-        };
-        let machine = MachineInfo {
-            machine: "press-1".into(),
-            kind: "press".into(),
-            sensors: question.iter().map(info).collect(),
-            ..Default::default()
-        };
-        let mut birth = Some(Birth { machines: vec![machine], ..Default::default() });
-        let batches = (0..50).map(|minute| {
-            let at = minute * MINUTE;
-            let now = |s: &SensorReadings| s.readings.iter().filter(|r| r.time_ms == at).copied().collect::<Vec<_>>();
-            let machine = AssetId::new("press-1").unwrap();
-            TelemetryBatch {
-                sealed: Some(SealTime { time_ms: at, ..Default::default() }),
-                birth: birth.take(),
-                machines: question.iter().map(|s| column(&machine, &s.sensor, &now(s))).collect(),
-                ..Default::default()
-            }
-        });
-        let agent = AgentKey { site: press(), agent: press() };
-        let log = (1..).zip(batches).map(|(seq, batch)| Taken {
-            agent: agent.clone(),
-            position: Position { epoch: Epoch([1; 16]), seq },
-            last_seq: seq,
-            content: Content::Batch { readings: check_batch(&batch).unwrap(), batch },
-            received: Instant::now(),
-        });
-        Stream::new(config.clone()).apply(log.collect(), Some(&scorer(config))).unwrap().predictions
-    }
-
-    #[test]
-    fn a_question_gets_the_streams_answer() {
-        let config = StreamConfig::default();
-        let asked = predict_raw(&config, &scorer(&config), &press(), &question()).unwrap();
-        let mut live = live(&config, &question()).pop().unwrap();
-        assert_eq!(live.window_end_ms, 40 * MINUTE);
-        let explained = |c: &Contribution| c.sensor == "temperature" && c.unit == "C" && c.value < 30.0;
-        assert!(asked.modes.iter().all(|m| m.contributions.iter().any(explained)));
-        live.id.clone_from(&asked.id);
-        live.machine.clone_from(&asked.machine);
-        // By text, since a normal that is not known is NaN.
-        assert_eq!(format!("{asked:?}"), format!("{live:?}"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_by_its_field() {
-        let config = StreamConfig::default();
-        let ask = |sensors: &[SensorReadings]| match predict_raw(&config, &scorer(&config), &press(), sensors) {
-            Err(PredictError::Field { field, .. }) => field,
-            other => panic!("{other:?}"),
-        };
-        let with = |change: fn(&mut Vec<SensorReadings>)| {
-            let mut sensors = question();
-            change(&mut sensors);
-            ask(&sensors)
-        };
-        assert_eq!(with(|s| s[2].unit = "furlong".into()), "sensors[2].unit");
-        assert_eq!(with(|s| s[1].sensor = "a/b".into()), "sensors[1].sensor");
-        assert_eq!(with(|s| s[1].sensor = "temperature".into()), "sensors[1].sensor");
-        assert_eq!(with(|s| s.clear()), "sensors");
-        assert_eq!(with(|s| s.iter_mut().for_each(|s| s.readings.retain(|r| r.time_ms < 9 * MINUTE))), "sensors");
-        assert_eq!(with(|s| s.iter_mut().for_each(|s| s.sensor.push('x'))), "sensors");
-    }
-}
+mod tests;

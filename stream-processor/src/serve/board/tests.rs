@@ -81,3 +81,65 @@ fn an_older_window_does_not_replace_a_newer_one() {
     assert_eq!(view.machines["press-1"].prediction.as_ref().unwrap().window_end_ms, 20);
     assert!(matches!(view.predictions_since(Cursor::default()), Since::Events(events) if events.len() == 2));
 }
+
+#[test]
+fn what_was_recovered_is_certain_and_of_this_incarnation() {
+    let board = Board::new();
+    board.begin(7, vec![alert("a", AlertState::Open)]);
+    let view = board.read();
+    assert_eq!((view.open["a"].provisional, view.open["a"].incarnation), (false, 7));
+}
+
+#[test]
+fn machines_of_earlier_incarnations_are_there_at_once_and_keep_what_is_known_of_them() {
+    let board = Board::new();
+    let name = |text: &str| AssetId::new(text).unwrap();
+    let agent = AgentKey { site: name("mill"), agent: name("gateway-1") };
+    let (press, kind, stranger) = (name("press-1"), name("press"), name("stranger"));
+    board.recall([(&press, Some(&kind), Some(&agent)), (&stranger, None, None)].into_iter());
+    let window = |machine: &AssetId| WindowFeatures {
+        machine: machine.clone(),
+        kind: kind.clone(),
+        start: PlantTime(0),
+        end: PlantTime(1),
+        revision: 0,
+        sensors: vec![],
+        features: vec![],
+        normal: vec![],
+    };
+    board.publish_windows(&[window(&press)]);
+    let view = board.read();
+    let entry = &view.machines["press-1"];
+    assert_eq!(
+        (entry.kind.as_str(), entry.agent.as_ref(), entry.window_end),
+        ("press", Some(&agent), Some(PlantTime(1)))
+    );
+    assert!(view.machines.contains_key("stranger"));
+}
+
+#[test]
+fn a_glance_stays_as_it_was_taken() {
+    let board = Board::new();
+    let at = |end| Prediction { machine: "press-1".into(), window_end_ms: end, ..Default::default() };
+    board.publish_predictions(&[at(10)]);
+    let before = board.read().glance(None);
+    board.publish_predictions(&[at(20)]);
+    let after = board.read().glance(Some(before.version));
+    let end = |glance: &Glance| glance.machines[0].prediction.as_ref().unwrap().window_end_ms;
+    assert_eq!((end(&before), end(&after)), (10, 20));
+    assert!(board.read().glance(Some(after.version)).machines.is_empty());
+}
+
+#[test]
+fn a_part_that_stays_as_it_is_wakes_nobody() {
+    let board = Board::new();
+    let mut ready = board.follow_ready();
+    board.set_part(Part::Broker, Some("connection refused".into()));
+    board.set_part(Part::Broker, None);
+    assert!(!ready.has_changed().unwrap());
+    board.set_part(Part::Archive, None);
+    board.set_part(Part::Recovery, None);
+    assert!(*ready.borrow_and_update());
+    board.set_part(Part::Recovery, None);
+    assert!(!ready.has_changed().unwrap());
+}

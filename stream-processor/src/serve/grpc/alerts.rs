@@ -31,9 +31,8 @@ impl AlertService for Alerts {
     async fn list_alerts(&self, request: Request<ListAlertsRequest>) -> Result<Response<ListAlertsResponse>, Status> {
         let ListAlertsRequest { include_closed, machines } = request.into_inner();
         let filter = Filter(machines);
-        let view = self.board.read();
-        let closed = view.closed.iter().rev().filter(|_| include_closed);
-        let alerts = view.open.values().chain(closed).filter(|a| filter.lets_pass(a)).map(|a| Alert::clone(a));
+        let (open, closed) = self.board.read().alerts(include_closed);
+        let alerts = open.iter().chain(&closed).filter(|a| filter.lets_pass(a)).map(|a| Alert::clone(a));
         Ok(Response::new(ListAlertsResponse { alerts: alerts.collect() }))
     }
 

@@ -74,7 +74,9 @@ impl From<PredictError> for RestError {
     fn from(e: PredictError) -> Self {
         match e {
             PredictError::Invalid { field, reason } => Self::field(field, reason),
-            PredictError::Learning => Self::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string()),
+            PredictError::Learning | PredictError::NotYet { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string())
+            }
             PredictError::UnknownMachine { .. } => Self::new(StatusCode::NOT_FOUND, e.to_string()),
             PredictError::Failed(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
         }
