@@ -162,9 +162,8 @@ impl Durable {
     }
 
     /// As an S3 that is away answers: the client tries again.
-    fn check_room(&self, key: &str, bytes: i64) -> S3Result<()> {
-        let room = self.room.check(u64::try_from(bytes).unwrap_or(0));
-        match room {
+    fn check_room(&self, key: &str, more: u64) -> S3Result<()> {
+        match self.room.check(more) {
             Err(_) if !key.starts_with(MANIFESTS) => Err(s3_error!(ServiceUnavailable, "there is no room")),
             _ => Ok(()),
         }
@@ -239,8 +238,9 @@ impl S3 for Durable {
             true => Some(self.conditional.lock().await),
             false => None,
         };
-        self.check_room(&key, req.input.content_length.unwrap_or(0))?;
         let before = self.bytes(&bucket, &key);
+        let more = u64::try_from(req.input.content_length.unwrap_or(0)).unwrap_or(0).saturating_sub(before);
+        self.check_room(&key, more)?;
         let response = self.inner.put_object(req).await.map_err(|e| self.failed(e))?;
         self.sync(&bucket, &key).await?;
         self.room.changed(before, self.bytes(&bucket, &key));
@@ -282,3 +282,6 @@ impl S3 for Durable {
         self.inner.list_buckets(req).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,6 +94,7 @@ async fn a_fault_raises_its_alert_before_the_failure_and_every_reading_is_archiv
     assert!((0.0..=1.0).contains(&alert.probability) && !alert.contributions.is_empty() && !alert.action.is_empty());
     assert!(seen.iter().all(|a| a.machine != healthy), "an alert for a machine that stays healthy");
 
+    evaluate(folder.path()).await;
     let exporter = factory.exporter.clone();
     factory.stop().await.unwrap();
     let failure = failure_of(&plant, &worn);
@@ -118,6 +119,17 @@ async fn a_fault_raises_its_alert_before_the_failure_and_every_reading_is_archiv
     assert_eq!(metric(&exporter.text(), "millwright_readings_archived_total"), balance as f64);
     assert_eq!(metric(&exporter.text(), "millwright_readings_received_total"), taken as f64);
     server.stop().await;
+}
+
+/// As the README says it, while the factory runs.
+async fn evaluate(data: &std::path::Path) {
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_stream-processor"));
+    program.args(["model", "evaluate", "--config"]).arg(data.join("model.toml"));
+    let evaluation = tokio::task::spawn_blocking(move || program.output().unwrap());
+    let output = timeout(LIVE_MAX, evaluation).await.expect("an evaluation ends").unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(table.contains("bearing_wear"), "{table}");
 }
 
 /// When the scripted fault ends in its failure, by the simulator's own record.

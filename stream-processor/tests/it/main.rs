@@ -5,6 +5,7 @@ mod browser;
 mod components;
 mod console;
 mod factory;
+mod life;
 mod roles;
 mod start;
 mod store;
