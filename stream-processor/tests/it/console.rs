@@ -58,6 +58,18 @@ async fn machines_appear_an_alert_appears_and_the_button_acknowledges_it() {
     let alert = acknowledged.await.expect("gRPC shows it acknowledged");
     assert_eq!(alert.acknowledged_by, "Ada");
     assert!(alert.acknowledged_ms > 0);
+    record(&browser).await;
     browser.close().await;
     factory.stop().await.unwrap();
+}
+
+/// What happened to a machine, by the form in its details.
+async fn record(browser: &Browser) {
+    let script = "const li = document.querySelector('[data-testid=machine]'); li.querySelector('details').open = true; \
+                  li.querySelector('[data-testid=record-mode]').value = 'bearing wear'; return li.dataset.machine";
+    let machine = browser.run(script).await;
+    let row = format!("[data-testid=machine][data-machine='{}']", machine.as_str().expect("a machine has a name"));
+    browser.click(&format!("{row} [data-testid=record-send]")).await;
+    let done = format!("{row} [data-testid=record-done]");
+    browser.wait_for(&format!("return document.querySelector(\"{done}\").textContent === 'Recorded.'")).await;
 }

@@ -1,5 +1,6 @@
 //! Tests of the programs as a user has them: real broker, real S3 endpoint, real browser.
 
+mod access;
 mod archive;
 mod browser;
 mod components;
