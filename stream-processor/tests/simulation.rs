@@ -39,6 +39,9 @@ const SEEDS: u64 = 200;
 const TICKS_WITH_FAULTS: u32 = 300;
 /// Long enough for every back-off at its longest.
 const TICKS_TO_REST_MAX: u32 = 6_000;
+/// An agent seals a batch at every flush, and be it empty. Here it does so only while it waits for something, or there
+/// would never be rest.
+const TICKS_PER_FLUSH: u32 = 40;
 
 /// Without these the seeds prove nothing.
 const MUST_BE_REACHED: [&str; 19] = [
@@ -204,7 +207,10 @@ fn run(seed: u64, reached: &mut Reached) {
     }
     world.faults = Faults::none();
     world.gateways.iter_mut().for_each(Gateway::sync);
-    let rested = (0..TICKS_TO_REST_MAX).any(|_| {
+    let rested = (0..TICKS_TO_REST_MAX).any(|tick| {
+        if tick % TICKS_PER_FLUSH == 0 {
+            world.gateways.iter_mut().filter(|gateway| !gateway.is_empty()).for_each(Gateway::flush);
+        }
         world.tick(reached);
         world.at_rest()
     });
