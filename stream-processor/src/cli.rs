@@ -17,15 +17,17 @@ use tokio::sync::watch;
 use crate::{
     config::ProcessorConfig,
     crew,
-    processor::{Processor, STOP_MAX},
+    processor::{Processor, STOP_MAX, engine::EngineError},
     telemetry,
 };
 use signals::Signals;
 
+pub const EXIT_FAILED: u8 = 1;
 /// A configuration that can't be used.
 pub const EXIT_CONFIG: u8 = 2;
 /// Another processor took over: a supervisor should wait before it starts this one again.
 pub const EXIT_FENCED: u8 = 3;
+
 #[derive(Debug, Parser)]
 #[command(name = "stream-processor", version, about = "Millwright: machine health from sensor to alert", long_about = None)]
 pub struct Cli {
@@ -115,7 +117,10 @@ async fn run(path: PathBuf) -> ExitCode {
     tracing::info!(%grpc, %http, "the processor is up");
     let code = tokio::select! {
         () = signals.asked_to_stop() => ExitCode::SUCCESS,
-        _reason = processor.failed() => ExitCode::from(EXIT_FENCED),
+        reason = processor.failed() => match *reason {
+            EngineError::Fenced => ExitCode::from(EXIT_FENCED),
+            _ => ExitCode::from(EXIT_FAILED),
+        },
     };
     signals.force_the_stop();
     processor.stop(Instant::now() + STOP_MAX).await;

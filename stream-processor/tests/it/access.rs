@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::components::{Program, find, free_port, wait_for_port};
+use crate::components::{find, on_free_port};
 
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
@@ -118,22 +118,20 @@ async fn the_rules_shipped_for_mosquitto_say_the_same() {
     let rules = folder.path().join("acl");
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/base/broker/mosquitto.acl");
     std::fs::copy(shipped, &rules).unwrap();
-    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let config = folder.path().join("mosquitto.conf");
-    // It would drop its rights and read the files of this test as somebody else.
-    let user = "user root";
-    std::fs::write(
-        &config,
-        format!(
-            "{user}\nlistener {} 127.0.0.1\nallow_anonymous false\npassword_file {}\nacl_file {}\n",
+    let (_running, addr) = on_free_port(|addr| {
+        let config = folder.path().join("mosquitto.conf");
+        // Started as root it would become somebody else, who can't read the files of this test.
+        let text = format!(
+            "user root\nlistener {} 127.0.0.1\nallow_anonymous false\npassword_file {}\nacl_file {}\n",
             addr.port(),
             passwords.display(),
             rules.display()
-        ),
-    )
-    .unwrap();
-    let _running = Program::start(Command::new(mosquitto).arg("-c").arg(&config).stderr(Stdio::null()));
-    wait_for_port(addr);
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new(&mosquitto);
+        command.arg("-c").arg(&config).stderr(Stdio::null());
+        command
+    });
     let connect = async |name: &str| Client::connect(addr, &format!("{name}-id"), Some((name, name))).await;
     rules_hold(connect("stream-processor").await, connect("gateway-1").await, connect("gateway-2").await).await;
 }

@@ -1,6 +1,6 @@
 //! AlertService: the list, the resumable stream, the acknowledgement.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures::{Stream, stream};
 use proto::wire::alert::{
@@ -89,9 +89,20 @@ struct Follower {
     filter: Filter,
     cursor: Cursor,
     changed: watch::Receiver<Cursor>,
-    due: VecDeque<StreamAlertsResponse>,
+    due: VecDeque<(Due, ResumeToken)>,
     ended: bool,
 }
+
+/// Written out when it is sent: what is due is put together under the board's lock.
+enum Due {
+    Alert(Arc<Alert>),
+    Live,
+    Missed(u64),
+    Reset(u64),
+}
+
+/// None: resuming here would leave something out.
+type ResumeToken = Option<Cursor>;
 
 impl Follower {
     fn new(board: Board, filter: Filter, from: Option<Cursor>) -> Self {
@@ -105,7 +116,7 @@ impl Follower {
             Some((cursor, Since::Events(events))) => {
                 follower.cursor = cursor;
                 follower.take(events);
-                follower.say(Event::Live(Live {}));
+                follower.say(Due::Live);
             }
             Some((_, Since::Missed(_) | Since::Other)) => follower.reset(&view),
         }
@@ -115,8 +126,15 @@ impl Follower {
     /// None: the stream is over.
     async fn next(&mut self) -> Option<Result<StreamAlertsResponse, Status>> {
         loop {
-            if let Some(response) = self.due.pop_front() {
-                return Some(Ok(response));
+            if let Some((due, token)) = self.due.pop_front() {
+                let event = match due {
+                    Due::Alert(alert) => Event::Alert(Arc::unwrap_or_clone(alert)),
+                    Due::Live => Event::Live(Live {}),
+                    Due::Missed(events) => Event::Missed(Missed { events }),
+                    Due::Reset(incarnation) => Event::Reset(Reset { incarnation }),
+                };
+                let resume_token = token.map(|cursor| cursor.to_string()).unwrap_or_default();
+                return Some(Ok(StreamAlertsResponse { event: Some(event), resume_token }));
             }
             let here = self.cursor;
             if self.ended || self.changed.wait_for(|newest| *newest != here).await.is_err() {
@@ -133,26 +151,23 @@ impl Follower {
             Since::Events(events) => self.take(events),
             Since::Other => self.reset(&view),
             Since::Missed(events) => {
-                self.say(Event::Missed(Missed { events }));
+                self.say(Due::Missed(events));
                 self.ended = true;
             }
         }
     }
 
-    fn take(&mut self, events: Vec<(u64, std::sync::Arc<Alert>)>) {
+    fn take(&mut self, events: Vec<(u64, Arc<Alert>)>) {
         for (number, alert) in events {
             self.cursor.number = number;
             if self.filter.lets_pass(&alert) {
-                self.say(Event::Alert(Alert::clone(&alert)));
+                self.say(Due::Alert(alert));
             }
         }
     }
 
     fn reset(&mut self, view: &View) {
-        self.due.push_back(StreamAlertsResponse {
-            event: Some(Event::Reset(Reset { incarnation: view.incarnation })),
-            resume_token: String::new(),
-        });
+        self.due.push_back((Due::Reset(view.incarnation), None));
         self.list(view);
     }
 
@@ -161,14 +176,11 @@ impl Follower {
         self.cursor = view.alert_cursor();
         let filter = &self.filter;
         let open = view.open.values().filter(|a| filter.lets_pass(a));
-        self.due.extend(open.map(|alert| StreamAlertsResponse {
-            event: Some(Event::Alert(Alert::clone(alert))),
-            resume_token: String::new(),
-        }));
-        self.say(Event::Live(Live {}));
+        self.due.extend(open.map(|alert| (Due::Alert(alert.clone()), None)));
+        self.say(Due::Live);
     }
 
-    fn say(&mut self, event: Event) {
-        self.due.push_back(StreamAlertsResponse { event: Some(event), resume_token: self.cursor.to_string() });
+    fn say(&mut self, due: Due) {
+        self.due.push_back((due, Some(self.cursor)));
     }
 }

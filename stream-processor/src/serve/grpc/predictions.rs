@@ -1,6 +1,6 @@
 //! PredictionService: one answer, or all of them as their windows close.
 
-use std::{collections::VecDeque, pin::Pin};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures::{Stream, stream};
 use proto::wire::prediction::{
@@ -60,7 +60,13 @@ struct Follower {
     machines: Vec<String>,
     cursor: Cursor,
     changed: watch::Receiver<Cursor>,
-    due: VecDeque<Event>,
+    due: VecDeque<Due>,
+}
+
+/// Written out when it is sent: what is due is put together under the board's lock.
+enum Due {
+    Prediction(Arc<Prediction>),
+    Missed(u64),
 }
 
 impl Follower {
@@ -74,8 +80,10 @@ impl Follower {
 
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.due.pop_front() {
-                return Some(event);
+            match self.due.pop_front() {
+                Some(Due::Prediction(prediction)) => return Some(Event::Prediction(Arc::unwrap_or_clone(prediction))),
+                Some(Due::Missed(events)) => return Some(Event::Missed(events)),
+                None => {}
             }
             let here = self.cursor;
             self.changed.wait_for(|newest| *newest != here).await.ok()?;
@@ -90,11 +98,11 @@ impl Follower {
             Since::Events(events) => {
                 for (number, prediction) in events {
                     self.cursor.number = number;
-                    self.say(&prediction);
+                    self.say(prediction);
                 }
             }
             Since::Missed(events) => {
-                self.due.push_back(Event::Missed(events));
+                self.due.push_back(Due::Missed(events));
                 self.cursor.number += events;
             }
             Since::Other => self.newest(&view),
@@ -104,12 +112,12 @@ impl Follower {
     /// The newest state of each machine.
     fn newest(&mut self, view: &View) {
         self.cursor = view.prediction_cursor();
-        view.machines.values().filter_map(|entry| entry.prediction.as_deref()).for_each(|p| self.say(p));
+        view.machines.values().filter_map(|entry| entry.prediction.clone()).for_each(|p| self.say(p));
     }
 
-    fn say(&mut self, prediction: &Prediction) {
+    fn say(&mut self, prediction: Arc<Prediction>) {
         if self.machines.is_empty() || self.machines.contains(&prediction.machine) {
-            self.due.push_back(Event::Prediction(prediction.clone()));
+            self.due.push_back(Due::Prediction(prediction));
         }
     }
 }
