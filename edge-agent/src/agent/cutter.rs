@@ -15,7 +15,7 @@ use proto::{
     wire::telemetry::{Birth, SealTime, TelemetryBatch},
 };
 
-use super::batch::{BatchBuilder, BatchError, INSTANT_BYTES_MAX};
+use super::batch::{BATCH_BYTES_MAX, BatchBuilder, BatchError, INSTANT_BYTES_MAX};
 use crate::source::{Item, Source, SourceError};
 
 /// Items taken from a source at once: few enough that one poll never holds a runtime thread for long.
@@ -74,7 +74,7 @@ impl Cutter {
         Cutter {
             sources,
             builder,
-            bytes_max,
+            bytes_max: bytes_max.min(BATCH_BYTES_MAX),
             birth: Some(birth),
             held: BTreeMap::new(),
             held_bytes: 0,

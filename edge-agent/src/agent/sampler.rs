@@ -9,7 +9,7 @@ use proto::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +41,7 @@ pub struct Sampler {
 impl Sampler {
     /// Until it is stopped, or a source fails: then what is complete is sealed, and the rest is read after a restart.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
-        let mut flush = interval(self.flush);
+        let mut flush = interval_at(Instant::now() + self.flush, self.flush);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let failure = loop {
             let wait = match self.poll() {

@@ -239,8 +239,7 @@ fn the_largest_batches_fit_into_a_frame() {
     let plant = |n: usize, sensors| (0..n).map(|i| info(&format!("m{i}"), sensors)).collect::<Vec<_>>();
     for (most, sensors) in [(1_600, 10), (14, 1_200), (1, 10)] {
         assert!(BatchBuilder::new(&plant(most, sensors)).is_ok(), "{most} x {sensors}");
-        let mut cutter =
-            cutter(vec![Box::new(Wide(plant(most, sensors), 0))], super::super::batch::BATCH_BYTES_MAX, None);
+        let mut cutter = cutter(vec![Box::new(Wide(plant(most, sensors), 0))], usize::MAX, None);
         let (mut batches, now) = (Vec::new(), PlantTime(i64::MAX));
         while cutter.poll(now, None).unwrap() == Polled::More {
             while cutter.is_full(now) {
