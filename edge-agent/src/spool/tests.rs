@@ -161,6 +161,30 @@ fn retries_on_a_full_disk_leave_nothing_behind() {
 }
 
 #[test]
+fn a_full_disk_has_room_again_when_the_archive_has_what_is_on_it() {
+    let disk = Arc::new(Memory::default());
+    let mut spool = Spool::open(disk.clone(), SpoolConfig { bytes_max: 60_000, ..CONFIG }, Epoch([1; 16])).unwrap().0;
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let mut noise = || (0..400).map(|_| rng.random_range('a'..='z')).collect::<String>();
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(append(&mut spool, &noise()).0);
+        spool.commit().unwrap();
+    }
+    disk.fill(200);
+    let (waiting, bytes) = append(&mut spool, &noise());
+    let files = disk.list().unwrap();
+    for _ in 0..10 {
+        assert!(spool.commit().is_err());
+        assert_eq!(disk.list().unwrap(), files, "no file is left of a try");
+    }
+    spool.free(held[6]).unwrap();
+    assert!(disk.list().unwrap().len() < files.len());
+    spool.commit().unwrap();
+    assert_eq!(spool.reader().read(waiting).unwrap(), bytes);
+}
+
+#[test]
 fn losses_are_counted() {
     let disk = Arc::new(Memory::default());
     let mut spool = open(&disk, 1);
