@@ -96,7 +96,7 @@ fn windows_have_a_column_per_feature_and_null_for_no_value() {
 
 #[test]
 fn predictions_have_a_row_per_mode() {
-    let mode = |mode: &str, probability| ModeProbability { mode: mode.into(), probability };
+    let mode = |mode: &str, probability| ModeProbability { mode: mode.into(), probability, ..Default::default() };
     let prediction = Prediction {
         id: "p".into(),
         machine: "press-1".into(),
