@@ -281,4 +281,4 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ArtifactError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,10 @@
 use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
+/// Hidden layers, and units in one of them: more would not fit an artefact, nor a gateway.
+const HIDDEN_MAX: usize = 8;
+const UNITS_MAX: usize = 1024;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSettings {
@@ -106,7 +110,7 @@ impl TrainSettings {
         let TrainSettings { horizon_hours, split, costs, hidden, .. } = self;
         let share = split.train + split.validation + split.calibration;
         let slices = split.train > 0.0 && split.validation > 0.0 && split.calibration > 0.0 && share < 1.0;
-        let layers = hidden.len() <= 8 && hidden.iter().all(|n| (1..=1024).contains(n));
+        let layers = hidden.len() <= HIDDEN_MAX && hidden.iter().all(|n| (1..=UNITS_MAX).contains(n));
         let demands = [
             (*horizon_hours > 0.0 && *horizon_hours <= 10_000.0, "horizon_hours", "above 0 and at most 10000"),
             (self.min_failures >= 1, "min_failures", "1 or more"),

@@ -27,7 +27,7 @@ fn a_single_sensor_does_not_see_what_the_network_sees() {
     let precision = |name| evaluation.average_precision(name).unwrap();
     assert!(precision("single sensor") < 0.6, "{evaluation}");
     assert!(precision("mlp") > precision("single sensor") + 0.05, "{evaluation}");
-    assert!(precision("mlp") > precision("logistic regression"), "{evaluation}");
+    assert!(precision("mlp") > precision("logistic regression") + 0.05, "{evaluation}");
     assert!(precision("oracle") > precision("mlp"), "{evaluation}");
 }
 

@@ -1,7 +1,8 @@
 use super::*;
 use crate::forward::Dense;
 
-fn artifact() -> Artifact {
+/// Two heads over waves of weights.
+pub fn artifact() -> Artifact {
     let config = FeatureConfig::default();
     let features = FeatureSchema::of(&config).names.len();
     let kinds = vec![AssetId::new("press").unwrap()];

@@ -26,3 +26,27 @@ pub fn choose(dataset: &Dataset, sample: &Sample, modes: &[usize]) -> Vec<Golden
     };
     chosen.into_iter().map(golden).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dataset::synthetic, settings::TrainSettings, train::sample};
+
+    #[test]
+    fn they_fail_in_every_way_and_in_none_and_miss_no_value_where_they_need_not() {
+        let mut dataset = synthetic::xor_plant(3, 4, 40);
+        let holes: Vec<usize> = (0..dataset.rows.len()).filter(|row| row % 10 != 0).collect();
+        holes.iter().for_each(|row| dataset.features_mut(*row)[1] = f32::NAN);
+        let rows: Vec<usize> = (0..dataset.rows.len()).collect();
+        let sample = sample::draw(&dataset, &rows, &[0, 1], &TrainSettings::default());
+        let chosen = choose(&dataset, &sample, &[0, 1]);
+        let row_of = |golden: &Golden| {
+            let same = |row: &usize| dataset.features(*row).iter().map(|v| f64::from(*v)).eq(golden.features.clone());
+            (0..dataset.rows.len()).find(same).expect("a row of the dataset, without a hole")
+        };
+        let fails: Vec<u32> = chosen.iter().map(|golden| dataset.rows[row_of(golden)].fails).collect();
+        assert!(matches!(fails.as_slice(), [a, b, 0] if a & 1 == 1 && b & 2 == 2), "{fails:?}");
+        rows.iter().for_each(|row| dataset.features_mut(*row)[1] = f32::NAN);
+        assert_eq!(choose(&dataset, &sample, &[0, 1]).len(), 3, "a sensor that no machine has is no reason for none");
+    }
+}

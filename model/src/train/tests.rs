@@ -37,8 +37,6 @@ fn what_is_trained_can_be_loaded_and_scores_as_in_training() {
             assert!((a - b).abs() < 1e-6, "{a} {b}");
         }
     }
-    let slip: Vec<f64> = trained.artifact.golden.iter().map(|g| g.probabilities[0]).collect();
-    assert!(slip[0] > 1.5 * slip[slip.len() - 1], "the first fails so, the last does not: {slip:?}");
 }
 
 #[test]
