@@ -1,16 +1,17 @@
 //! One agent: samples its sources by the plant clock, seals batches, and wires them through the spool to the broker.
 //!
 //! ```text
-//! sampler (task) ──batches──> writer (thread: seal, append, sync) ──log──> publisher (task) ──MQTT──>
+//! sampler (task) ──batches──> writer (thread: append, sync) ──log──> publisher (task) ──MQTT──>
 //!    ^                          │    ^                                        │
 //!    └──────── room? ───────────┘    └───────── committed, damaged ───────────┘
 //! ```
 
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{io, path::PathBuf, sync::Arc};
 
 use proto::{
+    clock::{ClockConfig, KeptClock},
     position::{Epoch, Position},
-    time::{PlantClock, PlantTime},
+    time::{PlantClock, PlantTime, wall_now_ms},
     wire::telemetry::Birth,
 };
 use tokio::{
@@ -20,6 +21,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub mod batch;
+pub mod clock;
+pub mod cutter;
 pub mod identity;
 pub mod sampler;
 pub mod writer;
@@ -35,14 +38,17 @@ use crate::{
     telemetry::Metrics,
 };
 use batch::{BatchBuilder, BatchError};
+use cutter::{CutError, Cutter};
 use identity::Identity;
 use sampler::Sampler;
-use writer::{Writer, WriterRequest};
+use writer::Writer;
 
 /// Batches between sampler and writer.
 const BATCHES_QUEUED_MAX: usize = 8;
-/// The part of the spool that history may fill; the rest is left to live sources.
-const HISTORY_SHARE: u64 = 2;
+/// Frees and mends between publisher and writer.
+const REQUESTS_QUEUED_MAX: usize = 16;
+/// History may fill one part in this many of the spool; the rest is left to live sources.
+const HISTORY_SPOOL_DIVISOR: u64 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -56,6 +62,10 @@ pub enum AgentError {
     Sources(#[from] BatchError),
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    #[error("a source failed: {0}")]
+    Source(#[from] CutError),
+    #[error("{0} ended by itself")]
+    Ended(&'static str),
 }
 
 /// How far an agent is. All of it is durable.
@@ -76,6 +86,7 @@ pub struct AgentProgress {
 /// An agent with its spool recovered, not running yet.
 pub struct Agent {
     config: AgentConfig,
+    disk: Arc<Folder>,
     identity: Identity,
     spool: Spool<Folder>,
     recovered: Recovered,
@@ -88,15 +99,15 @@ impl Agent {
         let disk = Arc::new(Folder::open(&config.data).map_err(folder)?);
         let identity = Identity::load(&*disk).map_err(folder)?;
         let epoch = Epoch(identity::random_bytes().map_err(folder)?);
-        let (spool, recovered) = Spool::open(disk, config.spool.clone(), epoch)?;
-        tracing::info!(
-            agent = %config.agent,
-            frames = recovered.frames,
-            lost = recovered.lost,
-            damaged_bytes = recovered.damaged_bytes,
-            "spool recovered"
-        );
-        Ok(Agent { config, identity, spool, recovered })
+        let (spool, recovered) = Spool::open(disk.clone(), config.spool.clone(), epoch)?;
+        let Recovered { frames, lost, damaged_bytes } = recovered;
+        match lost {
+            0 => tracing::info!(agent = %config.agent, frames, damaged_bytes, "spool recovered"),
+            _ => {
+                tracing::error!(agent = %config.agent, frames, lost, damaged_bytes, "spool recovered, batches are lost")
+            }
+        }
+        Ok(Agent { config, disk, identity, spool, recovered })
     }
 
     /// What opening found on the disk.
@@ -109,6 +120,12 @@ impl Agent {
         self.spool.sealed()
     }
 
+    /// The plant clock that the configuration asks for, as it went on since the first start.
+    pub fn resume_clock(&self, config: &ClockConfig) -> Result<KeptClock, AgentError> {
+        let folder = |source| AgentError::Folder { folder: self.config.data.clone(), source };
+        clock::resume(&*self.disk, config, wall_now_ms()).map_err(folder)
+    }
+
     /// Samples and publishes on the current tokio runtime until it is stopped. Plant time is what `clock` says at the
     /// moment: its owner may hold it (speed 0) and let it run on.
     pub fn start(
@@ -119,46 +136,60 @@ impl Agent {
         let Agent { config, identity, spool, .. } = self;
         let machines: Vec<_> = sources.iter().flat_map(|s| s.machines()).collect();
         let builder = BatchBuilder::new(&machines)?;
+        warn_of_skipped(&sources, spool.sealed());
         let birth = Birth {
             install_id: identity.install.clone(),
-            boot_id: identity.boot,
+            boot_id: identity.boot.id,
             machines,
             version: env!("CARGO_PKG_VERSION").into(),
+            epochs: Vec::new(),
         };
         let endpoint = Endpoint::new(&config, &identity)?;
         let (metrics, stop) = (Metrics::new(&config.agent), CancellationToken::new());
         let (log, reader) = (spool.log(), spool.reader());
         let [jitter @ .., _, _, _, _, _, _, _, _] = spool.next().0.epoch.0;
-        let (requests, inbox) = mpsc::channel::<WriterRequest>(BATCHES_QUEUED_MAX);
+        let (batches, batches_inbox) = mpsc::channel(BATCHES_QUEUED_MAX);
+        let (requests, requests_inbox) = mpsc::channel(REQUESTS_QUEUED_MAX);
+        let cutter = Cutter::new(sources, builder, config.batch.bytes_max, birth.clone(), spool.sealed());
         let (writer, progress) = Writer::new(spool, metrics.clone(), stop.clone());
         let publisher = Publisher {
             endpoint,
-            birth: birth.clone(),
+            birth,
             log,
             reader,
             window: config.window.clone(),
-            requests: requests.downgrade(),
+            requests,
             progress: progress.clone(),
-            metrics,
+            metrics: metrics.clone(),
             jitter_seed: u64::from_le_bytes(jitter),
         };
         let sampler = Sampler {
-            sources,
-            builder,
-            birth: Some(birth),
+            cutter,
             boot: identity.boot,
-            started: Instant::now(),
-            batch: config.batch.clone(),
-            backlog_bytes_max: config.spool.bytes_max / HISTORY_SHARE,
+            flush: config.batch.flush,
+            backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,
             clock,
             progress: progress.clone(),
-            requests,
+            batches,
+            metrics,
         };
-        writer.spawn(&config.agent, inbox).map_err(AgentError::Thread)?;
+        writer.spawn(&config.agent, batches_inbox, requests_inbox).map_err(AgentError::Thread)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(sampler.run(stop.clone()));
-        tasks.spawn(publisher.run());
+        tasks.spawn(async {
+            publisher.run().await;
+            Ok(())
+        });
         Ok(AgentHandle { progress, stop, tasks })
+    }
+}
+
+/// One point serves all sources, and it is not told what they read before: an older file behind it stays unread.
+fn warn_of_skipped(sources: &[Box<dyn Source>], resume_after: Option<PlantTime>) {
+    let Some(resume_after) = resume_after else { return };
+    for source in sources.iter().filter(|source| source.skipped() > 0) {
+        let (skipped, next) = (source.skipped(), source.next_due().map_or("nothing".into(), |due| due.to_string()));
+        tracing::warn!(skipped, %resume_after, next, "rows at or before the time up to which the spool is sealed are not replayed");
     }
 }
 
@@ -166,12 +197,26 @@ impl Agent {
 pub struct AgentHandle {
     progress: watch::Receiver<AgentProgress>,
     stop: CancellationToken,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Result<(), AgentError>>,
 }
 
 impl AgentHandle {
     pub fn progress(&self) -> watch::Receiver<AgentProgress> {
         self.progress.clone()
+    }
+
+    /// Pends while the agent runs, and says why it ended by itself. What its sources had read in full is durable then;
+    /// a restart goes on from there.
+    pub async fn ended(&mut self) -> AgentError {
+        while let Some(task) = self.tasks.join_next().await {
+            match task {
+                // The publisher has nothing more to send: whoever caused that says so.
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return AgentError::Ended("a stage that panicked"),
+            }
+        }
+        AgentError::Ended("every stage")
     }
 
     /// Makes durable what was sampled, sends what the window lets out for a moment, and says goodbye to the broker.

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use proto::asset::AssetId;
+pub use proto::broker::TlsFiles;
 
 use crate::{publish::window::WindowConfig, spool::SpoolConfig};
 
@@ -13,8 +14,6 @@ pub use file::{ConfigError, Gateway};
 pub const FLUSH_DEFAULT: Duration = Duration::from_secs(1);
 /// Raw bytes of columns after which a batch is sealed before its time.
 pub const BATCH_BYTES_DEFAULT: usize = 64 * 1024;
-/// A frame of this many raw bytes is still below the limit when it can't be compressed.
-pub const BATCH_BYTES_MAX: usize = 512 * 1024;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentConfig {
@@ -56,13 +55,6 @@ impl MqttConfig {
     pub fn plain(address: SocketAddr) -> Self {
         MqttConfig { host: address.ip().to_string(), port: address.port(), tls: None, credentials: None }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    pub ca: PathBuf,
-    /// Client certificate and key.
-    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Clone, PartialEq, Eq)]

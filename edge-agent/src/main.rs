@@ -7,7 +7,13 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use edge_agent::{agent::Agent, config::Gateway, source::Source, telemetry};
+use edge_agent::{
+    agent::{Agent, batch::BatchBuilder},
+    config::Gateway,
+    source::{Source, SourceConfig},
+    telemetry::{self, Health},
+};
+use proto::time::PlantClock;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -52,12 +58,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sources are tried, too, before the spool is opened: only they know whether their settings and files make sense.
+/// Sources are tried, too, before the spool is opened: only they know whether their settings and files make sense, and
+/// only together, whether one agent can carry them.
 fn load(path: &Path) -> anyhow::Result<Gateway> {
     let gateway = Gateway::load(path)?;
-    for source in &gateway.sources {
-        source.build(&gateway.base, None).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-    }
+    let refused = |e: &dyn std::fmt::Display| anyhow::anyhow!("{}: {e}", path.display());
+    let built = gateway.sources.iter().map(|source| source.build(&gateway.base, None));
+    let sources = built.collect::<Result<Vec<_>, _>>().map_err(|e| refused(&e))?;
+    let machines: Vec<_> = sources.iter().flat_map(|source| source.machines()).collect();
+    BatchBuilder::new(&machines).map_err(|e| refused(&e))?;
     Ok(gateway)
 }
 
@@ -72,39 +81,56 @@ fn start(gateway: Gateway) -> anyhow::Result<()> {
 async fn run(gateway: Gateway) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (failed, mut failure) = mpsc::channel(1);
+    let (health, healthy) = watch::channel(Health::Starting);
     if let Some(address) = gateway.metrics {
         let registry = telemetry::install_exporter().context("metrics")?;
         tokio::spawn(async move {
-            let ended = telemetry::serve(address, registry).await;
+            let ended = telemetry::serve(address, registry, healthy).await;
             let _ = failed.send(ended.context(format!("serve.metrics {address}"))).await;
         });
     }
-    let (_clock, clock) = watch::channel(gateway.clock);
     // Recovery and a source's way back to where it was may take long, and can be interrupted.
     let opened = tokio::task::spawn_blocking(move || open(&gateway));
-    let (agent, sources) = tokio::select! {
+    let Opened { agent, sources, clock } = tokio::select! {
         opened = opened => opened??,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    let handle = agent.start(sources, clock)?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        Some(ended) = failure.recv() => ended?,
-    }
+    let (_clock, clock) = watch::channel(clock);
+    let mut handle = agent.start(sources, clock)?;
+    health.send_replace(Health::Running);
+    let ended = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        Some(ended) = failure.recv() => ended,
+        error = handle.ended() => {
+            health.send_replace(Health::Ended);
+            Err(error).context("the agent ended")
+        }
+    };
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         progress = handle.stop() => tracing::info!(readings = progress.readings_sealed, "stopped"),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    Ok(())
+    ended
 }
 
-fn open(gateway: &Gateway) -> anyhow::Result<(Agent, Vec<Box<dyn Source>>)> {
+struct Opened {
+    agent: Agent,
+    sources: Vec<Box<dyn Source>>,
+    clock: PlantClock,
+}
+
+fn open(gateway: &Gateway) -> anyhow::Result<Opened> {
     let agent = Agent::open(gateway.agent.clone())?;
-    let resume_after = agent.resume_after();
-    let sources = gateway.sources.iter().map(|s| s.build(&gateway.base, resume_after));
-    Ok((agent, sources.collect::<Result<_, _>>()?))
+    let (resume_after, kept) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
+    let now = kept.clock.now();
+    if let Some(sealed) = resume_after.filter(|sealed| *sealed > now) {
+        tracing::warn!(%now, %sealed, "plant time is behind what the spool is sealed up to: nothing is read until it is past");
+    }
+    let build = |source: &SourceConfig| source.starting_at(kept.since).build(&gateway.base, resume_after);
+    let sources = gateway.sources.iter().map(build).collect::<Result<_, _>>()?;
+    Ok(Opened { agent, sources, clock: kept.clock })
 }

@@ -39,6 +39,8 @@ const STALL_MAX: Duration = SILENCE_MAX;
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 const READ_BYTES_MAX: u64 = 1024 * 1024;
+/// Epochs in the spool that a birth names, the newest ones.
+const EPOCHS_NAMED_MAX: usize = 256;
 
 /// Why a connection ended. All of them are repaired by the next one.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +63,7 @@ pub struct Publisher {
     pub log: SharedLog,
     pub reader: SpoolReader<Folder>,
     pub window: WindowConfig,
-    /// Weak: the writer ends when the sampler has ended.
-    pub requests: mpsc::WeakSender<WriterRequest>,
+    pub requests: mpsc::Sender<WriterRequest>,
     /// Moves with every commit; closes when nothing more will become durable.
     pub progress: watch::Receiver<AgentProgress>,
     pub metrics: Metrics,
@@ -71,6 +72,12 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// As it is now. It is known to fit into a packet since before the start.
+    fn birth(&self) -> Birth {
+        let epochs = self.log.lock().epochs().take(EPOCHS_NAMED_MAX).map(Into::into).collect();
+        Birth { epochs, ..self.birth.clone() }
+    }
+
     pub async fn run(self) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.jitter_seed);
         let mut window = SendWindow::new(self.window.clone(), rng.random());
@@ -187,8 +194,9 @@ impl<'p> Session<'p> {
                     event = &mut poll => break event.map_err(|_| SessionError::Silent)?.map_err(Box::new)?,
                     frames = finished(&mut self.reading) => self.publish(frames)?,
                     moved = self.progress.changed(), if self.stage == Stage::Running => {
-                        if moved.is_err() {
-                            self.stage = Stage::Draining(Instant::now() + DRAIN_MAX);
+                        match moved {
+                            Ok(()) => self.free(),
+                            Err(_) => self.stage = Stage::Draining(Instant::now() + DRAIN_MAX),
                         }
                     }
                     () = sleep_until(wakeup) => {}
@@ -202,14 +210,16 @@ impl<'p> Session<'p> {
         self.started.elapsed()
     }
 
+    /// May the window be asked for frames?
+    fn takes_frames(&self) -> bool {
+        self.reading.is_none()
+            && self.in_flight < INFLIGHT_MAX
+            && matches!(self.stage, Stage::Running | Stage::Draining(_))
+    }
+
     fn wakeup(&self) -> Instant {
-        let log = self.publisher.log.lock();
-        let window = match self.reading {
-            // It has been asked already.
-            Some(_) => None,
-            None if self.in_flight >= INFLIGHT_MAX => None,
-            None => self.window.next_wakeup(&log, self.now()).map(|at| self.started + at),
-        };
+        let next = || self.window.next_wakeup(&self.publisher.log.lock(), self.now());
+        let window = self.takes_frames().then(next).flatten().map(|at| self.started + at);
         [window, self.stage.until()].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + SILENCE_MAX)
     }
 
@@ -241,7 +251,7 @@ impl<'p> Session<'p> {
 
     fn on_subscribed(&mut self) -> Result<(), SessionError> {
         let endpoint = &self.publisher.endpoint;
-        self.hand_over(&endpoint.birth, true, self.publisher.birth.encode_to_vec())?;
+        self.hand_over(&endpoint.birth, true, self.publisher.birth().encode_to_vec())?;
         self.hand_over(&endpoint.status, true, endpoint.status(true, false))?;
         self.connected = true;
         self.window.on_connected(self.now());
@@ -261,26 +271,26 @@ impl<'p> Session<'p> {
                 return;
             }
         };
-        let freed = self.window.on_ack(&self.publisher.log.lock(), &ack, self.now());
+        self.window.on_ack(&self.publisher.log.lock(), &ack, self.now());
         metrics.paused.record(u64::from(self.window.paused()), &metrics.agent);
-        if let Some(committed) = freed {
-            // If the writer is busy, the next ack says it again.
+        self.free();
+    }
+
+    /// If the writer is busy, the next ack or the next commit says it again.
+    fn free(&self) {
+        let freeable = self.window.freeable(&self.publisher.log.lock());
+        if let Some(committed) = freeable {
             self.request(WriterRequest::Free(committed));
         }
     }
 
     fn request(&self, request: WriterRequest) {
-        if let Some(requests) = self.publisher.requests.upgrade() {
-            let _ = requests.try_send(request);
-        }
+        let _ = self.publisher.requests.try_send(request);
     }
 
     /// Begins to read what may be sent now.
     fn send(&mut self) -> Result<(), SessionError> {
-        if self.reading.is_some()
-            || self.in_flight >= INFLIGHT_MAX
-            || matches!(self.stage, Stage::Farewell(_) | Stage::Leaving(_))
-        {
+        if !self.takes_frames() {
             return Ok(());
         }
         let (mut positions, mut bytes) = (Vec::new(), 0);
@@ -383,3 +393,6 @@ async fn finished(reading: &mut Option<Reading>) -> Vec<(Position, Result<Bytes,
     *reading = None;
     frames
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,9 @@ pub enum Item {
     Event(EventRecord),
 }
 
+/// A source gives an instant as a whole, so it must fit into memory.
+pub const INSTANT_ITEMS_MAX: usize = 65_536;
+
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("source.{key}: {reason}")]
@@ -44,6 +47,8 @@ pub enum SourceError {
     File { file: String, reason: String },
     #[error("{file}, line {line}: {reason}")]
     Line { file: String, line: u64, reason: String },
+    #[error("more than {INSTANT_ITEMS_MAX} rows are at {time}")]
+    Instant { time: PlantTime },
 }
 
 /// A generator of items. Everything up to [`Source::progress`] has been produced, so it is the seal time of a batch:
@@ -52,8 +57,8 @@ pub trait Source: Send {
     /// What this source has; constant for its life.
     fn machines(&self) -> Vec<MachineInfo>;
 
-    /// Produces the items up to and including `now`, at most about `items_max` of them, into `out`.
-    /// Returns true when there are more up to `now`: call again at once.
+    /// Produces the items up to and including `now`, at most about `items_max` of them, into `out`; never a part of an
+    /// instant. Returns true when there are more up to `now`: call again at once.
     fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError>;
 
     /// Plant time up to which everything has been produced (at most the last `now`).
@@ -61,4 +66,9 @@ pub trait Source: Send {
 
     /// Plant time of the next item, if the source knows: no need to poll before it. None: it has ended.
     fn next_due(&self) -> Option<PlantTime>;
+
+    /// Items that it has and does not give, since they are at or before the point from which it goes on.
+    fn skipped(&self) -> u64 {
+        0
+    }
 }

@@ -13,13 +13,14 @@
 use std::{
     collections::VecDeque,
     io,
+    ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use proto::{
     position::{Epoch, Position},
-    telemetry::Frame,
+    telemetry::{Frame, frame::FRAME_BYTES_MAX},
     time::PlantTime,
 };
 
@@ -29,6 +30,9 @@ pub mod record;
 pub mod segment;
 pub mod recovery;
 pub mod retention;
+mod reader;
+
+pub use reader::{ReadError, SpoolReader};
 
 use disk::Disk;
 use log::{Extent, Log};
@@ -99,6 +103,36 @@ pub struct Recovered {
     pub damaged_bytes: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Loss {
+    pub batches: u64,
+    /// Known to have been inside.
+    pub readings: u64,
+}
+
+/// What became gaps since the spool was opened, and what opening found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses {
+    pub evicted: Loss,
+    pub damaged: Loss,
+}
+
+impl<'e> FromIterator<&'e Extent> for Loss {
+    fn from_iter<I: IntoIterator<Item = &'e Extent>>(lost: I) -> Self {
+        lost.into_iter().fold(Loss::default(), |loss, e| Loss {
+            batches: loss.batches + e.last_seq - e.position.seq + 1,
+            readings: loss.readings + e.readings,
+        })
+    }
+}
+
+impl AddAssign for Loss {
+    fn add_assign(&mut self, more: Loss) {
+        self.batches += more.batches;
+        self.readings += more.readings;
+    }
+}
+
 /// The writing side; there is one.
 #[derive(Debug)]
 pub struct Spool<D> {
@@ -108,6 +142,8 @@ pub struct Spool<D> {
     /// In log order. The last one is appended to if `active`.
     segments: VecDeque<Segment>,
     active: bool,
+    /// The last segment's file may hold more than is accounted for, or not exist: a write to it failed.
+    torn: bool,
     next_number: u64,
     epoch: Epoch,
     next_seq: u64,
@@ -119,6 +155,7 @@ pub struct Spool<D> {
     group_sealed: Option<PlantTime>,
     /// Seal time of the newest durable frame.
     sealed: Option<PlantTime>,
+    losses: Losses,
 }
 
 impl<D: Disk> Spool<D> {
@@ -141,6 +178,7 @@ impl<D: Disk> Spool<D> {
             log: SharedLog(Arc::new(Mutex::new(Log::new(checkpoint.committed)))),
             segments: VecDeque::new(),
             active: false,
+            torn: false,
             next_number,
             epoch,
             next_seq: 1,
@@ -149,11 +187,13 @@ impl<D: Disk> Spool<D> {
             group_bytes: 0,
             group_sealed: None,
             sealed: checkpoint.sealed,
+            losses: Losses::default(),
         };
         for freed in numbers.drain(..keep) {
             spool.remove(freed)?;
         }
         let recovered = spool.recover(&numbers, checkpoint.committed)?;
+        spool.losses.damaged.batches = recovered.lost;
         let newest = {
             let log = spool.log.lock();
             spool.previous = log.last();
@@ -233,10 +273,15 @@ impl<D: Disk> Spool<D> {
         self.sealed
     }
 
+    pub fn losses(&self) -> Losses {
+        self.losses
+    }
+
     /// Adds a frame, sealed for [`Spool::next`], to the group that the next commit makes durable.
     pub fn append(&mut self, frame: &Frame, sealed: PlantTime) {
         debug_assert_eq!(frame.header.position, self.next().0);
         let bytes = frame.encode();
+        debug_assert!(bytes.len() <= FRAME_BYTES_MAX, "it would be read back as damage");
         self.group_bytes += bytes.len();
         self.group.push(Record { header: frame.header, readings: u64::from(frame.header.readings), bytes });
         self.group_sealed = Some(sealed);
@@ -254,12 +299,16 @@ impl<D: Disk> Spool<D> {
         if self.group.is_empty() {
             return Ok(());
         }
+        self.clear_torn()?;
         self.make_room((self.group_bytes + SEGMENT_HEADER_BYTES) as u64)?;
-        let written = self.write_group();
-        if written.is_err() {
-            self.active = false;
-        }
-        let extents = written?;
+        let extents = match self.write_group() {
+            Ok(extents) => extents,
+            Err(error) => {
+                // At once, since the disk may be full; if that fails, too, before anything else is written.
+                let _ = self.clear_torn();
+                return Err(error);
+            }
+        };
         let mut log = self.log.lock();
         extents.into_iter().for_each(|e| log.push(e));
         self.group.clear();
@@ -281,8 +330,11 @@ impl<D: Disk> Spool<D> {
             all.extend_from_slice(&record.bytes);
             all
         });
+        // After a failed sync nobody knows what is on the disk: the file is never appended to again.
+        (self.torn, self.active) = (true, false);
         self.disk.append(&name, &bytes).context("append to", &name)?;
         self.disk.sync(&name).context("sync", &name)?;
+        (self.torn, self.active) = (false, true);
         let extents = segment::extents(active.number, active.bytes, &self.group);
         active.bytes += bytes.len() as u64;
         Ok(extents)
@@ -300,9 +352,26 @@ impl<D: Disk> Spool<D> {
         self.disk.create(&name).context("create", &name)?;
         let (epoch, previous, bytes) = (self.epoch, self.previous, header.len() as u64);
         self.segments.push_back(Segment { number, epoch, previous, bytes });
+        self.torn = true;
         self.disk.append(&name, &header).context("append to", &name)?;
         self.sync_folder()?;
-        self.active = true;
+        (self.torn, self.active) = (false, true);
+        Ok(())
+    }
+
+    /// Cuts what a failed write left in the last segment, so that retries never fill the disk themselves.
+    fn clear_torn(&mut self) -> Result<(), SpoolError> {
+        let Some(last) = self.segments.back().filter(|_| self.torn).copied() else {
+            return Ok(());
+        };
+        if last.bytes > SEGMENT_HEADER_BYTES as u64 {
+            let name = segment::name(last.number);
+            self.disk.truncate(&name, last.bytes).context("cut", &name)?;
+        } else {
+            self.remove(last.number)?;
+            self.segments.pop_back();
+        }
+        self.torn = false;
         Ok(())
     }
 
@@ -319,58 +388,7 @@ impl<D: Disk> Spool<D> {
     }
 
     pub fn reader(&self) -> SpoolReader<D> {
-        SpoolReader { disk: self.disk.clone(), log: self.log.clone() }
-    }
-}
-
-/// The reading side.
-#[derive(Debug)]
-pub struct SpoolReader<D> {
-    disk: Arc<D>,
-    log: SharedLog,
-}
-
-impl<D> Clone for SpoolReader<D> {
-    fn clone(&self) -> Self {
-        SpoolReader { disk: self.disk.clone(), log: self.log.clone() }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Freed or evicted meanwhile: not held under this position any more.
-    #[error("frame {0} is not held")]
-    NotHeld(Position),
-    #[error("frame {0} is damaged on the disk")]
-    Damaged(Position),
-    #[error(transparent)]
-    Io(#[from] SpoolError),
-}
-
-impl<D: Disk> SpoolReader<D> {
-    /// The encoded frame that begins at a position, verified.
-    pub fn read(&self, position: Position) -> Result<Bytes, ReadError> {
-        let find = || self.log.lock().covering(position).copied().filter(|e| e.position == position);
-        let extent = find().ok_or(ReadError::NotHeld(position))?;
-        match self.read_at(&extent)? {
-            Some(record) => Ok(record.bytes),
-            None if find() == Some(extent) => Err(ReadError::Damaged(position)),
-            // The file was replaced or removed between the look into the log and the read.
-            None => Err(ReadError::NotHeld(position)),
-        }
-    }
-
-    /// None: damaged, cut off or gone.
-    fn read_at(&self, extent: &Extent) -> Result<Option<Record>, SpoolError> {
-        let name = segment::name(extent.place.segment);
-        let bytes = self.disk.read(&name, u64::from(extent.place.offset), extent.bytes as usize);
-        match bytes {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(None),
-            other => {
-                let record = Record::of(other.context("read", &name)?.into());
-                Ok(record.filter(|r| r.header.position == extent.position))
-            }
-        }
+        SpoolReader::new(self.disk.clone(), self.log.clone())
     }
 }
 

@@ -1,6 +1,10 @@
 //! Metrics (OpenTelemetry inside, Prometheus text outside) and logs.
 
-use std::{io::IsTerminal, net::SocketAddr};
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use opentelemetry::{
     KeyValue, global,
@@ -12,7 +16,8 @@ use proto::asset::AssetId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{Duration, timeout},
+    sync::{Semaphore, watch},
+    time::{Duration, sleep, timeout},
 };
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -23,6 +28,11 @@ pub struct Metrics {
     pub agent: [KeyValue; 1],
     pub readings_sealed: Counter<u64>,
     pub batches_sealed: Counter<u64>,
+    pub readings_not_taken: Counter<u64>,
+    /// By reason: evicted or damaged.
+    pub batches_lost: Counter<u64>,
+    /// By reason; those whose number is known.
+    pub readings_lost: Counter<u64>,
     pub backlog_bytes: Gauge<u64>,
     pub spool_bytes: Gauge<u64>,
     pub sealed_time: Gauge<f64>,
@@ -49,6 +59,15 @@ impl Metrics {
             agent: [KeyValue::new("agent", agent.to_string())],
             readings_sealed: counter("millwright_agent_readings_sealed", "Readings put into batches"),
             batches_sealed: counter("millwright_agent_batches_sealed", "Batches sealed, empty ones too"),
+            readings_not_taken: counter(
+                "millwright_agent_readings_not_taken",
+                "Readings and events of machines that no source announced",
+            ),
+            batches_lost: counter("millwright_agent_batches_lost", "Batches that became a gap, by reason"),
+            readings_lost: counter(
+                "millwright_agent_readings_lost",
+                "Readings in lost batches, by reason, as far as their number is known",
+            ),
             backlog_bytes: bytes("millwright_agent_backlog", "Frames in the spool that are not committed"),
             spool_bytes: bytes("millwright_agent_spool", "Segment files of the spool"),
             sealed_time: meter
@@ -100,19 +119,59 @@ pub fn install_exporter() -> Result<Registry, OTelSdkError> {
 
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A scraper and a probe, on loopback, and a few that are idle.
+const REQUESTS_AT_ONCE_MAX: usize = 32;
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Answers `GET /metrics` and `GET /healthz`, one request at a time: a scraper and a probe, on loopback.
-pub async fn serve(address: SocketAddr, registry: Registry) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        if let Ok(Err(error)) = timeout(REQUEST_TIMEOUT, answer(stream, &registry)).await {
-            tracing::debug!(%error, "a metrics request was cut off");
-        }
+/// What `GET /healthz` says. A broker or a cloud out of reach is no illness: the agent is made to live through that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Starting,
+    Running,
+    /// By itself: nobody reads the sensors any more.
+    Ended,
+}
+
+/// Answers `GET /metrics` and `GET /healthz`.
+pub async fn serve(address: SocketAddr, registry: Registry, health: watch::Receiver<Health>) -> io::Result<()> {
+    let listener = Arc::new(TcpListener::bind(address).await?);
+    answer_all(|| accept(listener.clone()), registry, health).await;
+    Ok(())
+}
+
+async fn accept(listener: Arc<TcpListener>) -> io::Result<TcpStream> {
+    Ok(listener.accept().await?.0)
+}
+
+/// Each request is a task with a time limit, so that an idle client keeps no one waiting. What fails at accepting one
+/// (such as too many open files) does not concern the next.
+async fn answer_all<F: Future<Output = io::Result<TcpStream>>>(
+    mut accept: impl FnMut() -> F,
+    registry: Registry,
+    health: watch::Receiver<Health>,
+) {
+    let room = Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX));
+    // The semaphore is never closed.
+    while let Ok(permit) = room.clone().acquire_owned().await {
+        let stream = match accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a metrics request was not accepted");
+                sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
+            }
+        };
+        let (registry, health) = (registry.clone(), *health.borrow());
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = timeout(REQUEST_TIMEOUT, answer(stream, &registry, health)).await {
+                tracing::debug!(%error, "a metrics request was cut off");
+            }
+            drop(permit);
+        });
     }
 }
 
-async fn answer(mut stream: TcpStream, registry: &Registry) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, registry: &Registry, health: Health) -> io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|w| w == b"\r\n\r\n") && request.len() < REQUEST_BYTES_MAX {
         if stream.read_buf(&mut request).await? == 0 {
@@ -121,7 +180,11 @@ async fn answer(mut stream: TcpStream, registry: &Registry) -> std::io::Result<(
     }
     let (status, body) = match request.split(|b| *b == b'\r').next() {
         Some(line) if line.starts_with(b"GET /metrics ") => ("200 OK", encode(registry)),
-        Some(line) if line.starts_with(b"GET /healthz ") => ("200 OK", b"ok\n".to_vec()),
+        Some(line) if line.starts_with(b"GET /healthz ") => match health {
+            Health::Starting => ("200 OK", b"starting\n".to_vec()),
+            Health::Running => ("200 OK", b"ok\n".to_vec()),
+            Health::Ended => ("503 Service Unavailable", b"the agent ended\n".to_vec()),
+        },
         _ => ("404 Not Found", b"there are /metrics and /healthz\n".to_vec()),
     };
     let head = format!(
@@ -138,4 +201,39 @@ fn encode(registry: &Registry) -> Vec<u8> {
         tracing::warn!(%error, "metrics can't be encoded");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn neither_an_idle_client_nor_an_error_at_accepting_keeps_a_probe_waiting() {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = listener.local_addr().unwrap();
+        let (health, healthy) = watch::channel(Health::Starting);
+        let mut failed = false;
+        let once_failing = move || {
+            let (fails, listener) = (!std::mem::replace(&mut failed, true), listener.clone());
+            async move { if fails { Err(io::Error::other("too many open files")) } else { accept(listener).await } }
+        };
+        let serving = tokio::spawn(answer_all(once_failing, Registry::new(), healthy));
+        let _idle = TcpStream::connect(address).await.unwrap();
+        assert!(get(address, "/healthz").await.ends_with("starting\n"));
+        health.send_replace(Health::Running);
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 OK"));
+        assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200 OK"));
+        health.send_replace(Health::Ended);
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 503"));
+        assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
+        serving.abort();
+    }
 }

@@ -28,17 +28,20 @@ pub enum Table {
     Events,
     /// What the gateways said they have: one row per machine and sensor.
     Births,
+    /// Batches that a gateway has declared as lost: one row per gap in its log.
+    Gaps,
     DeadLetter,
 }
 
 impl Table {
-    pub const ALL: [Table; 7] = [
+    pub const ALL: [Table; 8] = [
         Table::Readings,
         Table::Features,
         Table::Predictions,
         Table::Alerts,
         Table::Events,
         Table::Births,
+        Table::Gaps,
         Table::DeadLetter,
     ];
 
@@ -50,6 +53,7 @@ impl Table {
             Table::Alerts => "alerts",
             Table::Events => "events",
             Table::Births => "births",
+            Table::Gaps => "gaps",
             Table::DeadLetter => "dead-letter",
         }
     }
@@ -59,7 +63,11 @@ impl Table {
 pub mod column {
     pub const TIME: &str = "time";
     pub const AGENT: &str = "agent";
+    /// Hexadecimal.
+    pub const EPOCH: &str = "epoch";
     pub const SEQ: &str = "seq";
+    pub const LAST_SEQ: &str = "last_seq";
+    pub const READINGS: &str = "readings";
     pub const MACHINE: &str = "machine";
     pub const SENSOR: &str = "sensor";
     /// As the sensor sent it, in `UNIT`.

@@ -100,6 +100,8 @@ pub enum Unit {
     Fahrenheit,
     #[serde(rename = "K")]
     Kelvin,
+    #[serde(rename = "R")]
+    Rankine,
     #[serde(rename = "dB(A)")]
     DecibelA,
     #[serde(rename = "%")]
@@ -114,6 +116,8 @@ pub enum Unit {
     InchPerSecond,
     #[serde(rename = "bar")]
     Bar,
+    #[serde(rename = "psi")]
+    PoundPerSquareInch,
     #[serde(rename = "V")]
     Volt,
     #[serde(rename = "A")]
@@ -134,10 +138,11 @@ pub struct UnknownUnit {
 }
 
 impl Unit {
-    pub const ALL: [Unit; 15] = [
+    pub const ALL: [Unit; 17] = [
         Unit::Celsius,
         Unit::Fahrenheit,
         Unit::Kelvin,
+        Unit::Rankine,
         Unit::DecibelA,
         Unit::Percent,
         Unit::RevolutionsPerMinute,
@@ -145,6 +150,7 @@ impl Unit {
         Unit::MillimetrePerSecond,
         Unit::InchPerSecond,
         Unit::Bar,
+        Unit::PoundPerSquareInch,
         Unit::Volt,
         Unit::Ampere,
         Unit::NewtonMetre,
@@ -157,6 +163,7 @@ impl Unit {
             Unit::Celsius => "C",
             Unit::Fahrenheit => "F",
             Unit::Kelvin => "K",
+            Unit::Rankine => "R",
             Unit::DecibelA => "dB(A)",
             Unit::Percent => "%",
             Unit::RevolutionsPerMinute => "rpm",
@@ -164,6 +171,7 @@ impl Unit {
             Unit::MillimetrePerSecond => "mm/s",
             Unit::InchPerSecond => "in/s",
             Unit::Bar => "bar",
+            Unit::PoundPerSquareInch => "psi",
             Unit::Volt => "V",
             Unit::Ampere => "A",
             Unit::NewtonMetre => "Nm",
@@ -175,9 +183,10 @@ impl Unit {
     /// The unit that features of this dimension are in.
     pub const fn canonical(self) -> Unit {
         match self {
-            Unit::Fahrenheit | Unit::Kelvin => Unit::Celsius,
+            Unit::Fahrenheit | Unit::Kelvin | Unit::Rankine => Unit::Celsius,
             Unit::Hertz => Unit::RevolutionsPerMinute,
             Unit::InchPerSecond => Unit::MillimetrePerSecond,
+            Unit::PoundPerSquareInch => Unit::Bar,
             other => other,
         }
     }
@@ -187,8 +196,10 @@ impl Unit {
         match self {
             Unit::Fahrenheit => (5.0 / 9.0, -160.0 / 9.0),
             Unit::Kelvin => (1.0, -273.15),
+            Unit::Rankine => (5.0 / 9.0, -273.15),
             Unit::Hertz => (60.0, 0.0),
             Unit::InchPerSecond => (25.4, 0.0),
+            Unit::PoundPerSquareInch => (0.068_947_572_931_783_6, 0.0),
             _ => (1.0, 0.0),
         }
     }
@@ -239,6 +250,8 @@ mod tests {
         };
         assert!((canonical(Unit::Fahrenheit, 212.0) - 100.0).abs() < 1e-9);
         assert!((canonical(Unit::Kelvin, 273.15)).abs() < 1e-9);
+        assert!((canonical(Unit::Rankine, 671.67) - 100.0).abs() < 1e-9);
+        assert!((canonical(Unit::PoundPerSquareInch, 14.503_773_8) - 1.0).abs() < 1e-8);
         assert_eq!(canonical(Unit::Hertz, 50.0), 3000.0);
         for unit in Unit::ALL {
             assert_eq!(unit.canonical().to_canonical(), (1.0, 0.0), "{unit}");

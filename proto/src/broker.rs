@@ -112,8 +112,23 @@ mod tests {
     fn addresses_are_read_with_their_default_ports() {
         let address = |url: &str| config(url).check(Path::new("")).map(|b| (b.host, b.port)).ok();
         assert_eq!(address("mqtt://broker"), Some(("broker".into(), 1883)));
+        assert_eq!(address("mqtt://10.0.0.1:99"), Some(("10.0.0.1".into(), 99)));
         assert_eq!(address("mqtt://[::1]:77"), Some(("::1".into(), 77)));
-        for bad in ["broker", "http://broker", "mqtt://", "mqtt://a:b", "mqtt://a/b", "mqtt://::1", "mqtts://broker"] {
+        assert_eq!(address("mqtt://[::1]"), Some(("::1".into(), 1883)));
+        let secure = BrokerConfig { ca_file: Some("ca".into()), ..config("mqtts://a") }.check(Path::new("")).unwrap();
+        assert_eq!((secure.host.as_str(), secure.port), ("a", 8883));
+        for bad in [
+            "broker",
+            "a:1883",
+            "http://broker",
+            "mqtt://",
+            "mqtt://a:b",
+            "mqtt://a:99999",
+            "mqtt://u@a",
+            "mqtt://a/b",
+            "mqtt://::1",
+            "mqtts://broker",
+        ] {
             assert_eq!(address(bad), None, "{bad}");
         }
     }

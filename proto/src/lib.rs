@@ -6,7 +6,7 @@
 //!  wire  ─┘   (epoch,    (frame,    ├─ ack        what the cloud has
 //!              seq)       batch)    ├─ archive    where a row goes, and the manifest
 //!                                   └─ alert      what a failure mode means to the crew
-//!  config, broker: strict TOML, and the [mqtt] section of every program
+//!  config, broker, clock: strict TOML, and the [mqtt] and [clock] sections of every program
 //! ```
 
 pub mod asset;
@@ -19,6 +19,7 @@ pub mod archive;
 pub mod alert;
 pub mod config;
 pub mod broker;
+pub mod clock;
 
 /// Generated from `schema/`: messages always, services with the feature `grpc`.
 /// The folders are as the packages are named, since generated code finds its neighbours that way.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use chrono::{DateTime, SecondsFormat};
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// Milliseconds since the Unix epoch, in plant time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -36,6 +36,45 @@ impl fmt::Display for PlantTime {
             None => write!(f, "{} ms", self.0),
         }
     }
+}
+
+/// Reads a date and time; without an offset it is UTC.
+pub fn parse_date_time(text: &str) -> Option<PlantTime> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Some(PlantTime(time.timestamp_millis()));
+    }
+    let naive = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"];
+    let time = naive.into_iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())?;
+    Some(PlantTime(time.and_utc().timestamp_millis()))
+}
+
+/// For configurations: plant time as RFC 3339, as `YYYY-MM-DD hh:mm:ss` (UTC), or as milliseconds since the Unix epoch.
+pub fn instant<'de, D: Deserializer<'de>>(input: D) -> Result<PlantTime, D::Error> {
+    struct Instant;
+    impl de::Visitor<'_> for Instant {
+        type Value = PlantTime;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a time such as \"2026-01-05T06:00:00Z\", or milliseconds since the Unix epoch")
+        }
+
+        fn visit_i64<E: de::Error>(self, ms: i64) -> Result<PlantTime, E> {
+            Ok(PlantTime(ms))
+        }
+
+        fn visit_u64<E: de::Error>(self, ms: u64) -> Result<PlantTime, E> {
+            i64::try_from(ms).map(PlantTime).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(ms), &self))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<PlantTime, E> {
+            parse_date_time(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+    input.deserialize_any(Instant)
+}
+
+pub fn maybe_instant<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PlantTime>, D::Error> {
+    instant(input).map(Some)
 }
 
 /// Maps wall time to plant time: at `wall_origin_ms` it was `plant_origin`, and since then it runs `speed` times as fast.

@@ -150,7 +150,8 @@ impl ArchiveError {
 
 /// The one writer of a shard.
 pub struct Archive {
-    segments: mpsc::Sender<Segment>,
+    /// None: closed.
+    segments: Option<mpsc::Sender<Segment>>,
     staging: Arc<Staging>,
     status: watch::Receiver<ArchiveStatus>,
     release: Arc<AtomicBool>,
@@ -190,29 +191,34 @@ impl Archive {
         let committer = Committer::new(takeover);
         let uploader = Uploader::new(store, shard, committer, staging.clone(), status_out, release.clone());
         let uploader = tokio::spawn(uploader.run(staged_in));
-        Ok((Archive { segments, staging, status, release, uploader }, recovered))
+        Ok((Archive { segments: Some(segments), staging, status, release, uploader }, recovered))
     }
 
     /// Never blocks. Refused only if there was no [`Archive::room`].
     pub fn submit(&self, segment: Segment) -> Result<(), Full> {
-        self.segments.try_send(segment).map_err(|e| Full(Box::new(e.into_inner())))
+        match &self.segments {
+            Some(segments) => segments.try_send(segment).map_err(|e| Full(Box::new(e.into_inner()))),
+            None => Err(Full(Box::new(segment))),
+        }
     }
 
     /// May the engine go on? No: staging is full, or this writer is fenced.
     pub fn room(&self) -> bool {
         let status = self.status.borrow();
         let staged_max = (SEGMENTS_STAGED_MAX - SEGMENTS_QUEUED_MAX) as u64;
-        self.segments.capacity() > 0 && self.staging.has_room() && status.staged_segments < staged_max
+        let queue = self.segments.as_ref().map_or(0, mpsc::Sender::capacity);
+        queue > 0 && self.staging.has_room() && status.staged_segments < staged_max
     }
 
     pub fn status(&self) -> watch::Receiver<ArchiveStatus> {
         self.status.clone()
     }
 
-    /// Commits what was submitted, if S3 lets it. `released`: the next writer need not wait.
-    pub async fn close(mut self, released: bool) {
+    /// Commits what was submitted, if S3 lets it; the status tells how far that came. Nothing can be submitted any
+    /// more. `released`: the next writer need not wait.
+    pub async fn close(&mut self, released: bool) {
         self.release.store(released, Ordering::Release);
-        drop(self.segments);
+        self.segments = None;
         match timeout(Duration::from_secs(CLOSE_SECONDS_MAX), &mut self.uploader).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(error = %e, "the uploader ended badly"),

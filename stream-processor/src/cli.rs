@@ -10,8 +10,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ProcessorConfig, crew, processor::Processor, telemetry};
+use crate::{
+    config::ProcessorConfig,
+    crew,
+    processor::{Processor, engine::EngineError},
+    telemetry,
+};
 
+pub const EXIT_FAILED: u8 = 1;
 /// A configuration that can't be used.
 pub const EXIT_CONFIG: u8 = 2;
 /// Another processor took over: a supervisor should wait before it starts this one again.
@@ -99,7 +105,7 @@ async fn run(path: PathBuf) -> ExitCode {
     tracing::info!(%grpc, %http, "the processor is up");
     let code = tokio::select! {
         () = asked_to_stop() => ExitCode::SUCCESS,
-        _reason = processor.failed() => ExitCode::from(EXIT_FENCED),
+        reason = processor.failed() => ExitCode::from(if matches!(*reason, EngineError::Fenced) { EXIT_FENCED } else { EXIT_FAILED }),
     };
     by_force_after(STOP_SECONDS_MAX);
     processor.stop().await;

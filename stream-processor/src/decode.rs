@@ -81,7 +81,9 @@ pub enum Decoded {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The agent's ack is due again.
-    Duplicate,
+    Duplicate {
+        readings: u64,
+    },
     /// Likewise: it may follow an ack of an earlier incarnation.
     OutOfOrder,
     Damaged,
@@ -96,13 +98,14 @@ impl Decoded {
         match self {
             Decoded::Taken(taken) => match taken.content {
                 Content::DeadLetter(_) => "dead_lettered_in_place",
-                Content::Batch { .. } | Content::Gap(_) => "received",
+                Content::Gap(_) => "gap",
+                Content::Batch { .. } => "received",
             },
             Decoded::Lost(_) => "dead_lettered",
             Decoded::Conflict(..) => "conflict",
             Decoded::Dropped => "dropped",
             Decoded::Refused(_, refusal) => match refusal {
-                Refusal::Duplicate => "duplicate",
+                Refusal::Duplicate { .. } => "duplicate",
                 Refusal::OutOfOrder => "out_of_order",
                 Refusal::Damaged => "damaged",
                 Refusal::Paused => "paused",
@@ -147,7 +150,7 @@ fn judge(intake: &mut Intake, site: &AssetId, arrival: &Arrival, now: PlantTime)
             let reason = format!("{} is known with other content", frame.header.position);
             return Decoded::Conflict(agent, letter(reason, readings));
         }
-        Decision::Duplicate => return Decoded::Refused(agent, Refusal::Duplicate),
+        Decision::Duplicate => return Decoded::Refused(agent, Refusal::Duplicate { readings }),
         Decision::OutOfOrder => return Decoded::Refused(agent, Refusal::OutOfOrder),
         Decision::Damaged => return Decoded::Refused(agent, Refusal::Damaged),
         Decision::Paused => return Decoded::Refused(agent, Refusal::Paused),

@@ -224,7 +224,7 @@ impl Factory {
 
     /// Ends when the processor has given up by itself, for example because another one took over.
     pub async fn failed(&self) -> String {
-        self.processor.failed().await
+        self.processor.failed().await.to_string()
     }
 
     /// Gateways first, so that what they hold drains through; then the processor, then what it stood on.

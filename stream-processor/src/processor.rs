@@ -8,8 +8,17 @@
 pub mod champion;
 pub mod engine;
 pub mod ledger;
+pub mod throttle;
 
-use std::{io, net::SocketAddr, sync::Arc, thread, time::Instant};
+use std::{
+    any::Any,
+    io,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use model::{
     features::FeatureSchema,
@@ -41,9 +50,11 @@ use crate::{
 use champion::Champion;
 use engine::{Engine, EngineError};
 use ledger::Ledger;
+use throttle::Throttle;
 
 /// All slots, until shards are split.
 const SHARD: Shard = Shard(0);
+const STRAY_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -70,7 +81,7 @@ pub struct Processor {
     addresses: (SocketAddr, SocketAddr),
     /// Counts requests to look at the champion pointer now.
     look_again: watch::Sender<u64>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<Arc<EngineError>>>,
     ingest_stop: CancellationToken,
     stop: CancellationToken,
     serving: Serving,
@@ -124,6 +135,7 @@ impl Processor {
         let engine = Engine {
             site: config.site.clone(),
             incarnation: recovered.incarnation,
+            stop: ingest_stop.clone(),
             clock,
             ingest,
             commands: commands_in,
@@ -138,6 +150,8 @@ impl Processor {
             ledger: Ledger::default(),
             started: Instant::now(),
             blocked_since: None,
+            in_charge: None,
+            stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
         };
         let (failed_out, failed) = watch::channel(None);
         let engine = spawn(engine, failed_out)?;
@@ -163,12 +177,12 @@ impl Processor {
     }
 
     /// Waits until the engine gives up by itself, and says why.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Arc<EngineError> {
         let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+        match failed.wait_for(Option::is_some).await.map(|failed| failed.clone()) {
+            Ok(Some(reason)) => reason,
             // The engine ended as it was asked to.
-            Err(_) => std::future::pending().await,
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 
@@ -187,27 +201,25 @@ impl Processor {
 }
 
 /// Polars runs here and never on a worker of the runtime.
-fn spawn(engine: Engine, failed: watch::Sender<Option<String>>) -> io::Result<oneshot::Receiver<()>> {
+fn spawn(engine: Engine, failed: watch::Sender<Option<Arc<EngineError>>>) -> io::Result<oneshot::Receiver<()>> {
     let (ended, end) = oneshot::channel();
     // Polars refuses to wait inside a current-thread runtime, so the engine borrows this one's timers.
     let runtime = tokio::runtime::Handle::current();
     thread::Builder::new().name("engine".into()).spawn(move || {
-        let (archive, ingest, outcome) = runtime.block_on(engine.run());
-        let clean = outcome.is_ok();
-        if let Err(e) = outcome {
-            report(&e);
-            failed.send_replace(Some(e.to_string()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(engine.run())))
+            .unwrap_or_else(|panic| Err(EngineError::Panic(panic_text(&*panic))));
+        if let Err(error) = outcome {
+            tracing::error!(%error, "the engine stops; nothing is lost: gateways keep what is not committed");
+            failed.send_replace(Some(Arc::new(error)));
         }
-        runtime.block_on(async {
-            archive.close(clean).await;
-            ingest.ended().await;
-        });
         // Whoever waited may have gone.
         let _ = ended.send(());
     })?;
     Ok(end)
 }
 
-fn report(error: &EngineError) {
-    tracing::error!(%error, "the engine stops; nothing is lost: gateways keep what is not committed");
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into()
 }

@@ -21,12 +21,13 @@ use polars::prelude::{DataFrame, PolarsError};
 use prost::Message;
 use proto::{
     archive::Balance,
+    position::Position,
     time::PlantTime,
     topic::{Channel, Topic},
     wire::{
         alert::Alert,
         prediction::Prediction,
-        telemetry::{EventRecord, TelemetryBatch},
+        telemetry::{EventRecord, GapReason, TelemetryBatch},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,7 @@ pub struct Derived {
     pub alerts: Vec<Alert>,
     pub events: Vec<KnownEvent>,
     pub dead_letters: Vec<DeadLetter>,
+    pub losses: Vec<Loss>,
     pub balance: Balance,
     /// Readings that came after their window was closed: archived with the flag, in no window.
     pub late: u64,
@@ -95,6 +97,18 @@ pub struct KnownEvent {
     pub seq: u64,
     pub event: EventRecord,
     pub known: PlantTime,
+}
+
+/// Batches that a gateway can't give any more, by its own declaration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loss {
+    pub agent: AgentKey,
+    pub from: Position,
+    pub last_seq: u64,
+    pub reason: GapReason,
+    /// Known to be lost; 0 when unknown.
+    pub readings: u64,
+    pub declared: PlantTime,
 }
 
 /// Everything that the next batch is judged by.
@@ -113,9 +127,15 @@ impl Stream {
         Self { config, fleet: Fleet::default(), carry: vec![], windows: Windows::default(), desk }
     }
 
-    /// Takes in batches that intake has put in order. An error means that the frames can't be trusted any more: the
-    /// caller drops this state and goes on from the last snapshot.
+    /// [`Stream::read`], then [`Stream::judge`].
     pub fn apply(&mut self, taken: Vec<Taken>, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
+        let steps = self.read(taken)?;
+        self.judge(steps, scorer)
+    }
+
+    /// Cleans and windows batches that intake has put in order. An error means that the frames can't be trusted any
+    /// more: the caller drops this state and goes on from the last snapshot.
+    pub fn read(&mut self, taken: Vec<Taken>) -> Result<Steps, StreamError> {
         let mut steps = Steps::default();
         let mut run = Vec::with_capacity(taken.len());
         for taken in taken {
@@ -129,7 +149,7 @@ impl Stream {
             }
         }
         self.run(run, &mut steps)?;
-        self.finish(steps, scorer)
+        Ok(steps)
     }
 
     pub fn acknowledge(
@@ -234,11 +254,12 @@ impl Stream {
     }
 
     /// Scores all closed windows at once, then tells the alert desk what happened in the order in which it did.
-    fn finish(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
+    pub fn judge(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
         let mut out = Derived {
             readings: steps.readings()?,
             births: steps.births.frame()?,
             dead_letters: steps.dead_letters,
+            losses: steps.losses,
             balance: steps.balance,
             late: steps.late,
             ..Derived::default()
@@ -295,13 +316,14 @@ impl Stream {
     }
 }
 
-/// What has come out of the runs so far.
+/// What has come out of the batches read so far, and is to be judged.
 #[derive(Default)]
-struct Steps {
+pub struct Steps {
     readings: Vec<DataFrame>,
     births: Births,
     happened: Vec<Happened>,
     dead_letters: Vec<DeadLetter>,
+    losses: Vec<Loss>,
     balance: Balance,
     late: u64,
     failures: u32,
@@ -324,8 +346,14 @@ impl Steps {
                 self.take_records(&taken, batch);
             }
             Content::DeadLetter(letter) => self.dead(letter),
-            // Intake has counted and alarmed it; it says nothing about any machine.
-            Content::Gap(_) => {}
+            Content::Gap(gap) => self.losses.push(Loss {
+                reason: gap.reason(),
+                agent: taken.agent,
+                from: taken.position,
+                last_seq: taken.last_seq,
+                readings: gap.readings,
+                declared: PlantTime(gap.sealed.map_or(0, |sealed| sealed.time_ms)),
+            }),
         }
     }
 

@@ -62,11 +62,18 @@ pub struct Metrics {
     pub readings_archived: Counter<u64>,
     pub readings_dead_lettered: Counter<u64>,
     pub readings_late: Counter<u64>,
+    pub readings_duplicate: Counter<u64>,
+    readings_lost: Counter<u64>,
     batches: Counter<u64>,
+    batches_lost: Counter<u64>,
+    pub batches_committed: Counter<u64>,
+    pub batches_pending: Gauge<u64>,
+    pub batches_staged: Gauge<u64>,
     pub windows_closed: Counter<u64>,
     pub predictions: Counter<u64>,
     alerts: Counter<u64>,
     pub watermark_lag: Gauge<f64>,
+    pub newest_batch_age: Gauge<f64>,
     pub queue_depth: Gauge<u64>,
     pub staged_bytes: Gauge<u64>,
     pub staged_segments: Gauge<u64>,
@@ -75,7 +82,8 @@ pub struct Metrics {
     pub paused: Gauge<u64>,
     model: Gauge<u64>,
     pub batch_seconds: Histogram<f64>,
-    pub apply_seconds: Histogram<f64>,
+    pub window_seconds: Histogram<f64>,
+    pub scoring_seconds: Histogram<f64>,
     pub sensor_to_alert_seconds: Histogram<f64>,
 }
 
@@ -92,7 +100,13 @@ impl Metrics {
             readings_archived: counter("millwright_readings_archived", "Readings whose manifest is in S3"),
             readings_dead_lettered: counter("millwright_readings_dead_lettered", "Readings in dead-lettered batches"),
             readings_late: counter("millwright_readings_late", "Readings that came after their window had closed"),
-            batches: counter("millwright_batches", "Batches that arrived, by outcome"),
+            readings_duplicate: counter("millwright_readings_duplicate", "Readings in batches that were sent again"),
+            readings_lost: counter("millwright_readings_lost", "Readings that gateways declared as lost, where known"),
+            batches: counter("millwright_batches", "Messages that arrived, by outcome"),
+            batches_lost: counter("millwright_batches_lost", "Batches that gateways declared as lost, by reason"),
+            batches_committed: counter("millwright_batches_committed", "Batches taken whose manifest is in S3"),
+            batches_pending: gauge("millwright_batches_pending", "Batches taken and not yet in a segment"),
+            batches_staged: gauge("millwright_batches_staged", "Batches in segments that wait for their commit"),
             windows_closed: counter("millwright_windows_closed", "Windows closed by their watermark"),
             predictions: counter("millwright_predictions", "Windows scored"),
             alerts: counter("millwright_alerts", "Alerts opened or closed"),
@@ -100,6 +114,11 @@ impl Metrics {
                 .f64_gauge("millwright_watermark_lag")
                 .with_unit("s")
                 .with_description("Plant time by which the slowest machine's watermark is behind the plant clock")
+                .build(),
+            newest_batch_age: meter
+                .f64_gauge("millwright_newest_batch_age")
+                .with_unit("s")
+                .with_description("Plant time since the newest batch that was applied was sealed")
                 .build(),
             queue_depth: gauge("millwright_ingest_queue_depth", "Messages between MQTT and the engine"),
             staged_bytes: gauge("millwright_staging_bytes", "Bytes staged for upload"),
@@ -113,9 +132,14 @@ impl Metrics {
                 "From the receipt of a batch to its being applied",
                 &SECONDS,
             ),
-            apply_seconds: seconds(
-                "millwright_apply_duration",
-                "Cleaning, windows, features, scores and alerts of one run of batches",
+            window_seconds: seconds(
+                "millwright_window_duration",
+                "Cleaning, windows and features of one run of batches",
+                &SECONDS,
+            ),
+            scoring_seconds: seconds(
+                "millwright_scoring_duration",
+                "Scores and alerts of the windows that one run of batches closed",
                 &SECONDS,
             ),
             sensor_to_alert_seconds: seconds(
@@ -128,6 +152,11 @@ impl Metrics {
 
     pub fn batch(&self, outcome: &'static str) {
         self.batches.add(1, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    pub fn lost(&self, reason: &'static str, batches: u64, readings: u64) {
+        self.batches_lost.add(batches, &[KeyValue::new("reason", reason)]);
+        self.readings_lost.add(readings, &[]);
     }
 
     pub fn alert(&self, state: &'static str, source: &'static str) {

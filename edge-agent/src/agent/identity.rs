@@ -1,6 +1,6 @@
 //! Who this agent is beyond its name: an installation and a boot.
 
-use std::{fs, io};
+use std::{fs, io, time::Instant};
 
 use proto::position::Epoch;
 
@@ -9,23 +9,55 @@ use crate::spool::disk::Disk;
 const FILE: &str = "install";
 const FILE_BYTES_MAX: u64 = 64;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Seconds since the kernel's boot, time asleep included.
+const UPTIME: &str = "/proc/uptime";
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     /// Drawn at the first start and kept with the spool: two of them under one name are a cloned card.
     pub install: String,
-    /// One run of the gateway's kernel, or of the agent where that can't be known.
-    pub boot: u64,
+    pub boot: Boot,
+}
+
+/// One run of the gateway's kernel, or of the agent where the kernel's can't be known.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    pub id: u64,
+    /// When the agent began; None: the kernel is asked.
+    since: Option<Instant>,
+}
+
+impl Boot {
+    fn load(random: [u8; 16]) -> Self {
+        let id = |text: &str| {
+            let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+            u64::from_str_radix(&digits, 16).ok()
+        };
+        let kernel = fs::read_to_string(BOOT_ID).ok().filter(|_| uptime_ms().is_some()).and_then(|text| id(&text));
+        match kernel {
+            Some(id) => Boot { id, since: None },
+            None => Boot { id: id(&Epoch(random).to_string()).unwrap_or_default(), since: Some(Instant::now()) },
+        }
+    }
+
+    pub fn monotonic_ms(&self) -> u64 {
+        match self.since {
+            None => uptime_ms().unwrap_or_default(),
+            Some(began) => began.elapsed().as_millis() as u64,
+        }
+    }
+}
+
+fn uptime_ms() -> Option<u64> {
+    let seconds: f64 = fs::read_to_string(UPTIME).ok()?.split_whitespace().next()?.parse().ok()?;
+    Some((seconds * 1000.0) as u64)
 }
 
 impl Identity {
     pub fn load(disk: &impl Disk) -> io::Result<Self> {
         let random = random_bytes()?;
-        let kept = match disk.list()?.iter().any(|name| name == FILE) {
-            true => disk.read(FILE, 0, disk.bytes(FILE)?.min(FILE_BYTES_MAX) as usize)?,
-            false => Vec::new(),
-        };
-        let kept = String::from_utf8(kept).ok().filter(|id| Epoch::try_from(id.clone()).is_ok());
+        let kept = disk.read_small(FILE, FILE_BYTES_MAX)?.and_then(|bytes| String::from_utf8(bytes).ok());
+        let kept = kept.filter(|id| Epoch::try_from(id.clone()).is_ok());
         let install = match kept {
             Some(install) => install,
             None => {
@@ -35,9 +67,7 @@ impl Identity {
                 install
             }
         };
-        let boot = fs::read_to_string(BOOT_ID).unwrap_or_else(|_| Epoch(random).to_string());
-        let digits: String = boot.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-        Ok(Identity { install, boot: u64::from_str_radix(&digits, 16).unwrap_or_default() })
+        Ok(Identity { install, boot: Boot::load(random) })
     }
 }
 
@@ -58,7 +88,20 @@ mod tests {
     fn an_installation_keeps_its_id() {
         let disk = Memory::default();
         let first = Identity::load(&disk).unwrap();
-        assert_eq!(Identity::load(&disk).unwrap(), first);
+        let second = Identity::load(&disk).unwrap();
+        assert_eq!((second.install, second.boot.id), (first.install.clone(), first.boot.id));
         assert_ne!(Identity::load(&Memory::default()).unwrap().install, first.install);
+    }
+
+    #[test]
+    fn monotonic_time_counts_from_the_boot_that_it_names() {
+        let boot = Boot::load([7; 16]);
+        let uptime =
+            fs::read_to_string(UPTIME).ok().map(|text| text.split('.').next().unwrap().parse::<u64>().unwrap());
+        match uptime {
+            Some(seconds) => assert!(boot.monotonic_ms() / 1000 >= seconds && boot.since.is_none()),
+            None => assert!(boot.since.is_some()),
+        }
+        assert_ne!(boot.id, 0);
     }
 }

@@ -1,142 +1,118 @@
-//! Polls the sources by the plant clock and seals batches: at every flush, an empty one too, and when one is full.
+//! Drives the [`Cutter`] by the plant clock: polls, and hands batches on at every flush, an empty one too, and when one
+//! is full.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::{
     time::{PlantClock, PlantTime},
-    wire::telemetry::{Birth, SealTime},
+    wire::telemetry::SealTime,
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentProgress, batch::BatchBuilder, writer::WriterRequest};
-use crate::{
-    config::BatchConfig,
-    source::{Item, Source},
+use super::{
+    AgentError, AgentProgress,
+    cutter::{Cutter, Polled},
+    identity::Boot,
+    writer::SealedBatch,
 };
+use crate::telemetry::Metrics;
 
-/// Items taken from a source at once: few enough that one poll never holds a runtime thread for long.
-const POLL_ITEMS_MAX: usize = 256;
-/// Wall time by which a live source may be behind before it counts as catching up.
+/// Wall time by which a source may be behind before what it gives counts as history.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(10);
 
+const WRITER_ENDED: AgentError = AgentError::Ended("the spool's writer");
+
 pub struct Sampler {
-    pub sources: Vec<Box<dyn Source>>,
-    pub builder: BatchBuilder,
-    /// For the first batch.
-    pub birth: Option<Birth>,
-    pub boot: u64,
-    pub started: Instant,
-    pub batch: BatchConfig,
-    /// With more than this in the spool, a source that is catching up waits; a live one never does.
+    pub cutter: Cutter,
+    pub boot: Boot,
+    pub flush: Duration,
+    /// With more than this in the spool, history waits; what is live never does.
     pub backlog_bytes_max: u64,
     pub clock: watch::Receiver<PlantClock>,
     pub progress: watch::Receiver<AgentProgress>,
-    pub requests: mpsc::Sender<WriterRequest>,
-}
-
-/// What there is to do after a poll.
-enum Polled {
-    /// More is due now.
-    More,
-    /// Nothing before the given wall time has passed.
-    Idle(Duration),
-    /// Something is due, but must wait until the spool has room.
-    Held,
+    pub batches: mpsc::Sender<SealedBatch>,
+    pub metrics: Metrics,
 }
 
 impl Sampler {
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut flush = interval(self.batch.flush);
+    /// Until it is stopped, or a source fails: then what is complete is sealed, and the rest is read after a restart.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
+        let mut flush = interval_at(Instant::now() + self.flush, self.flush);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut items = Vec::with_capacity(POLL_ITEMS_MAX);
-        loop {
-            let polled = self.poll(&mut items);
-            if self.is_full() && !self.seal().await {
-                return;
-            }
-            let wait = match polled {
-                Polled::More => Duration::ZERO,
-                Polled::Idle(wait) => wait,
-                Polled::Held => self.batch.flush,
+        let failure = loop {
+            let wait = match self.poll() {
+                Ok(wait) => wait,
+                Err(error) => break Some(error),
             };
+            while self.cutter.is_full(self.now()) {
+                self.cut().await?;
+            }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                _ = flush.tick() => {
-                    if !self.seal().await {
-                        return;
-                    }
-                }
-                () = tokio::task::yield_now(), if wait.is_zero() => {}
+                () = stop.cancelled() => break None,
+                () = self.batches.closed() => return Err(WRITER_ENDED),
+                _ = flush.tick() => self.cut().await?,
+                () = tokio::task::yield_now(), if wait == Wait::None => {}
                 () = changed(&mut self.clock) => {}
-                () = changed(&mut self.progress), if matches!(polled, Polled::Held) => {}
-                () = sleep(wait), if !wait.is_zero() => {}
+                () = changed(&mut self.progress), if wait == Wait::Room => {}
+                () = pause(wait), if wait != Wait::None => {}
             }
+        };
+        while self.cutter.is_full(self.now()) {
+            self.cut().await?;
         }
-        self.seal().await;
+        self.cut().await?;
+        failure.map_or(Ok(()), Err)
     }
 
-    /// Polls the source that is furthest behind.
-    fn poll(&mut self, items: &mut Vec<Item>) -> Polled {
+    fn now(&self) -> PlantTime {
+        self.clock.borrow().now()
+    }
+
+    fn poll(&mut self) -> Result<Wait, AgentError> {
         let clock = *self.clock.borrow_and_update();
         let now = clock.now();
         let full = self.progress.borrow_and_update().backlog_bytes > self.backlog_bytes_max;
-        let wait = |due: PlantTime| wall(due.0.saturating_sub(now.0), &clock, self.batch.flush);
-        let catching_up = |due: PlantTime| wall(now.0.saturating_sub(due.0), &clock, Duration::MAX) > LIVE_LAG_MAX;
-        let ready = |(due, _): &(PlantTime, usize)| *due <= now && !(full && catching_up(*due));
-        let known = || self.sources.iter().enumerate().filter_map(|(at, s)| Some((s.next_due()?, at)));
-        let Some((_, at)) = known().filter(ready).min() else {
-            return match known().map(|(due, _)| due).min() {
-                Some(due) if due <= now => Polled::Held,
-                Some(due) => Polled::Idle(wait(due)),
-                None => Polled::Idle(self.batch.flush),
-            };
-        };
-        match self.sources[at].poll(now, POLL_ITEMS_MAX, items) {
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%error, "a source failed and is not read any more");
-                self.sources.remove(at);
-            }
+        let live_lag_ms = (LIVE_LAG_MAX.as_millis() as f64 * clock.speed) as i64;
+        let polled = self.cutter.poll(now, full.then(|| now.plus_millis(-live_lag_ms)))?;
+        if let Some((count, error)) = self.cutter.refused() {
+            self.metrics.readings_not_taken.add(count, &self.metrics.agent);
+            tracing::error!(%error, count, "readings were not taken");
         }
-        for item in items.drain(..) {
-            if let Err(error) = self.builder.push(item) {
-                tracing::error!(%error, "a reading was not taken");
-            }
-        }
-        Polled::More
+        Ok(match polled {
+            Polled::More => Wait::None,
+            Polled::Idle(None) => Wait::For(self.flush),
+            Polled::Idle(Some(due)) => Wait::For(wall(due.0.saturating_sub(now.0), &clock, self.flush)),
+            Polled::Held => Wait::Room,
+        })
     }
 
-    /// Full batches are cut where everything up to the seal time is inside, if such a point comes soon:
-    /// after a restart a source goes on exactly there.
-    fn is_full(&self) -> bool {
-        let bytes = self.builder.bytes();
-        bytes >= 2 * self.batch.bytes_max
-            || (bytes >= self.batch.bytes_max && self.builder.newest() <= self.sealed_up_to())
+    async fn cut(&mut self) -> Result<(), AgentError> {
+        let stamp =
+            SealTime { time_ms: 0, boot_id: self.boot.id, monotonic_ms: self.boot.monotonic_ms(), trusted: true };
+        let (batch, readings) = self.cutter.cut(self.now(), stamp);
+        let batch = SealedBatch { batch: Box::new(batch), readings };
+        self.batches.send(batch).await.map_err(|_| WRITER_ENDED)
     }
+}
 
-    /// Nothing at or before this is still to come: a source that knows its next item has no other before it, and one
-    /// that has ended holds nothing back.
-    fn sealed_up_to(&self) -> PlantTime {
-        let now = self.clock.borrow().now();
-        let complete = self.sources.iter().filter_map(|s| Some(s.next_due()?.plus_millis(-1).max(s.progress())));
-        complete.min().map_or(now, |p| p.min(now))
-    }
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wait {
+    None,
+    For(Duration),
+    /// For progress of the spool.
+    Room,
+}
 
-    /// False when there is no one to take the batch any more.
-    async fn seal(&mut self) -> bool {
-        let sealed = SealTime {
-            time_ms: self.sealed_up_to().millis(),
-            boot_id: self.boot,
-            monotonic_ms: self.started.elapsed().as_millis() as u64,
-            trusted: true,
-        };
-        let (batch, readings) = self.builder.seal(sealed, self.birth.take());
-        self.requests.send(WriterRequest::Append { batch: Box::new(batch), readings }).await.is_ok()
+async fn pause(wait: Wait) {
+    match wait {
+        Wait::None => {}
+        Wait::For(time) => sleep(time).await,
+        Wait::Room => std::future::pending().await,
     }
 }
 

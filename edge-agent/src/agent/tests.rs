@@ -160,3 +160,103 @@ async fn a_folder_has_one_agent() {
     Agent::open(config(data.path())).unwrap();
     assert!(Folder::open(data.path()).unwrap().list().unwrap().contains(&"install".into()));
 }
+
+/// Fails at an hour of plant time, in the middle of what it was asked for.
+struct Torn(Minutes);
+
+impl Source for Torn {
+    fn machines(&self) -> Vec<MachineInfo> {
+        self.0.machines()
+    }
+
+    fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
+        if self.0.next >= PlantTime(60 * MINUTE) {
+            return Err(SourceError::File { file: "minutes".into(), reason: "torn".into() });
+        }
+        self.0.poll(now.min(PlantTime(60 * MINUTE - 1)), items_max, out)
+    }
+
+    fn progress(&self) -> PlantTime {
+        self.0.progress()
+    }
+
+    fn next_due(&self) -> Option<PlantTime> {
+        self.0.next_due()
+    }
+}
+
+#[tokio::test]
+async fn an_agent_whose_source_failed_ends_and_goes_on_there_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let (_clock, follow) = watch::channel(held_at(120));
+    let torn = Torn(Minutes { next: PlantTime(0), polled: PlantTime::MIN });
+    let mut handle = Agent::open(config(data.path())).unwrap().start(vec![Box::new(torn)], follow.clone()).unwrap();
+    assert_eq!(handle.ended().await.to_string(), "a source failed: minutes: torn");
+    handle.stop().await;
+
+    let agent = Agent::open(config(data.path())).unwrap();
+    let resume = agent.resume_after();
+    assert_eq!(resume, Some(PlantTime(60 * MINUTE - 1)), "what it gave is durable");
+    let handle = agent.start(vec![Minutes::after(resume)], follow).unwrap();
+    handle.progress().wait_for(|p| p.plant_time == PlantTime(120 * MINUTE)).await.unwrap();
+    let rest = handle.stop().await;
+    assert_eq!(rest.readings_sealed, 61 * 2 * MACHINES as u64);
+}
+
+/// Hundreds of rows at each instant, batches that are full within one, and a death after every few batches.
+#[tokio::test]
+async fn a_replay_that_is_killed_in_the_middle_gives_every_row_once() {
+    const INSTANTS: usize = 40;
+    const ROWS: usize = 300;
+    let data = tempfile::tempdir().unwrap();
+    let mut file = String::from("time,machine,value\n");
+    for (instant, row) in (0..INSTANTS).flat_map(|t| (0..ROWS).map(move |r| (t, r))) {
+        file += &format!("{},{},{row}\n", instant * 1_000, row % 7);
+    }
+    std::fs::write(data.path().join("rows.csv"), file).unwrap();
+    let mapping = r#"
+        type = "replay"
+        files = ["rows.csv"]
+        kind = "press"
+        time = { column = "time", format = "unix_ms" }
+        machine = { column = "machine", prefix = "m" }
+        sensors = [{ column = "value", sensor = "value", unit = "1" }]
+    "#;
+    let source: crate::source::SourceConfig = toml::from_str(mapping).unwrap();
+    let mut config = config(&data.path().join("spool"));
+    (config.batch.bytes_max, config.batch.flush) = (1_024, Duration::from_millis(1));
+    let end = PlantTime(INSTANTS as i64 * 1_000);
+    let (_clock, follow) = watch::channel(PlantClock { plant_origin: end, ..held_at(0) });
+    for kill_after in 2.. {
+        // The one before may not have let go of the folder yet.
+        let agent = loop {
+            match Agent::open(config.clone()) {
+                Ok(agent) => break agent,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let source = source.build(data.path(), agent.resume_after()).unwrap();
+        let handle = agent.start(vec![source], follow.clone()).unwrap();
+        let mut progress = handle.progress();
+        let reached = *progress.wait_for(|p| p.batches >= kill_after || p.plant_time == end).await.unwrap();
+        drop(handle);
+        while progress.changed().await.is_ok() {}
+        if reached.plant_time == end {
+            assert!(kill_after > 3, "it was killed at least once");
+            break;
+        }
+    }
+    while Folder::open(data.path().join("spool")).is_err() {
+        tokio::task::yield_now().await;
+    }
+    let mut seen = vec![0; INSTANTS * ROWS];
+    for batch in batches(&data.path().join("spool")).into_iter().filter_map(|(_, batch)| batch) {
+        for machine in &batch.machines {
+            let stamps = delta_decode(&machine.time_delta_ms);
+            for (stamp, value) in stamps.iter().zip(&machine.sensors[0].value) {
+                seen[*stamp as usize / 1_000 * ROWS + *value as usize] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|times| *times == 1), "{:?}", seen.iter().position(|times| *times != 1));
+}

@@ -1,26 +1,36 @@
 //! The thread that owns the spool: seals batches, commits them in groups, frees what is committed.
-//! It alone waits for the disk, and no task of the runtime waits for it but through its bounded inbox.
+//! It alone waits for the disk, and no task of the runtime waits for it but through its bounded queues.
+//!
+//! A disk that fails is tried again and again. What was sampled stays in memory meanwhile, and the bounded queue of
+//! batches stops sampling; what the archive has is freed all the same, since a full disk recovers in no other way.
 
 use std::{io, thread, time::Duration};
 
 use proto::{asset::AssetId, position::Position, telemetry::Frame, time::PlantTime, wire::telemetry::TelemetryBatch};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::AgentProgress;
 use crate::{
-    spool::{Spool, SpoolError, disk::Disk},
+    spool::{Loss, Losses, Spool, SpoolError, disk::Disk},
     telemetry::Metrics,
 };
 
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// For the next place in the log.
 #[derive(Debug)]
+pub struct SealedBatch {
+    pub batch: Box<TelemetryBatch>,
+    pub readings: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WriterRequest {
-    Append {
-        batch: Box<TelemetryBatch>,
-        readings: u32,
-    },
     /// An ack says that this is in the archive.
     Free(Position),
     /// This frame can't be read back.
@@ -33,7 +43,11 @@ pub struct Writer<D> {
     /// Of what was appended, visible or not.
     appended: AgentProgress,
     progress: watch::Sender<AgentProgress>,
+    /// Already in the metrics.
+    counted: Losses,
     stop: CancellationToken,
+    /// The last commit did not succeed.
+    failing: bool,
 }
 
 impl<D: Disk> Writer<D> {
@@ -47,90 +61,112 @@ impl<D: Disk> Writer<D> {
             committed: None,
             backlog_bytes: 0,
         };
-        let writer = Writer { spool, metrics, appended, progress: watch::Sender::new(appended), stop };
+        let (progress, counted) = (watch::Sender::new(appended), Losses::default());
+        let mut writer = Writer { spool, metrics, appended, progress, counted, stop, failing: false };
         writer.report();
         let progress = writer.progress.subscribe();
         (writer, progress)
     }
 
-    /// Runs until all senders of the inbox are gone.
-    pub fn spawn(mut self, agent: &AssetId, mut inbox: mpsc::Receiver<WriterRequest>) -> io::Result<()> {
-        let run = move || {
-            while let Some(request) = inbox.blocking_recv() {
-                self.take(request);
-                while !self.spool.group_is_full()
-                    && let Ok(request) = inbox.try_recv()
-                {
-                    self.take(request);
-                }
-                if self.commit() {
-                    self.report();
-                }
-            }
-        };
+    pub fn spawn(
+        self,
+        agent: &AssetId,
+        batches: mpsc::Receiver<SealedBatch>,
+        requests: mpsc::Receiver<WriterRequest>,
+    ) -> io::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+        let run = move || runtime.block_on(self.run(batches, requests));
         thread::Builder::new().name(format!("spool-{agent}")).spawn(run).map(drop)
     }
 
-    fn take(&mut self, request: WriterRequest) {
-        match request {
-            WriterRequest::Append { batch, readings } => self.append(&batch, readings),
-            WriterRequest::Free(committed) => {
-                let freed = self.spool.free(committed);
-                self.note(freed);
+    /// Runs until there is no one to send batches.
+    pub async fn run(mut self, mut batches: mpsc::Receiver<SealedBatch>, mut requests: mpsc::Receiver<WriterRequest>) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(request) = requests.recv() => self.take(request),
+                batch = batches.recv(), if !self.failing => match batch {
+                    Some(batch) => self.append(&batch),
+                    None => return,
+                },
+                () = self.stop.cancelled(), if self.failing => {}
+                () = sleep(RETRY_AFTER), if self.failing => {}
             }
-            WriterRequest::Mend(position) => {
-                let mended = self.spool.mend(position);
-                self.note(mended);
+            while !self.failing
+                && !self.spool.group_is_full()
+                && let Ok(batch) = batches.try_recv()
+            {
+                self.append(&batch);
             }
-        }
-    }
-
-    fn append(&mut self, batch: &TelemetryBatch, readings: u32) {
-        let (position, previous) = self.spool.next();
-        let sealed = PlantTime(batch.sealed.as_ref().map_or(0, |s| s.time_ms));
-        self.spool.append(&Frame::seal(position, previous, readings, batch), sealed);
-        self.appended.plant_time = sealed;
-        self.appended.readings_sealed += u64::from(readings);
-        self.appended.batches += 1;
-        self.metrics.readings_sealed.add(u64::from(readings), &self.metrics.agent);
-        self.metrics.batches_sealed.add(1, &self.metrics.agent);
-    }
-
-    /// Waits for a disk that fails: what was sampled stays in memory meanwhile, and the bounded inbox stops sampling.
-    /// False: given up.
-    fn commit(&mut self) -> bool {
-        let mut failed = false;
-        while let Err(error) = self.spool.commit() {
-            if self.stop.is_cancelled() {
+            let committed = self.commit();
+            self.report();
+            if let Err(error) = committed
+                && self.stop.is_cancelled()
+            {
                 tracing::error!(%error, "stopping with batches that could not be written");
-                return false;
+                return;
             }
-            if !failed {
-                tracing::error!(%error, "batches can't be written; trying again");
-            }
-            failed = true;
-            thread::sleep(RETRY_AFTER);
         }
-        if failed {
-            tracing::info!("batches can be written again");
-        }
-        true
     }
 
-    fn note(&self, outcome: Result<(), SpoolError>) {
+    fn take(&mut self, request: WriterRequest) {
+        let outcome = match request {
+            WriterRequest::Free(committed) => self.spool.free(committed),
+            WriterRequest::Mend(position) => self.spool.mend(position),
+        };
         if let Err(error) = outcome {
             tracing::warn!(%error, "the spool could not be tidied; it will be with the next ack");
         }
     }
 
-    fn report(&self) {
+    fn append(&mut self, SealedBatch { batch, readings }: &SealedBatch) {
+        let (position, previous) = self.spool.next();
+        let sealed = PlantTime(batch.sealed.as_ref().map_or(0, |s| s.time_ms));
+        self.spool.append(&Frame::seal(position, previous, *readings, batch), sealed);
+        self.appended.plant_time = sealed;
+        self.appended.readings_sealed += u64::from(*readings);
+        self.appended.batches += 1;
+        self.metrics.readings_sealed.add(u64::from(*readings), &self.metrics.agent);
+        self.metrics.batches_sealed.add(1, &self.metrics.agent);
+    }
+
+    fn commit(&mut self) -> Result<(), SpoolError> {
+        let committed = self.spool.commit();
+        match (&committed, self.failing) {
+            (Err(error), false) => tracing::error!(%error, "batches can't be written; trying again"),
+            (Ok(()), true) => tracing::info!("batches can be written again"),
+            _ => {}
+        }
+        self.failing = committed.is_err();
+        committed
+    }
+
+    fn report(&mut self) {
         let log = self.spool.log();
         let log = log.lock();
         let (durable, committed, backlog_bytes) = (log.last(), log.committed(), log.bytes());
         drop(log);
         self.metrics.backlog_bytes.record(backlog_bytes, &self.metrics.agent);
         self.metrics.spool_bytes.record(self.spool.bytes(), &self.metrics.agent);
+        self.count_losses();
+        if self.failing {
+            return;
+        }
         self.metrics.sealed_time.record(self.appended.plant_time.millis() as f64 / 1e3, &self.metrics.agent);
         self.progress.send_replace(AgentProgress { durable, committed, backlog_bytes, ..self.appended });
     }
+
+    fn count_losses(&mut self) {
+        let (now, before) = (self.spool.losses(), std::mem::replace(&mut self.counted, self.spool.losses()));
+        let count = |reason, now: Loss, before: Loss| {
+            let reason = self.metrics.with("reason", reason);
+            self.metrics.batches_lost.add(now.batches - before.batches, &reason);
+            self.metrics.readings_lost.add(now.readings - before.readings, &reason);
+        };
+        count("evicted", now.evicted, before.evicted);
+        count("damaged", now.damaged, before.damaged);
+    }
 }
+
+#[cfg(test)]
+mod tests;

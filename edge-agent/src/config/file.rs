@@ -6,15 +6,15 @@ use std::{
     time::Duration,
 };
 
-use proto::{asset::AssetId, config, time::PlantClock};
+use proto::{asset::AssetId, broker::BrokerConfig, clock::ClockConfig};
 use serde::Deserialize;
+use toml::de::{DeTable, DeValue, Deserializer};
 
 pub use proto::config::ConfigError;
 
-use super::{
-    AgentConfig, BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BatchConfig, Credentials, FLUSH_DEFAULT, MqttConfig, TlsFiles,
-};
+use super::{AgentConfig, BATCH_BYTES_DEFAULT, BatchConfig, Credentials, FLUSH_DEFAULT, MqttConfig};
 use crate::{
+    agent::batch::BATCH_BYTES_MAX,
     publish::{mqtt, window},
     source::SourceConfig,
     spool::{SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig, segment},
@@ -25,7 +25,7 @@ use crate::{
 pub struct Gateway {
     pub agent: AgentConfig,
     pub sources: Vec<SourceConfig>,
-    pub clock: PlantClock,
+    pub clock: ClockConfig,
     /// Address of `/metrics` and `/healthz`.
     pub metrics: Option<SocketAddr>,
     /// Folder of the file: relative paths begin there.
@@ -38,27 +38,16 @@ struct File {
     site: AssetId,
     agent: AssetId,
     data: PathBuf,
-    mqtt: Mqtt,
+    mqtt: BrokerConfig,
     #[serde(default)]
     batch: Batch,
     #[serde(default)]
     spool: Spool,
     #[serde(default)]
     publish: Publish,
-    clock: Option<PlantClock>,
-    source: Vec<SourceConfig>,
+    #[serde(default)]
+    clock: ClockConfig,
     serve: Option<Serve>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Mqtt {
-    url: String,
-    username: Option<String>,
-    password_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    cert_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -91,12 +80,13 @@ impl Default for Spool {
 #[serde(deny_unknown_fields, default)]
 struct Publish {
     window_bytes_max: u64,
+    /// Of all frames, new ones and repeats: what a backlog may take of the line after an outage.
     bytes_per_second: u64,
 }
 
 impl Default for Publish {
     fn default() -> Self {
-        Publish { window_bytes_max: window::WINDOW_BYTES_MAX, bytes_per_second: window::RESEND_BYTES_PER_SECOND }
+        Publish { window_bytes_max: window::WINDOW_BYTES_MAX, bytes_per_second: window::BYTES_PER_SECOND }
     }
 }
 
@@ -116,13 +106,23 @@ impl Gateway {
     }
 
     fn parse(name: &str, text: &str, base: PathBuf) -> Result<Gateway, ConfigError> {
-        let file: File = config::parse(name, text)?;
+        let refused = |e| ConfigError::toml(name, text, &e);
+        let mut root = DeTable::parse(text).map_err(refused)?;
+        let sources = match root.get_mut().remove("source") {
+            Some(found) => match found.into_inner() {
+                DeValue::Array(sources) => sources.into_iter().map(|s| SourceConfig::read(name, text, s)).collect(),
+                _ => Err(ConfigError::key(name, "source", "is a list: [[source]]")),
+            },
+            None => Ok(Vec::new()),
+        };
+        let file = File::deserialize(Deserializer::from(root)).map_err(refused)?;
+        let sources = sources?;
         let check = Check { file: name, base: &base };
         let agent = AgentConfig {
             site: file.site,
             agent: file.agent,
             data: base.join(file.data),
-            mqtt: check.mqtt(file.mqtt)?,
+            mqtt: check.mqtt(&file.mqtt)?,
             batch: BatchConfig {
                 flush: Duration::from_millis(check.within("batch.flush_ms", file.batch.flush_ms, 10, 3_600_000)?),
                 bytes_max: check.within("batch.bytes_max", file.batch.bytes_max, 1024, BATCH_BYTES_MAX)?,
@@ -135,7 +135,7 @@ impl Gateway {
                     1,
                     1 << 30,
                 )?,
-                resend_bytes_per_second: check.within(
+                bytes_per_second: check.within(
                     "publish.bytes_per_second",
                     file.publish.bytes_per_second,
                     1024,
@@ -144,15 +144,12 @@ impl Gateway {
                 ..Default::default()
             },
         };
-        let clock = file.clock.unwrap_or(PlantClock::WALL);
-        if !(clock.speed > 0.0 && clock.speed.is_finite()) {
-            return Err(check.error("clock.speed", "must be above 0"));
-        }
-        if file.source.is_empty() {
+        file.clock.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
+        if sources.is_empty() {
             return Err(check.error("source", "at least one [[source]] is needed"));
         }
         let metrics = file.serve.map(|s| s.metrics);
-        Ok(Gateway { agent, sources: file.source, clock, metrics, base })
+        Ok(Gateway { agent, sources, clock: file.clock, metrics, base })
     }
 }
 
@@ -186,31 +183,15 @@ impl Check<'_> {
         Ok(SpoolConfig { bytes_max: self.within("spool.bytes_max", spool.bytes_max, least, 1 << 40)?, segment_bytes })
     }
 
-    fn mqtt(&self, mqtt: Mqtt) -> Result<MqttConfig, ConfigError> {
-        let (host, port, secure) = address(&mqtt.url).ok_or_else(|| {
-            self.error("mqtt.url", format!("`{}` is not mqtt://host:port or mqtts://host:port", mqtt.url))
-        })?;
-        let path = |p: Option<PathBuf>| p.map(|p| self.base.join(p));
-        let client = match (path(mqtt.cert_file), path(mqtt.key_file)) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => return Err(self.error("mqtt.cert_file", "needs key_file, and key_file needs it")),
-        };
-        let tls = match (secure, path(mqtt.ca_file)) {
-            (true, Some(ca)) => Some(TlsFiles { ca, client }),
-            (true, None) => return Err(self.error("mqtt.ca_file", "is needed for mqtts://")),
-            (false, None) if client.is_none() => None,
-            (false, _) => return Err(self.error("mqtt.url", "must be mqtts:// when certificates are given")),
-        };
-        if let Some(files) = &tls {
+    fn mqtt(&self, mqtt: &BrokerConfig) -> Result<MqttConfig, ConfigError> {
+        let broker = mqtt.check(self.base).map_err(|e| ConfigError::whole(self.file, e.to_string()))?;
+        if let Some(files) = &broker.tls {
             mqtt::tls(files).map_err(|e| self.error("mqtt", e.to_string()))?;
         }
-        let credentials = match (mqtt.username, path(mqtt.password_file)) {
-            (Some(username), Some(file)) => Some(Credentials { username, password: self.secret(&file)? }),
-            (None, None) => None,
-            _ => return Err(self.error("mqtt.username", "needs password_file, and password_file needs it")),
-        };
-        Ok(MqttConfig { host, port, tls, credentials })
+        let password =
+            |(username, file): (String, PathBuf)| Ok(Credentials { username, password: self.secret(&file)? });
+        let credentials = broker.login.map(password).transpose()?;
+        Ok(MqttConfig { host: broker.host, port: broker.port, tls: broker.tls, credentials })
     }
 
     fn secret(&self, path: &Path) -> Result<String, ConfigError> {
@@ -218,24 +199,6 @@ impl Check<'_> {
         let text = read.map_err(|e| self.error("mqtt.password_file", format!("{}: {e}", path.display())))?;
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
-}
-
-/// Host, port, and whether it is TLS.
-fn address(url: &str) -> Option<(String, u16, bool)> {
-    let (rest, secure, default) = match (url.strip_prefix("mqtt://"), url.strip_prefix("mqtts://")) {
-        (Some(rest), _) => (rest, false, 1883),
-        (_, Some(rest)) => (rest, true, 8883),
-        _ => return None,
-    };
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-        _ => (rest, default),
-    };
-    // An IPv6 address stands in brackets, so that its colons are not taken for the port's.
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let valid = |h: &str| !h.is_empty() && !h.contains(['/', '@', '?', '#', ' ', '[', ']']);
-    let host = bare.filter(|h| h.contains(':')).or((!host.contains(':')).then_some(host))?;
-    valid(host).then(|| (host.to_owned(), port, secure))
 }
 
 #[cfg(test)]

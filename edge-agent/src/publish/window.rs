@@ -20,7 +20,9 @@ pub const WINDOW_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// At least three of the processor's ack intervals.
 pub const RESEND_AFTER: Duration = Duration::from_secs(3);
 pub const RESEND_AFTER_MAX: Duration = Duration::from_secs(60);
-pub const RESEND_BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
+/// Far above what sensors give, so that history and the backlog of an outage go out in minutes; a site with a thin line
+/// sets less.
+pub const BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// A pause that is not said again for this long has ended unheard: the processor repeats it several times within. It may
 /// have been replaced by one that does not know this agent, and that one can't speak before it is spoken to.
 pub const PAUSE_MAX: Duration = Duration::from_secs(20);
@@ -34,7 +36,8 @@ pub struct WindowConfig {
     /// How long an ack may stand still while data is out; doubles each time up to `resend_after_max`.
     pub resend_after: Duration,
     pub resend_after_max: Duration,
-    pub resend_bytes_per_second: u64,
+    /// Of all frames, never sent before or repeated: a thousand agents come back from the same outage.
+    pub bytes_per_second: u64,
     pub return_jitter_max: Duration,
 }
 
@@ -44,7 +47,7 @@ impl Default for WindowConfig {
             window_bytes_max: WINDOW_BYTES_MAX,
             resend_after: RESEND_AFTER,
             resend_after_max: RESEND_AFTER_MAX,
-            resend_bytes_per_second: RESEND_BYTES_PER_SECOND,
+            bytes_per_second: BYTES_PER_SECOND,
             return_jitter_max: RETURN_JITTER_MAX,
         }
     }
@@ -70,6 +73,8 @@ pub struct SendWindow {
     rng: ChaCha8Rng,
     writer: Option<(ArchiveId, Incarnation)>,
     received: Option<Position>,
+    /// As the acks say, whether this log holds it or not.
+    committed: Option<Position>,
     /// Until then nothing is sent, unless an ack ends it before.
     paused_until: Option<Duration>,
     connected: bool,
@@ -91,11 +96,12 @@ pub struct SendWindow {
 impl SendWindow {
     pub fn new(config: WindowConfig, rng_seed: u64) -> Self {
         SendWindow {
-            bucket: TokenBucket::new(config.resend_bytes_per_second),
+            bucket: TokenBucket::new(config.bytes_per_second),
             config,
             rng: ChaCha8Rng::seed_from_u64(rng_seed),
             writer: None,
             received: None,
+            committed: None,
             paused_until: None,
             connected: false,
             cursor: None,
@@ -127,7 +133,7 @@ impl SendWindow {
         self.connected = false;
     }
 
-    /// Returns the position to free the log up to, if the ack commits more than it had.
+    /// Returns the position to free the log up to, as [`SendWindow::freeable`] does.
     pub fn on_ack(&mut self, log: &Log, ack: &Ack, now: Duration) -> Option<Position> {
         let received = ack.received.and_then(|p| log.clamp(p));
         let order = |p: Option<Position>| p.and_then(|p| log.order(p));
@@ -160,7 +166,19 @@ impl SendWindow {
         if risen || resumed {
             self.go_back(now);
         }
-        ack.committed.filter(|_| order(ack.committed) > order(log.committed()))
+        let held = |p: Option<Position>| order(p.and_then(|p| log.clamp(p)));
+        if ack.committed.is_some() && held(ack.committed) >= held(self.committed) {
+            self.committed = ack.committed;
+        }
+        self.freeable(log)
+    }
+
+    /// Up to where the archive has the log, if that is more than the log was freed of. A claim beyond what is held of an
+    /// epoch is believed up to there, and judged again by whoever asks when the log has grown.
+    pub fn freeable(&self, log: &Log) -> Option<Position> {
+        let committed = log.clamp(self.committed?)?;
+        let freed = log.committed().and_then(|p| log.order(p));
+        (log.order(committed) > freed).then_some(committed)
     }
 
     /// The next frame to send, if one may be sent now. It counts as sent: a frame that the caller then fails to send
@@ -180,7 +198,7 @@ impl SendWindow {
         let (extent, resend) = self.candidate(log)?;
         let extent = *extent;
         let bytes = u64::from(extent.bytes);
-        if now < self.hold_until || (resend && !self.bucket.take(bytes, now)) {
+        if now < self.hold_until || !self.bucket.take(bytes, now) {
             return None;
         }
         if self.out.is_empty() {
@@ -207,10 +225,7 @@ impl SendWindow {
             return self.paused_until;
         }
         let stall = (!self.out.is_empty()).then_some(self.deadline);
-        let ready = self.candidate(log).map(|(_, resend)| {
-            let tokens = if resend { self.bucket.ready_at(now) } else { now };
-            tokens.max(self.hold_until)
-        });
+        let ready = self.candidate(log).map(|_| self.bucket.ready_at(now).max(self.hold_until));
         stall.into_iter().chain(ready).min()
     }
 

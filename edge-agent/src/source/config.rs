@@ -1,15 +1,21 @@
 //! Which source an agent reads, from its configuration file.
 
-use std::{fmt, path::Path};
+use std::path::Path;
 
-use chrono::{DateTime, NaiveDateTime};
-use proto::time::PlantTime;
-use serde::{Deserialize, Deserializer, de};
+use proto::{
+    config::ConfigError,
+    time::{PlantTime, wall_now_ms},
+};
+use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeValue, ValueDeserializer},
+};
 
 use super::{
     Source, SourceError,
     replay::{Replay, ReplayConfig},
-    simulator::{Simulator, SimulatorConfig},
+    simulator::{START_UNSET, Simulator, SimulatorConfig},
 };
 
 /// A source, by `type`.
@@ -20,50 +26,48 @@ pub enum SourceConfig {
     Replay(ReplayConfig),
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Type {
+    Simulator,
+    Replay,
+}
+
 impl SourceConfig {
-    /// Opens the source. Files are relative to `base_dir`; items at or before `resume_after` are not given again.
-    pub fn build(&self, base_dir: &Path, resume_after: Option<PlantTime>) -> Result<Box<dyn Source>, SourceError> {
-        let _ = base_dir;
-        Ok(match self {
-            SourceConfig::Simulator(config) => Box::new(Simulator::new(config, resume_after)?),
-            SourceConfig::Replay(config) => Box::new(Replay::open(config, base_dir, resume_after)?),
+    /// One `[[source]]` of `text`, read by its type and not from a copy, so that an error knows its line and key.
+    pub fn read(file: &str, text: &str, source: Spanned<DeValue<'_>>) -> Result<SourceConfig, ConfigError> {
+        let (refused, span) = (|e| ConfigError::toml(file, text, &e), source.span());
+        let DeValue::Table(mut table) = source.into_inner() else {
+            return Err(ConfigError::at(file, text, span, "a source is a table: [[source]]"));
+        };
+        let Some(kind) = table.remove("type") else {
+            return Err(ConfigError::at(file, text, span, "missing field `type`, expected `simulator` or `replay`"));
+        };
+        let kind = Type::deserialize(ValueDeserializer::from(kind)).map_err(refused)?;
+        let rest = ValueDeserializer::from(Spanned::new(span, DeValue::Table(table)));
+        Ok(match kind {
+            Type::Simulator => SourceConfig::Simulator(SimulatorConfig::deserialize(rest).map_err(refused)?),
+            Type::Replay => SourceConfig::Replay(ReplayConfig::deserialize(rest).map_err(refused)?),
         })
     }
-}
 
-/// Plant time as RFC 3339, as `YYYY-MM-DD hh:mm:ss` (UTC), or as milliseconds since the Unix epoch.
-pub(super) fn instant<'de, D: Deserializer<'de>>(input: D) -> Result<PlantTime, D::Error> {
-    struct Instant;
-    impl de::Visitor<'_> for Instant {
-        type Value = PlantTime;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a time such as \"2026-01-05T06:00:00Z\", or milliseconds since the Unix epoch")
-        }
-
-        fn visit_i64<E: de::Error>(self, ms: i64) -> Result<PlantTime, E> {
-            Ok(PlantTime(ms))
-        }
-
-        fn visit_u64<E: de::Error>(self, ms: u64) -> Result<PlantTime, E> {
-            i64::try_from(ms).map(PlantTime).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(ms), &self))
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<PlantTime, E> {
-            parse_date_time(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    /// A simulator that is not told when its plant begins gets this time.
+    pub fn starting_at(&self, start: PlantTime) -> SourceConfig {
+        match self {
+            SourceConfig::Simulator(config) if config.start == START_UNSET => {
+                SourceConfig::Simulator(SimulatorConfig { start, ..config.clone() })
+            }
+            other => other.clone(),
         }
     }
-    input.deserialize_any(Instant)
-}
 
-/// A date and time; without an offset it is UTC.
-pub(super) fn parse_date_time(text: &str) -> Option<PlantTime> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Some(PlantTime(time.timestamp_millis()));
+    /// Opens the source. Files are relative to `base_dir`; items at or before `resume_after` are not given again.
+    pub fn build(&self, base_dir: &Path, resume_after: Option<PlantTime>) -> Result<Box<dyn Source>, SourceError> {
+        Ok(match self.starting_at(PlantTime(wall_now_ms())) {
+            SourceConfig::Simulator(config) => Box::new(Simulator::new(&config, resume_after)?),
+            SourceConfig::Replay(config) => Box::new(Replay::open(&config, base_dir, resume_after)?),
+        })
     }
-    let naive = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"];
-    let time = naive.into_iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())?;
-    Some(PlantTime(time.and_utc().timestamp_millis()))
 }
 
 #[cfg(test)]
@@ -78,8 +82,14 @@ mod tests {
     #[test]
     fn a_simulator_needs_no_more_than_its_type() {
         let Ok(SourceConfig::Simulator(config)) = parse("type = 'simulator'") else { panic!() };
-        assert_eq!(config, SimulatorConfig::default());
+        assert_eq!(config, SimulatorConfig { start: START_UNSET, ..SimulatorConfig::default() });
         assert_eq!(config.machines.len(), 24);
+        let started = |source: SourceConfig| match source.starting_at(PlantTime(5)) {
+            SourceConfig::Simulator(config) => config.start,
+            SourceConfig::Replay(_) => panic!(),
+        };
+        assert_eq!(started(SourceConfig::Simulator(config)), PlantTime(5), "at the first start, not in the past");
+        assert_eq!(started(parse("type = 'simulator'\nstart = 9").unwrap()), PlantTime(9));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use proto::{
     wire::telemetry::{MachineInfo, SensorInfo},
 };
 
-use super::{Item, Source, SourceError};
+use super::{INSTANT_ITEMS_MAX, Item, Source, SourceError};
 
 mod config;
 mod table;
@@ -75,12 +75,18 @@ impl Source for Replay {
 
     fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
         let full = out.len().saturating_add(items_max.max(1));
-        while let Some((due, feed)) = self.next().filter(|(due, _)| *due <= now) {
+        while let Some(instant) = self.next_due().filter(|due| *due <= now) {
+            self.progress = self.progress.max(instant.plus_millis(-1));
             if out.len() >= full {
-                self.progress = self.progress.max(due.plus_millis(-1));
                 return Ok(true);
             }
-            out.extend(self.feeds[feed].take()?);
+            let most = out.len().saturating_add(INSTANT_ITEMS_MAX);
+            while let Some((_, feed)) = self.next().filter(|(due, _)| *due == instant) {
+                out.extend(self.feeds[feed].take()?);
+                if out.len() > most {
+                    return Err(SourceError::Instant { time: instant });
+                }
+            }
         }
         self.progress = self.progress.max(now);
         Ok(false)
@@ -92,6 +98,10 @@ impl Source for Replay {
 
     fn next_due(&self) -> Option<PlantTime> {
         self.next().map(|(due, _)| due)
+    }
+
+    fn skipped(&self) -> u64 {
+        self.feeds.iter().map(|feed| feed.skipped).sum()
     }
 }
 
@@ -118,8 +128,11 @@ fn info(config: &ReplayConfig, machine: &AssetId) -> MachineInfo {
 }
 
 #[cfg(test)]
+mod public_data;
+
+#[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
+    use std::fs;
 
     use proto::wire::telemetry::{EventKind, Quality};
 
@@ -186,7 +199,7 @@ datetime,machineID,volt,rotate,vibration
     }
 
     fn hour(at: &str) -> PlantTime {
-        super::super::config::parse_date_time(&format!("2015-01-01 {at}:00")).unwrap()
+        proto::time::parse_date_time(&format!("2015-01-01 {at}:00")).unwrap()
     }
 
     /// Time, machine and what it is, in short.
@@ -262,7 +275,10 @@ datetime,machineID,volt,rotate,vibration
         assert!(said(&CYCLES_MAPPING.replace("column = 5", "column = 'T24'")).contains("train.txt: has no header"));
         assert!(said(&CYCLES_MAPPING.replace("step_ms = 3600000, ", "")).starts_with("source.time: "));
         for (row, reason) in [
-            ("2015-01-01 25:00:00,1,1,1,1", "telemetry.csv, line 6: `2015-01-01 25:00:00` is not a time"),
+            (
+                "2015-01-01 25:00:00,1,1,1,1",
+                "telemetry.csv, line 6: `2015-01-01 25:00:00` is not a time in the format `date_time`",
+            ),
             ("2015-01-01 08:00:00,1/2,1,1,1", "telemetry.csv, line 6: `m1/2` is not a valid name"),
             ("2015-01-01 08:00:00,1,1", "telemetry.csv, line 6: has 3 columns, not 4"),
             (&"x".repeat(70_000), "telemetry.csv, line 6: is longer than 65536 bytes"),
@@ -272,36 +288,44 @@ datetime,machineID,volt,rotate,vibration
         }
     }
 
-    /// The real data, where it is; see the README.
-    fn data() -> Option<PathBuf> {
-        let folder = std::env::var_os("MILLWRIGHT_DATA").map(PathBuf::from);
-        if folder.is_none() {
-            println!("skipped: MILLWRIGHT_DATA does not name the folder of the real files");
+    #[test]
+    fn a_mark_and_spaces_in_the_header_are_no_part_of_a_name() {
+        let folder = folder();
+        let spaced = GROUPED.replace("datetime,machineID,", "\u{feff}datetime , machineID, ");
+        fs::write(folder.path().join("telemetry.csv"), spaced).unwrap();
+        assert_eq!(rest(&mut open(MAPPING, folder.path(), None).unwrap()).len(), 5);
+        fs::write(folder.path().join("train.txt"), format!("\u{feff}{CYCLES}")).unwrap();
+        assert_eq!(rest(&mut open(CYCLES_MAPPING, folder.path(), None).unwrap()).len(), 3);
+    }
+
+    #[test]
+    fn an_instant_is_never_divided() {
+        let folder = folder();
+        let mut replay = open(MAPPING, folder.path(), None).unwrap();
+        let mut items = Vec::new();
+        assert!(replay.poll(hour("09:00"), 1, &mut items).unwrap());
+        assert_eq!((items.len(), replay.progress()), (2, hour("07:00").plus_millis(-1)));
+        assert!(!replay.poll(hour("09:00"), 1, &mut items).unwrap(), "the rest is one instant");
+        assert_eq!((items.len(), replay.progress()), (5, hour("09:00")));
+    }
+
+    #[test]
+    fn rows_behind_the_resume_point_are_counted() {
+        let folder = folder();
+        let skipped = |at| open(MAPPING, folder.path(), Some(at)).unwrap().skipped();
+        assert_eq!(skipped(hour("05:00")), 0);
+        assert_eq!(skipped(hour("06:30")), 2, "the failure of a machine without readings is not one");
+        assert_eq!(skipped(PlantTime(i64::MAX)), 5);
+    }
+
+    #[test]
+    fn a_range_that_holds_nothing_is_refused() {
+        let folder = folder();
+        for range in ["low = 5, high = 5", "low = 9", "low = nan", "high = nan"] {
+            let mapping = MAPPING.replace("unit = \"V\"", &format!("unit = \"V\", {range}"));
+            let mapping = if range == "low = 9" { mapping.replace("low = 9", "low = 9, high = 1") } else { mapping };
+            let error = open(&mapping, folder.path(), None).unwrap_err().to_string();
+            assert!(error.starts_with("source.sensors: `volt`: low "), "{error}");
         }
-        folder
-    }
-
-    #[test]
-    fn the_azure_files_replay() {
-        let Some(data) = data() else { return };
-        let mapping = MAPPING
-            .replace("telemetry.csv", "PdM_telemetry_20machines_90days.csv")
-            .replace("failures.csv", "PdM_failures.csv");
-        let mut replay = open(&mapping, &data.join("azure-pdm"), None).unwrap();
-        assert_eq!(replay.machines().len(), 20);
-        let items = rest(&mut replay);
-        assert_eq!(items.iter().filter(|i| matches!(i, Item::Sample(_))).count(), 43_200);
-        assert!(items.iter().any(|i| matches!(i, Item::Event(e) if e.mode == "comp4")));
-        let times: Vec<PlantTime> = brief(&items).into_iter().map(|(time, ..)| time).collect();
-        assert!(times.is_sorted());
-    }
-
-    #[test]
-    fn the_turbofan_file_replays() {
-        let Some(data) = data() else { return };
-        let mapping = CYCLES_MAPPING.replace("train.txt", "train_FD001.txt");
-        let mut replay = open(&mapping, &data.join("cmapss"), None).unwrap();
-        assert_eq!(replay.machines().len(), 100);
-        assert_eq!(rest(&mut replay).len(), 20_631);
     }
 }

@@ -27,7 +27,7 @@ mod machine;
 mod config;
 pub mod truth;
 
-pub use config::{FACTORY_MACHINES, MachineSpec, ScriptedFault, SimulatorConfig, default_factory};
+pub use config::{FACTORY_MACHINES, MachineSpec, START_UNSET, ScriptedFault, SimulatorConfig, default_factory};
 pub use kinds::Kind;
 pub use wear::Mode;
 

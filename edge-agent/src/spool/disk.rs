@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -22,6 +22,21 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
     fn sync_folder(&self) -> io::Result<()>;
+
+    /// A small file as a whole, up to `bytes_max`; None: there is none.
+    fn read_small(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+        match self.bytes(name) {
+            Ok(bytes) => self.read(name, 0, bytes.min(bytes_max) as usize).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Keeps the first `bytes` bytes of a file that has at least as many.
+    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let kept = self.read(name, 0, bytes as usize)?;
+        self.replace(name, &kept)
+    }
 
     /// Replaces a file as a whole: after a power cut it is the old one or the new one, and surely the new one only
     /// after the folder is synced.
@@ -48,7 +63,7 @@ impl Folder {
     /// Creates the folder if it is not there; an error if another process has it.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        fs::create_dir_all(&path)?;
+        create_all(&path)?;
         let lock = File::create(path.join("lock"))?;
         lock.try_lock().map_err(|e| io::Error::other(format!("in use by another agent ({e})")))?;
         Ok(Folder { path, _lock: lock, open: Mutex::default() })
@@ -103,6 +118,10 @@ impl Disk for Folder {
         self.with_open(name, |file| file.sync_data())
     }
 
+    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.with_open(name, |file| file.set_len(bytes))
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.close(from);
         self.close(to);
@@ -119,5 +138,34 @@ impl Disk for Folder {
     }
 }
 
+/// Creates a folder with all above it. Each is an entry of the one above, which must be synced for it, or a power cut
+/// takes the folder with everything in it.
+fn create_all(path: &Path) -> io::Result<()> {
+    let new = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).count();
+    fs::create_dir_all(path)?;
+    path.ancestors().skip(1).take(new).try_for_each(|parent| {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent)?.sync_all()
+    })
+}
+
 #[cfg(test)]
 pub mod memory;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_created_with_all_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path().join("a/b/c")).unwrap();
+        folder.create("f").unwrap();
+        folder.append("f", b"12345").unwrap();
+        folder.truncate("f", 3).unwrap();
+        folder.append("f", b"6").unwrap();
+        assert_eq!(folder.read("f", 0, 4).unwrap(), b"1236");
+        drop(folder);
+        Folder::open(root.path().join("a/b/c")).unwrap();
+    }
+}

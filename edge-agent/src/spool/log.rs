@@ -146,6 +146,12 @@ impl Log {
         extents.get(at).filter(|e| e.position.seq <= position.seq)
     }
 
+    /// The last position of every epoch that frames are held of, the newest first.
+    pub fn epochs(&self) -> impl Iterator<Item = Position> {
+        let held = self.chapters.iter().rev().filter(|c| !c.extents.is_empty());
+        held.map(|c| Position { epoch: c.epoch, seq: c.last_seq })
+    }
+
     pub fn extents(&self) -> impl Iterator<Item = &Extent> {
         self.chapters.iter().flat_map(|c| &c.extents)
     }
@@ -233,7 +239,9 @@ mod tests {
         assert!(log.free(at(2, 2)));
         assert_eq!((log.bytes(), log.last(), log.after(None)), (0, Some(at(2, 2)), None));
         assert_eq!(log.order(at(2, 1)).cmp(&log.order(at(2, 2))), std::cmp::Ordering::Less);
+        assert_eq!(log.epochs().next(), None, "nothing is held of the epoch that is committed");
         log.push(frame(3, 1, 1));
+        assert_eq!(log.epochs().collect::<Vec<_>>(), [at(3, 1)]);
         assert_eq!(log.after(Some(at(2, 2))).map(|e| e.position), Some(at(3, 1)));
     }
 

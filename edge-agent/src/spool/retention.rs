@@ -9,7 +9,7 @@ use proto::{
 };
 
 use super::{
-    Context, Segment, Spool, SpoolError,
+    Context, Loss, Segment, Spool, SpoolError,
     disk::Disk,
     log::Extent,
     recovery::{self, Piece},
@@ -124,7 +124,7 @@ impl<D: Disk> Spool<D> {
             return Ok(false);
         };
         let evicted = self.held(segment.number);
-        let lost: u64 = evicted.iter().filter(|e| !e.gap).map(|e| e.readings).sum();
+        let loss: Loss = evicted.iter().filter(|e| !e.gap).collect();
         // Gaps that follow each other in one epoch become one, so that they do not fill the spool themselves.
         let before = at.checked_sub(1).and_then(|b| self.segments.get(b)).filter(|s| s.epoch == segment.epoch).copied();
         let mut covered = before.map(|s| self.held(s.number)).unwrap_or_default();
@@ -134,7 +134,9 @@ impl<D: Disk> Spool<D> {
             let sealed = self.seal_time(last);
             let gap = recovery::gap(from, last.last_seq, segment.previous, GapReason::Evicted, sealed, readings);
             self.put(at, from, gap.into_iter().map(Piece::Gap).collect())?;
-            tracing::error!(%from, to = last.last_seq, readings = lost, "spool full: oldest readings evicted");
+            self.losses.evicted += loss;
+            let Loss { batches, readings } = loss;
+            tracing::error!(%from, to = last.last_seq, batches, readings, "spool full: oldest readings evicted");
         } else {
             self.sync_folder()?;
             self.remove(segment.number)?;
@@ -158,8 +160,12 @@ impl<D: Disk> Spool<D> {
             return Ok(());
         };
         let pieces = self.without_damage(&held, self.segments[at].previous)?;
+        let damaged = held.iter().zip(&pieces).filter(|(e, piece)| !e.gap && matches!(piece, Piece::Gap(_)));
+        let loss: Loss = damaged.map(|(e, _)| e).collect();
         self.put(at, first, pieces)?;
-        tracing::error!(frame = %position, "damaged frames became a gap");
+        self.losses.damaged += loss;
+        let Loss { batches, readings } = loss;
+        tracing::error!(frame = %position, batches, readings, "damaged frames became a gap");
         Ok(())
     }
 

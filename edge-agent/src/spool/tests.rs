@@ -133,6 +133,87 @@ fn a_failed_write_is_repeated_under_the_same_sequence_numbers() {
     }
 }
 
+#[test]
+fn retries_on_a_full_disk_leave_nothing_behind() {
+    let disk = Arc::new(Memory::default());
+    let mut spool = open(&disk, 1);
+    append(&mut spool, "a");
+    spool.commit().unwrap();
+    let bytes_on_disk = |disk: &Memory| -> u64 {
+        let segments = disk.list().unwrap().into_iter().filter(|name| segment::number(name).is_some());
+        segments.map(|name| disk.bytes(&name).unwrap()).sum()
+    };
+    append(&mut spool, "b");
+    for writes in (0..6).cycle().take(60) {
+        disk.fail_after(writes);
+        if spool.commit().is_ok() {
+            append(&mut spool, &"more".repeat(40));
+        }
+        assert!(disk.list().unwrap().len() as u64 <= spool.segments.len() as u64 + 1, "a file for each try");
+        // The disk has room again for a moment: at least to cut what is torn.
+        disk.heal();
+        spool.clear_torn().unwrap();
+        assert_eq!(bytes_on_disk(&disk), spool.bytes(), "{writes} writes");
+    }
+    spool.commit().unwrap();
+    let last = spool.log().lock().last().unwrap();
+    assert_eq!(open(&disk, 2).next().1, Some(last));
+}
+
+#[test]
+fn a_full_disk_has_room_again_when_the_archive_has_what_is_on_it() {
+    let disk = Arc::new(Memory::default());
+    let mut spool = Spool::open(disk.clone(), SpoolConfig { bytes_max: 60_000, ..CONFIG }, Epoch([1; 16])).unwrap().0;
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let mut noise = || (0..400).map(|_| rng.random_range('a'..='z')).collect::<String>();
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(append(&mut spool, &noise()).0);
+        spool.commit().unwrap();
+    }
+    disk.fill(200);
+    let (waiting, bytes) = append(&mut spool, &noise());
+    let files = disk.list().unwrap();
+    for _ in 0..10 {
+        assert!(spool.commit().is_err());
+        assert_eq!(disk.list().unwrap(), files, "no file is left of a try");
+    }
+    spool.free(held[6]).unwrap();
+    assert!(disk.list().unwrap().len() < files.len());
+    spool.commit().unwrap();
+    assert_eq!(spool.reader().read(waiting).unwrap(), bytes);
+}
+
+#[test]
+fn losses_are_counted() {
+    let disk = Arc::new(Memory::default());
+    let mut spool = open(&disk, 1);
+    let frames: Vec<_> = (0..4).map(|_| append(&mut spool, "note")).collect();
+    spool.commit().unwrap();
+    let place = spool.log().lock().covering(frames[1].0).unwrap().place;
+    disk.damage(&segment::name(place.segment), place.offset as usize + 90);
+    spool.mend(frames[1].0).unwrap();
+    let damaged = Losses { damaged: Loss { batches: 1, readings: 3 }, ..Default::default() };
+    assert_eq!(spool.losses(), damaged);
+    spool.mend(frames[1].0).unwrap();
+    assert_eq!(spool.losses(), damaged, "once");
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for _ in 0..100 {
+        let noise: String = (0..200).map(|_| rng.random_range('a'..='z')).collect();
+        append(&mut spool, &noise);
+        spool.commit().unwrap();
+    }
+    let (gap_end, held) = (seqs(&spool)[0].2, seqs(&spool));
+    assert!(held[0].3 && gap_end > 50, "{held:?}");
+    let evicted = Loss { batches: gap_end - 1, readings: 3 * (gap_end - 1) };
+    assert_eq!(spool.losses(), Losses { evicted, ..damaged }, "what was damaged before is not counted twice");
+
+    let place = spool.log().lock().covering(Position { seq: gap_end + 2, ..frames[0].0 }).unwrap().place;
+    disk.damage(&segment::name(place.segment), place.offset as usize + 90);
+    let (recovered, opened) = (open(&disk, 2).losses(), Loss { batches: 1, readings: 0 });
+    assert_eq!(recovered, Losses { damaged: opened, ..Default::default() }, "found at start");
+}
+
 /// Random appends, commits, frees, failures, crashes: whatever was visible once is committed, readable with the same
 /// bytes, or covered by a gap that says it was evicted.
 #[test]

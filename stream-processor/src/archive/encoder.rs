@@ -1,7 +1,6 @@
 //! The thread that turns segments into staged files. Polars stays off the runtime's threads.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -22,7 +21,7 @@ use super::{
     parquet::{Encoded, encode, sha256},
     staging::{StagedFile, Staging},
 };
-use crate::decode::AgentKey;
+use crate::{decode::AgentKey, processor::panic_text};
 
 /// The local disk may be full for a while.
 const RETRY_MS: u64 = 1_000;
@@ -139,9 +138,4 @@ fn agents(positions: &BTreeMap<AgentKey, Position>) -> Vec<AgentPosition> {
         position: *position,
     };
     positions.iter().map(agent).collect()
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into()
 }

@@ -49,6 +49,7 @@ pub fn encode(content: &SegmentContent) -> PolarsResult<Vec<Encoded>> {
             Table::Predictions => rows::predictions(content)?,
             Table::Alerts => rows::alerts(content)?,
             Table::Events => rows::events(content)?,
+            Table::Gaps => rows::gaps(content)?,
             Table::DeadLetter => rows::dead_letters(content)?,
         };
         if frame.height() > 0 {

@@ -13,11 +13,13 @@ use proto::{
 use super::ArchiveConfig;
 use crate::{
     decode::DeadLetter,
-    stream::{Derived, KnownEvent},
+    stream::{Derived, KnownEvent, Loss},
 };
 
 /// A forced segment takes in at least so much time: commits have a price.
 pub const FORCED_AFTER_MS: u64 = 1_000;
+/// A segment with so much of dead letters is due; what one turn brings may exceed it.
+const LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The rows of one segment.
 #[derive(Debug, Clone)]
@@ -33,6 +35,7 @@ pub struct SegmentContent {
     pub alerts: Vec<Alert>,
     pub events: Vec<KnownEvent>,
     pub dead_letters: Vec<DeadLetter>,
+    pub losses: Vec<Loss>,
     pub balance: Balance,
 }
 
@@ -43,6 +46,8 @@ pub struct Pending {
     age_max: Duration,
     content: SegmentContent,
     rows: usize,
+    /// Of dead letters: their size is not ours to choose.
+    letter_bytes: usize,
     /// When the first of it came.
     since: Option<Duration>,
     forced: bool,
@@ -60,6 +65,7 @@ impl SegmentContent {
             alerts: vec![],
             events: vec![],
             dead_letters: vec![],
+            losses: vec![],
             balance: Balance::default(),
         }
     }
@@ -72,7 +78,8 @@ impl SegmentContent {
             + derived.predictions.len()
             + derived.alerts.len()
             + derived.events.len()
-            + derived.dead_letters.len();
+            + derived.dead_letters.len()
+            + derived.losses.len();
         self.readings.extend(Some(derived.readings).filter(|f| f.height() > 0));
         self.births.extend(Some(derived.births).filter(|f| f.height() > 0));
         self.windows.extend(derived.windows);
@@ -80,6 +87,7 @@ impl SegmentContent {
         self.alerts.extend(derived.alerts);
         self.events.extend(derived.events);
         self.dead_letters.extend(derived.dead_letters);
+        self.losses.extend(derived.losses);
         add_balance(&mut self.balance, &derived.balance);
         rows
     }
@@ -99,6 +107,7 @@ impl Pending {
             age_max: Duration::from_secs(config.segment_seconds_max),
             content: SegmentContent::new(site, schema.names.clone().into()),
             rows: 0,
+            letter_bytes: 0,
             since: None,
             forced: false,
         }
@@ -106,7 +115,13 @@ impl Pending {
 
     /// Also of batches without a row: their positions wait for a commit too.
     pub fn add(&mut self, derived: Derived, now: Duration) {
+        self.letter_bytes += derived.dead_letters.iter().map(|letter| letter.payload.len()).sum::<usize>();
         self.rows += self.content.add(derived);
+        self.since.get_or_insert(now);
+    }
+
+    /// There is to be a commit in due time, even of nothing: whether this writer is still the one.
+    pub fn touch(&mut self, now: Duration) {
         self.since.get_or_insert(now);
     }
 
@@ -124,12 +139,13 @@ impl Pending {
         let Some(since) = self.since else { return false };
         let age = now.saturating_sub(since);
         let forced = self.forced && age >= Duration::from_millis(FORCED_AFTER_MS);
-        self.rows >= self.rows_max || age >= self.age_max || forced
+        let full = self.rows >= self.rows_max || self.letter_bytes >= LETTER_BYTES_MAX;
+        full || age >= self.age_max || forced
     }
 
     /// The barrier.
     pub fn take(&mut self) -> SegmentContent {
-        (self.rows, self.since, self.forced) = (0, None, false);
+        (self.rows, self.letter_bytes, self.since, self.forced) = (0, 0, None, false);
         let empty = SegmentContent::new(self.content.site.clone(), self.content.features.clone());
         std::mem::replace(&mut self.content, empty)
     }
@@ -138,6 +154,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use model::features::FeatureConfig;
+    use proto::time::PlantTime;
 
     use super::*;
 
@@ -177,6 +194,21 @@ mod tests {
         p.add(Derived::default(), ms(5));
         p.add(Derived::default(), ms(9_000));
         assert!(!p.due(ms(10_004)) && p.due(ms(10_005)));
+        p.take();
+        p.touch(ms(20_000));
+        assert!(!p.is_empty() && !p.due(ms(29_999)) && p.due(ms(30_000)));
+    }
+
+    #[test]
+    fn a_few_large_dead_letters_are_a_segment() {
+        let mut p = pending();
+        let payload = vec![0; LETTER_BYTES_MAX / 2].into();
+        let letter = DeadLetter { topic: "t".into(), payload, reason: "r".into(), time: PlantTime(0), readings: 0 };
+        let letters = || Derived { dead_letters: vec![letter.clone()], ..Derived::default() };
+        p.add(letters(), ms(0));
+        assert!(!p.due(ms(0)));
+        p.add(letters(), ms(0));
+        assert!(p.due(ms(0)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use proto::{
     wire::{
         alert::{Alert, AlertSource, AlertState},
         prediction::Prediction,
-        telemetry::{EventKind, Verdict},
+        telemetry::{EventKind, GapReason, Verdict},
     },
 };
 
@@ -16,7 +16,7 @@ use super::pending::SegmentContent;
 use crate::{
     decode::DeadLetter,
     stream::{
-        KnownEvent,
+        KnownEvent, Loss,
         tables::{SITE, datetime},
     },
 };
@@ -116,6 +116,19 @@ pub fn events(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .with(column::ALERT_ID, |e| e.event.alert_id.as_str())
         .with(column::VERDICT, |e| word(e.event.verdict().as_str_name(), Verdict::Unspecified.as_str_name()))
         .time(column::KNOWN, |e| e.known.millis())?
+        .frame()
+}
+
+/// One row per run of batches that is lost.
+pub fn gaps(content: &SegmentContent) -> PolarsResult<DataFrame> {
+    Columns::new(&content.site, &content.losses)
+        .time(column::TIME, |l: &Loss| l.declared.millis())?
+        .with(column::AGENT, |l| l.agent.agent.as_str())
+        .with(column::EPOCH, |l| l.from.epoch.to_string())
+        .with(column::SEQ, |l| l.from.seq)
+        .with(column::LAST_SEQ, |l| l.last_seq)
+        .with(column::READINGS, |l| l.readings)
+        .with(column::REASON, |l| word(l.reason.as_str_name(), GapReason::Unspecified.as_str_name()))
         .frame()
 }
 

@@ -82,7 +82,7 @@ fn kinds(manifests: &[Manifest]) -> Vec<(ManifestKind, u64)> {
 async fn what_is_committed_is_what_the_next_writer_starts_from() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
-    let (archive, recovered) = open(&store, dir.path(), "a").await;
+    let (mut archive, recovered) = open(&store, dir.path(), "a").await;
     assert_eq!((recovered.incarnation, recovered.snapshot, recovered.positions.len()), (1, None, 0));
     assert!(archive.room());
     archive.submit(segment(1)).unwrap();
@@ -92,7 +92,7 @@ async fn what_is_committed_is_what_the_next_writer_starts_from() {
     archive.submit(segment(2)).unwrap();
     archive.close(true).await;
 
-    let (second, again) = open(&store, dir.path(), "b").await;
+    let (mut second, again) = open(&store, dir.path(), "b").await;
     assert_eq!((again.incarnation, again.archive_id), (5, recovered.archive_id));
     assert_eq!((again.snapshot.as_deref(), again.positions.get(&agent())), (Some(&b"after 2"[..]), Some(&position(2))));
     second.close(false).await;
@@ -110,10 +110,10 @@ async fn what_is_committed_is_what_the_next_writer_starts_from() {
 async fn the_older_of_two_writers_is_fenced_and_commits_nothing_more() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
-    let (old, _) = open(&store, dir.path(), "old").await;
+    let (mut old, _) = open(&store, dir.path(), "old").await;
     old.submit(segment(1)).unwrap();
     until(&old, |s| s.committed_segments == 1).await;
-    let (new, recovered) = open(&store, dir.path(), "new").await;
+    let (mut new, recovered) = open(&store, dir.path(), "new").await;
     assert_eq!(recovered.positions.get(&agent()), Some(&position(1)));
 
     old.submit(segment(2)).unwrap();
@@ -146,7 +146,7 @@ async fn a_writer_killed_before_its_manifest_leaves_an_orphan_and_no_readings() 
     }
     drop(killed);
 
-    let (new, recovered) = open(&store, dir.path(), "new").await;
+    let (mut new, recovered) = open(&store, dir.path(), "new").await;
     assert!(recovered.positions.is_empty(), "the gateway sends it again");
     new.submit(segment(1)).unwrap();
     until(&new, |s| s.committed_segments == 1).await;
@@ -162,7 +162,7 @@ async fn while_s3_is_away_segments_wait_and_then_go_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
     let addr = server.addr.to_string();
-    let (archive, _) = open(&store, dir.path(), "a").await;
+    let (mut archive, _) = open(&store, dir.path(), "a").await;
     server.stop().await;
     archive.submit(segment(1)).unwrap();
     archive.submit(segment(2)).unwrap();
@@ -182,7 +182,7 @@ async fn while_s3_is_away_segments_wait_and_then_go_in_order() {
 async fn a_snapshot_that_is_not_what_its_manifest_says_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
-    let (archive, _) = open(&store, dir.path(), "a").await;
+    let (mut archive, _) = open(&store, dir.path(), "a").await;
     archive.submit(segment(1)).unwrap();
     archive.close(false).await;
     let key = manifests(&store).await.pop().unwrap().snapshot.unwrap().key;

@@ -3,10 +3,12 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use proto::{
     ack::Ack,
     asset::AssetId,
     broker::{Broker, TlsFiles},
+    telemetry::frame::FRAME_BYTES_MAX,
     topic::{Channel, Topic},
 };
 use rand::Rng;
@@ -22,7 +24,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{ARRIVALS_QUEUED_MAX, Arrival};
 
@@ -34,6 +36,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const POLL_TIMEOUT: Duration = Duration::from_secs(75);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const HANG_UP_TIMEOUT: Duration = Duration::from_millis(500);
 const REQUESTS_MAX: usize = 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,7 @@ pub struct Ingest {
     /// Counts subscriptions granted: after each one, retained acks may have to be published again. 0: never connected.
     pub connections: watch::Receiver<u64>,
     pub up: watch::Receiver<bool>,
+    hang_up: DropGuard,
     task: JoinHandle<()>,
 }
 
@@ -66,20 +70,23 @@ impl AckSender {
 }
 
 impl Ingest {
-    /// Connects in the background and keeps at it until `stop`.
+    /// Connects in the background and keeps at it. From `stop` on nothing is taken any more, while acks still go out;
+    /// [`Ingest::ended`] hangs up.
     pub fn start(broker: &Broker, site: &AssetId, owner: &str, stop: CancellationToken) -> Result<Self, IngestError> {
         let (client, events) = AsyncClient::new(options(broker, site, owner)?, REQUESTS_MAX);
         let (arrived, arrivals) = mpsc::channel(ARRIVALS_QUEUED_MAX);
         let (connected, connections) = watch::channel(0);
         let (set_up, up) = watch::channel(false);
         let filter = Topic::filter(site, Channel::Telemetry);
-        let driver = Driver { client: client.clone(), events, filter, arrived, connected, up: set_up };
-        let task = tokio::spawn(driver.run(stop));
-        Ok(Ingest { arrivals, acks: AckSender(client), connections, up, task })
+        let driver = Driver { client: client.clone(), events, filter, arrived: Some(arrived), connected, up: set_up };
+        let hang_up = CancellationToken::new();
+        let task = tokio::spawn(driver.run(stop, hang_up.clone()));
+        Ok(Ingest { arrivals, acks: AckSender(client), connections, up, hang_up: hang_up.drop_guard(), task })
     }
 
-    /// After `stop` was cancelled: waits for the client to end.
+    /// Publishes what is queued, hangs up, and waits for the end of it.
     pub async fn ended(self) {
+        drop(self.hang_up);
         if let Err(e) = self.task.await {
             tracing::warn!(error = %e, "the MQTT client did not end cleanly");
         }
@@ -90,31 +97,34 @@ struct Driver {
     client: AsyncClient,
     events: EventLoop,
     filter: String,
-    arrived: mpsc::Sender<Arrival>,
+    /// None: nothing is taken any more.
+    arrived: Option<mpsc::Sender<Arrival>>,
     connected: watch::Sender<u64>,
     up: watch::Sender<bool>,
 }
 
 impl Driver {
-    async fn run(mut self, stop: CancellationToken) {
+    async fn run(mut self, stop: CancellationToken, hang_up: CancellationToken) {
         let mut backoff = BACKOFF_MIN;
         loop {
             let polled = tokio::select! {
-                () = stop.cancelled() => break,
-                polled = timeout(POLL_TIMEOUT, self.events.poll()) => polled,
-            };
-            let failed = match polled {
-                Ok(Ok(event)) => {
-                    if self.handle(event, &stop).await.is_err() {
-                        break;
-                    }
-                    if *self.up.borrow() {
-                        backoff = BACKOFF_MIN;
-                    }
+                () = hang_up.cancelled() => break,
+                () = stop.cancelled(), if self.arrived.is_some() => {
+                    self.arrived = None;
                     continue;
                 }
-                Ok(Err(e)) => e.to_string(),
-                Err(_) => "nothing came for too long".into(),
+                polled = timeout(POLL_TIMEOUT, self.events.poll()) => polled,
+            };
+            let handled = match polled {
+                Ok(Ok(event)) => self.handle(event, &stop).await,
+                Ok(Err(e)) => Err(e.to_string()),
+                Err(_) => Err("nothing came for too long".into()),
+            };
+            let Err(failed) = handled else {
+                if *self.up.borrow() {
+                    backoff = BACKOFF_MIN;
+                }
+                continue;
             };
             if self.up.send_replace(false) {
                 tracing::warn!(error = failed, "the connection to the broker is lost; nothing is: gateways keep it");
@@ -125,21 +135,22 @@ impl Driver {
             let pause = rand::rng().random_range(Duration::ZERO..=backoff);
             backoff = (backoff * 2).min(BACKOFF_MAX);
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = hang_up.cancelled() => break,
                 () = sleep(pause) => {}
             }
         }
-        let _ = self.client.try_disconnect();
-        let _ = timeout(BACKOFF_MIN, self.events.poll()).await;
+        // The disconnect is queued behind the last acks.
+        if *self.up.borrow() && self.client.try_disconnect().is_ok() {
+            let _ = timeout(HANG_UP_TIMEOUT, async { while self.events.poll().await.is_ok() {} }).await;
+        }
     }
 
-    /// Err: the engine is gone.
-    async fn handle(&mut self, event: Event, stop: &CancellationToken) -> Result<(), ()> {
+    /// Err: this connection is of no use.
+    async fn handle(&mut self, event: Event, stop: &CancellationToken) -> Result<(), String> {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
-                if self.client.try_subscribe(&self.filter, QoS::AtLeastOnce).is_err() {
-                    tracing::warn!("the subscription can't be queued");
-                }
+                let queued = self.client.try_subscribe(&self.filter, QoS::AtLeastOnce);
+                queued.map_err(|_| "the subscription can't be queued".to_string())?;
             }
             Event::Incoming(Packet::SubAck(granted)) => {
                 if granted.return_codes.iter().any(|c| matches!(c, SubscribeReasonCode::Failure)) {
@@ -154,15 +165,27 @@ impl Driver {
                 tracing::info!(filter = self.filter, "subscribed");
             }
             Event::Incoming(Packet::Publish(p)) => {
-                let arrival = Arrival { topic: p.topic, payload: p.payload, received: std::time::Instant::now() };
-                tokio::select! {
-                    () = stop.cancelled() => return Err(()),
-                    sent = self.arrived.send(arrival) => sent.map_err(|_| ())?,
+                let Some(arrived) = &self.arrived else { return Ok(()) };
+                let (topic, payload, received) = (p.topic, bounded(p.payload), std::time::Instant::now());
+                let taken = tokio::select! {
+                    () = stop.cancelled() => false,
+                    sent = arrived.send(Arrival { topic, payload, received }) => sent.is_ok(),
+                };
+                if !taken {
+                    self.arrived = None;
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// One byte more than a frame can have tells that it is none; the rest of it would only fill the queue.
+fn bounded(payload: Bytes) -> Bytes {
+    match payload.get(..=FRAME_BYTES_MAX) {
+        Some(enough) => Bytes::copy_from_slice(enough),
+        None => payload,
     }
 }
 

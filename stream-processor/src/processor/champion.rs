@@ -32,7 +32,7 @@ impl Champion {
                 Ok(Look::New(scorer)) => {
                     tracing::info!(version = scorer.version(), "model in charge");
                     refused = None;
-                    self.scorer.send_replace(Some(Arc::new(scorer)));
+                    self.scorer.send_replace(Some(scorer));
                 }
                 Ok(Look::Refused { version, reason }) => {
                     tracing::error!(version, reason, "the champion can't be used; the model before it stays");
@@ -55,7 +55,7 @@ impl Champion {
             return Ok(Look::Same);
         }
         match registry::load(&self.store, &self.name, &version).await {
-            Ok(scorer) if scorer.schema_fingerprint() == self.fingerprint => Ok(Look::New(scorer)),
+            Ok(scorer) if scorer.schema_fingerprint() == self.fingerprint => Ok(Look::New(Arc::new(scorer))),
             Ok(_) => Ok(Look::Refused { version, reason: "it is for other features than this processor makes".into() }),
             Err(e @ (RegistryError::Artifact { .. } | RegistryError::Missing { .. })) => {
                 Ok(Look::Refused { version, reason: e.to_string() })
@@ -67,6 +67,6 @@ impl Champion {
 
 enum Look {
     Same,
-    New(Scorer),
+    New(Arc<Scorer>),
     Refused { version: String, reason: String },
 }

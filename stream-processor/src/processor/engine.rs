@@ -18,20 +18,24 @@ use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Answer, Ledger};
+use super::{
+    ledger::{Answer, Ledger},
+    throttle::Throttle,
+};
 use crate::{
-    acks::Acks,
+    acks::{ACK_INTERVAL, Acks},
     alert::AcknowledgeError,
     archive::{Archive, Segment, pending::Pending},
-    decode::{Content, Decoded, Refusal, Taken, decode},
+    decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::{Arrival, mqtt::Ingest},
     intake::Intake,
     serve::{
         board::{Board, Part, ProcessorState},
         command::{Command, CommandError},
     },
-    stream::{Derived, Stream, StreamError},
+    stream::{Derived, Loss, Stream, StreamError},
     telemetry::Metrics,
 };
 
@@ -40,7 +44,7 @@ const TURN_MESSAGES_MAX: usize = 64;
 /// Acks, segment age and gauges are looked at so often.
 const TICK: Duration = Duration::from_millis(50);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
-const DRAIN_TICKS_MAX: u32 = 20;
+const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 
@@ -52,12 +56,16 @@ pub enum EngineError {
     Fenced,
     #[error("the archive takes no more segments")]
     Archive,
+    #[error("it panicked: {0}")]
+    Panic(String),
 }
 
 /// Everything the thread owns.
 pub struct Engine {
     pub site: AssetId,
     pub incarnation: Incarnation,
+    /// From here on nothing comes in any more.
+    pub stop: CancellationToken,
     pub clock: watch::Receiver<PlantClock>,
     pub ingest: Ingest,
     pub commands: mpsc::Receiver<Command>,
@@ -74,13 +82,23 @@ pub struct Engine {
     pub started: Instant,
     /// Since when a segment has been waiting for room.
     pub blocked_since: Option<Duration>,
+    /// Version of the model in charge.
+    pub in_charge: Option<String>,
+    /// Anybody who reaches the broker can cause these.
+    pub stray_warnings: Throttle,
 }
 
 impl Engine {
-    /// Until the client has ended and everything it brought is submitted. Gives back the archive, to be closed.
-    pub async fn run(mut self) -> (Archive, Ingest, Result<(), EngineError>) {
-        let outcome = self.turn().await;
-        (self.archive, self.ingest, outcome)
+    /// Until it is asked to stop and everything that came in is committed and told, as far as S3 lets it.
+    pub async fn run(mut self) -> Result<(), EngineError> {
+        let mut outcome = self.turn().await;
+        self.archive.close(outcome.is_ok()).await;
+        if outcome.is_ok() {
+            outcome = self.archived();
+        }
+        self.send_acks(self.now() + ACK_INTERVAL);
+        self.ingest.ended().await;
+        outcome
     }
 
     async fn turn(&mut self) -> Result<(), EngineError> {
@@ -88,7 +106,7 @@ impl Engine {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut status = self.archive.status();
-        self.model_in_charge(None);
+        self.model_in_charge();
         loop {
             tokio::select! {
                 taken = self.ingest.arrivals.recv_many(&mut arrivals, TURN_MESSAGES_MAX), if self.takes() => {
@@ -100,10 +118,10 @@ impl Engine {
                 Some(command) = self.commands.recv() => self.obey(command),
                 Ok(()) = status.changed() => self.archived()?,
                 Ok(()) = self.ingest.connections.changed() => self.acks.repeat_all(),
-                Ok(()) = self.scorer.changed() => self.model_changed(),
+                Ok(()) = self.scorer.changed() => self.model_in_charge(),
                 _ = tick.tick() => self.tick(),
             }
-            self.send_acks();
+            self.send_acks(self.now());
             if self.pending.due(self.now()) {
                 self.submit()?;
             }
@@ -148,14 +166,24 @@ impl Engine {
             match decoded {
                 Decoded::Taken(taken) => run.push(taken),
                 Decoded::Lost(letter) => {
-                    tracing::warn!(topic = letter.topic, reason = letter.reason, "a message without a place was kept");
+                    if let Some(unsaid) = self.stray_warnings.says(self.started.elapsed()) {
+                        let (topic, reason) = (&letter.topic, &letter.reason);
+                        tracing::warn!(topic, reason, unsaid, "a message without a place was kept");
+                    }
                     derived.dead_letters.push(letter);
                 }
                 Decoded::Conflict(agent, letter) => {
                     tracing::error!(agent = %agent.agent, reason = letter.reason, "two agents use one name");
                     derived.dead_letters.push(letter);
                 }
-                Decoded::Refused(agent, Refusal::Duplicate | Refusal::OutOfOrder) => self.acks.repeat(&agent),
+                Decoded::Refused(agent, refusal @ (Refusal::Duplicate { .. } | Refusal::OutOfOrder)) => {
+                    if let Refusal::Duplicate { readings } = refusal {
+                        self.metrics.readings_duplicate.add(readings, &[]);
+                    }
+                    self.acks.repeat(&agent);
+                    // Or does it not listen to us, because a newer incarnation has spoken? A commit will tell.
+                    self.pending.touch(self.started.elapsed());
+                }
                 Decoded::Refused(agent, Refusal::Version) => {
                     tracing::error!(agent = %agent.agent, "its frames are of a later version; update this processor");
                 }
@@ -169,7 +197,6 @@ impl Engine {
     }
 
     fn apply(&mut self, run: Vec<Taken>) -> Result<(), EngineError> {
-        let began = Instant::now();
         let received: Vec<Instant> = run.iter().map(|t| t.received).collect();
         for taken in &run {
             if let Some(position) = self.intake.received(&taken.agent) {
@@ -177,9 +204,13 @@ impl Engine {
             }
             self.introduce(taken);
         }
+        let began = Instant::now();
+        let steps = self.stream.read(run)?;
+        self.metrics.window_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        let began = Instant::now();
         let scorer = self.scorer.borrow().clone();
-        let derived = self.stream.apply(run, scorer.as_deref())?;
-        self.metrics.apply_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        let derived = self.stream.judge(steps, scorer.as_deref())?;
+        self.metrics.scoring_seconds.record(began.elapsed().as_secs_f64(), &[]);
         self.keep(derived);
         for at in received {
             self.metrics.batch_seconds.record(at.elapsed().as_secs_f64(), &[]);
@@ -201,6 +232,7 @@ impl Engine {
             alert.incarnation = self.incarnation;
             self.count_alert(alert);
         }
+        derived.losses.iter().for_each(|loss| self.count_loss(loss));
         let metrics = &self.metrics;
         metrics.readings_received.add(derived.balance.readings_taken, &[]);
         metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
@@ -212,10 +244,25 @@ impl Engine {
         if !derived.alerts.is_empty() {
             let number = self.board.publish_alerts(&derived.alerts);
             self.ledger.alerts_up_to(number);
+            self.force();
+        }
+        self.ledger.taken(&derived.balance);
+        self.pending.add(derived, self.started.elapsed());
+    }
+
+    /// Somebody waits for the commit. While S3 is away that would only fill staging with small segments.
+    fn force(&mut self) {
+        if self.archive.status().borrow().up {
             self.pending.force(self.started.elapsed());
         }
-        self.ledger.readings(derived.balance.readings_archived);
-        self.pending.add(derived, self.started.elapsed());
+    }
+
+    fn count_loss(&self, loss: &Loss) {
+        let batches = (loss.last_seq - loss.from.seq).saturating_add(1);
+        let reason = loss.reason.as_str_name();
+        tracing::error!(agent = %loss.agent.agent, from = %loss.from, last_seq = loss.last_seq, batches,
+            readings = loss.readings, reason, "a gateway declares batches as lost");
+        self.metrics.lost(reason, batches, loss.readings);
     }
 
     fn count_alert(&self, alert: &Alert) {
@@ -247,10 +294,11 @@ impl Engine {
                         Err(e) => drop(reply.send(Err(refusal(e)))),
                         Ok(mut alert) => {
                             alert.incarnation = self.incarnation;
+                            alert.provisional = false;
                             self.ledger.remember_acknowledged(request_id, &alert);
                             let derived = Derived { alerts: vec![alert.clone()], ..Derived::default() };
                             self.pending.add(derived, self.started.elapsed());
-                            self.ledger.show(Alert { provisional: false, ..alert.clone() });
+                            self.ledger.show(alert.clone());
                             self.ledger.answer(Answer::Acknowledged(Box::new(alert), reply));
                         }
                     }
@@ -265,7 +313,7 @@ impl Engine {
                 self.ledger.answer(Answer::Recorded(reply));
             }
         }
-        self.pending.force(self.now());
+        self.force();
     }
 
     /// Cuts the barrier: everything taken so far, and the state after it.
@@ -288,12 +336,11 @@ impl Engine {
         self.acks.committed(&status.committed);
         let confirmed = self.ledger.committed(status.committed_segments);
         self.metrics.readings_archived.add(confirmed.readings, &[]);
+        self.metrics.batches_committed.add(confirmed.batches, &[]);
         if let Some(number) = confirmed.alerts_up_to {
             self.board.confirm_alerts(number);
         }
-        if !confirmed.alerts.is_empty() {
-            self.board.publish_alerts(&confirmed.alerts);
-        }
+        confirmed.acknowledged.iter().for_each(|alert| self.board.acknowledged(alert));
         self.metrics.staged_bytes.record(status.staged_bytes, &[]);
         self.metrics.staged_segments.record(status.staged_segments, &[]);
         self.metrics.manifest.record(status.manifest, &[]);
@@ -301,14 +348,10 @@ impl Engine {
         Ok(())
     }
 
-    fn model_changed(&mut self) {
-        self.model_in_charge(None);
-    }
-
-    fn model_in_charge(&mut self, before: Option<&str>) {
-        let scorer = self.scorer.borrow_and_update().clone();
-        let version = scorer.as_ref().map(|s| s.version().to_owned());
-        self.metrics.model_in_charge(before, version.as_deref());
+    fn model_in_charge(&mut self) {
+        let version = self.scorer.borrow_and_update().as_ref().map(|s| s.version().to_owned());
+        self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
+        self.in_charge.clone_from(&version);
         self.board.set_state(match version {
             Some(model_version) => ProcessorState::Live { model_version },
             None => ProcessorState::Learning,
@@ -319,7 +362,8 @@ impl Engine {
         let now = self.now();
         let blocked = self.pending.due(now) && !self.archive.room();
         self.blocked_since = blocked.then(|| self.blocked_since.unwrap_or(now));
-        let paused = self.blocked_since.is_some_and(|since| now.saturating_sub(since) >= PAUSE_AFTER);
+        let patient = |since| !self.stop.is_cancelled() && now.saturating_sub(since) < PAUSE_AFTER;
+        let paused = self.blocked_since.is_some_and(|since| !patient(since));
         if paused != self.intake.paused() {
             match paused {
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
@@ -335,17 +379,24 @@ impl Engine {
         self.board.set_part(Part::Broker, (!up).then(|| "no connection to the broker".into()));
         self.metrics.queue_depth.record(self.ingest.arrivals.len() as u64, &[]);
         self.metrics.machines.record(self.stream.fleet().catalogue().machines().len() as u64, &[]);
-        if let Some(slowest) = self.stream.fleet().slowest() {
-            let lag_ms = plant_now.millis().saturating_sub(slowest.millis()).max(0);
-            self.metrics.watermark_lag.record(lag_ms as f64 / 1000.0, &[]);
+        let behind = |at: PlantTime| plant_now.millis().saturating_sub(at.millis()).max(0) as f64 / 1000.0;
+        if let Some((slowest, newest)) = self.stream.fleet().watermarks() {
+            self.metrics.watermark_lag.record(behind(slowest), &[]);
+            self.metrics.newest_batch_age.record(behind(newest), &[]);
         }
+        let (pending, staged) = self.ledger.uncommitted();
+        self.metrics.batches_pending.record(pending, &[]);
+        self.metrics.batches_staged.record(staged, &[]);
     }
 
-    fn send_acks(&mut self) {
-        let (now, plant_now) = (self.now(), self.plant_now());
-        for (topic, ack) in self.acks.take_due(now, plant_now) {
+    /// All that is due by `due`. Without a connection it stays due.
+    fn send_acks(&mut self, due: Duration) {
+        if !*self.ingest.up.borrow() {
+            return;
+        }
+        for (topic, ack) in self.acks.take_due(due, self.plant_now()) {
             if !self.ingest.acks.send(&topic, &ack) {
-                tracing::debug!(%topic, "no room for an ack; the next one says the same");
+                self.acks.repeat(&AgentKey { site: topic.site, agent: topic.agent });
             }
         }
     }

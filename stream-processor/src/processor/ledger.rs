@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use proto::wire::alert::Alert;
+use proto::{archive::Balance, wire::alert::Alert};
 use tokio::sync::oneshot;
 
 use crate::serve::command::CommandError;
@@ -31,18 +31,22 @@ impl Answer {
 #[derive(Debug, Default)]
 struct Entry {
     answers: Vec<Answer>,
-    /// Alerts to be shown once they are committed: people's acts.
-    alerts: Vec<Alert>,
+    /// To be shown once they are committed.
+    acknowledged: Vec<Alert>,
     /// Number of the last board event in the segment.
     alerts_up_to: Option<u64>,
+    batches: u64,
     readings: u64,
 }
 
 /// What a commit makes true.
 #[derive(Debug, Default)]
 pub struct Confirmed {
-    pub alerts: Vec<Alert>,
+    /// As people acknowledged them; the alerts may have moved on since.
+    pub acknowledged: Vec<Alert>,
     pub alerts_up_to: Option<u64>,
+    pub batches: u64,
+    /// Archived ones.
     pub readings: u64,
 }
 
@@ -62,8 +66,14 @@ impl Ledger {
         self.open.alerts_up_to = Some(number);
     }
 
-    pub fn readings(&mut self, archived: u64) {
-        self.open.readings += archived;
+    pub fn taken(&mut self, balance: &Balance) {
+        self.open.batches += balance.batches;
+        self.open.readings += balance.readings_archived;
+    }
+
+    /// Batches in the open segment, and in submitted ones: all that were received and are not committed.
+    pub fn uncommitted(&self) -> (u64, u64) {
+        (self.open.batches, self.submitted.iter().map(|entry| entry.batches).sum())
     }
 
     pub fn answer(&mut self, answer: Answer) {
@@ -72,7 +82,7 @@ impl Ledger {
 
     /// An alert that a person changed: shown to others only after its commit.
     pub fn show(&mut self, alert: Alert) {
-        self.open.alerts.push(alert);
+        self.open.acknowledged.push(alert);
     }
 
     /// The open segment was cut.
@@ -87,8 +97,9 @@ impl Ledger {
             let Some(entry) = self.submitted.pop_front() else { break };
             self.committed += 1;
             entry.answers.into_iter().for_each(Answer::give);
-            confirmed.alerts.extend(entry.alerts);
+            confirmed.acknowledged.extend(entry.acknowledged);
             confirmed.alerts_up_to = entry.alerts_up_to.or(confirmed.alerts_up_to);
+            confirmed.batches += entry.batches;
             confirmed.readings += entry.readings;
         }
         confirmed
@@ -130,14 +141,17 @@ mod tests {
         let mut ledger = Ledger::default();
         let (reply, mut first) = oneshot::channel();
         ledger.answer(Answer::Recorded(reply));
-        ledger.readings(3);
+        ledger.taken(&Balance { batches: 2, readings_archived: 3, ..Balance::default() });
+        assert_eq!(ledger.uncommitted(), (2, 0));
         ledger.submitted();
+        assert_eq!(ledger.uncommitted(), (0, 2));
         let (reply, mut second) = oneshot::channel();
         ledger.answer(Answer::Recorded(reply));
         ledger.alerts_up_to(7);
         ledger.submitted();
         assert!(first.try_recv().is_err());
-        assert_eq!(ledger.committed(1).readings, 3);
+        let first_commit = ledger.committed(1);
+        assert_eq!((first_commit.batches, first_commit.readings, ledger.uncommitted()), (2, 3, (0, 0)));
         assert_eq!(first.try_recv(), Ok(Ok(())));
         assert!(second.try_recv().is_err());
         assert_eq!(ledger.committed(2).alerts_up_to, Some(7));

@@ -227,6 +227,21 @@ impl Board {
         self.alerts_changed.send_replace(view.alert_cursor());
     }
 
+    /// A person's acknowledgement is in S3: shown on the alert as it stands now, unless it has closed since.
+    pub fn acknowledged(&self, by: &Alert) {
+        let mut view = self.write();
+        let Some(now) = view.open.get(&by.id).map(|alert| Alert::clone(alert)) else { return };
+        view.publish_alert(Alert {
+            state: by.state,
+            acknowledged_by: by.acknowledged_by.clone(),
+            acknowledged_note: by.acknowledged_note.clone(),
+            acknowledged_ms: by.acknowledged_ms,
+            updated_ms: now.updated_ms.max(by.updated_ms),
+            ..now
+        });
+        self.alerts_changed.send_replace(view.alert_cursor());
+    }
+
     pub fn set_state(&self, state: ProcessorState) {
         self.write().state = state;
     }

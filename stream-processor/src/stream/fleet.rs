@@ -61,9 +61,10 @@ impl Fleet {
         self.agents.get(agent).map(|a| a.watermark).unwrap_or_default()
     }
 
-    /// The watermark that is furthest behind; None before the first batch.
-    pub fn slowest(&self) -> Option<PlantTime> {
-        self.agents.values().map(|a| PlantTime(a.watermark.0)).min()
+    /// The watermark that is furthest behind, and the one that is furthest ahead; None before the first batch.
+    pub fn watermarks(&self) -> Option<(PlantTime, PlantTime)> {
+        let all = || self.agents.values().map(|a| PlantTime(a.watermark.0));
+        all().min().zip(all().max())
     }
 
     pub fn advance(&mut self, agent: &AgentKey, sealed_ms: i64) -> Watermark {

@@ -1,13 +1,14 @@
 //! The state as bytes, for the archive: a restart goes on from here.
 
-use model::features::clean::Carry;
+use model::{features::clean::Carry, store::OBJECT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 use super::{FeatureSchema, Fleet, Stream, StreamConfig, StreamError};
 use crate::{alert::AlertDesk, window::Windows};
 
 const SNAPSHOT_VERSION: u32 = 1;
-pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// What is written must be readable at the next start.
+pub const SNAPSHOT_BYTES_MAX: usize = OBJECT_BYTES_MAX as usize;
 
 #[derive(Serialize)]
 struct Written<'a> {

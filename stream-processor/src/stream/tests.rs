@@ -5,6 +5,7 @@ mod oracle;
 
 use model::features::{SensorWindow, Stats, WindowFeatures, whole};
 use polars::prelude::DataFrame;
+use proto::wire::telemetry::{Gap, SealTime};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -195,6 +196,21 @@ fn the_desk_hears_events_and_windows_in_log_order_however_the_log_is_cut() {
     let one: Vec<_> = alerts(run(&mut Stream::new(strict.clone()), log.clone(), &mut rng, 1)).collect();
     let many: Vec<_> = alerts(run(&mut Stream::new(strict), log, &mut rng, 90)).collect();
     assert_eq!(one, many, "seed {seed}");
+    assert!(!one.is_empty(), "seed {seed}: nothing was told in any order");
+}
+
+#[test]
+fn batches_that_a_gateway_declares_as_lost_are_said_to_be_lost() {
+    let (_, mut rng) = rng();
+    let mut lost = log(0, 1, &mut rng).remove(0);
+    let sealed = Some(SealTime { time_ms: 7, ..Default::default() });
+    lost.content = Content::Gap(Gap { reason: GapReason::Damaged.into(), sealed, readings: 12 });
+    (lost.position.seq, lost.last_seq) = (3, 5);
+    let derived = Stream::new(config()).apply(vec![lost.clone()], None).unwrap();
+    let (from, declared) = (lost.position, PlantTime(7));
+    let loss = Loss { agent: lost.agent, from, last_seq: 5, reason: GapReason::Damaged, readings: 12, declared };
+    assert_eq!(derived.losses, [loss]);
+    assert_eq!(derived.balance, Balance { batches: 1, ..Balance::default() });
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Headless Chromium through its WebDriver: just what a page test needs.
 
 use std::{
-    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -9,11 +8,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::components::{POLL, Program, find, free_port, wait_for_port};
+use crate::components::{POLL, Program, find, on_free_port};
 
 /// The key of an element reference, by the WebDriver specification.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(180);
 
 pub struct Browser {
     _driver: Program,
@@ -25,12 +24,12 @@ impl Browser {
     /// None after saying so, where there is no Chromium.
     pub async fn start(profile: &Path) -> Option<Self> {
         let (driver, chromium) = (find("chromedriver")?, find("chromium")?);
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut command = Command::new(driver);
-        command.arg(format!("--port={}", addr.port())).stdout(Stdio::null()).stderr(Stdio::null());
-        let driver = Program::start(&mut command);
-        wait_for_port(addr);
-        let http = reqwest::Client::new();
+        let (driver, addr) = on_free_port(|addr| {
+            let mut command = Command::new(&driver);
+            command.arg(format!("--port={}", addr.port())).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        });
+        let http = reqwest::Client::builder().timeout(WAIT_MAX).build().unwrap();
         let arguments = [
             "--headless=new".to_string(),
             "--no-sandbox".into(),
@@ -55,8 +54,14 @@ impl Browser {
     }
 
     async fn call(&self, command: &str, body: Value) -> Value {
+        self.try_call(command, body).await.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Err: what WebDriver had against it.
+    async fn try_call(&self, command: &str, body: Value) -> Result<Value, Value> {
         let reply = self.http.post(format!("{}/{command}", self.session)).json(&body).send().await.unwrap();
-        reply.json::<Value>().await.unwrap()["value"].take()
+        let value = reply.json::<Value>().await.unwrap()["value"].take();
+        if value.get("error").is_some() { Err(value) } else { Ok(value) }
     }
 
     pub async fn open(&self, url: &str) {
@@ -68,11 +73,29 @@ impl Browser {
         self.call("execute/sync", json!({"script": script, "args": []})).await
     }
 
+    /// Waits until there is such an element that can be clicked, and clicks it as a person would.
     pub async fn click(&self, css: &str) {
-        let element = self.call("element", json!({"using": "css selector", "value": css})).await;
-        let id = element[ELEMENT].as_str().unwrap_or_else(|| panic!("{css}: {element}"));
-        let outcome = self.call(&format!("element/{id}/click"), json!({})).await;
-        assert!(outcome.is_null(), "click {css}: {outcome}");
+        let until = Instant::now() + WAIT_MAX;
+        while let Err(error) = self.try_click(css).await {
+            assert!(Instant::now() < until, "can't click {css}: {error}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Types as a person would.
+    pub async fn type_into(&self, css: &str, text: &str) {
+        let element = self.element(css).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        self.call(&format!("element/{element}/value"), json!({ "text": text })).await;
+    }
+
+    async fn try_click(&self, css: &str) -> Result<(), Value> {
+        let element = self.element(css).await?;
+        self.try_call(&format!("element/{element}/click"), json!({})).await.map(drop)
+    }
+
+    async fn element(&self, css: &str) -> Result<String, Value> {
+        let found = self.try_call("element", json!({"using": "css selector", "value": css})).await?;
+        Ok(found[ELEMENT].as_str().expect("an element has a reference").to_owned())
     }
 
     /// Waits until the script returns something true.

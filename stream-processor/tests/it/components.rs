@@ -8,6 +8,8 @@ use std::{
 };
 
 const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// Another process may take a free port before the program that it was meant for.
+const START_ATTEMPTS_MAX: usize = 5;
 
 /// The program's path, or None after saying so; panics where `MILLWRIGHT_REQUIRE_COMPONENTS` is set.
 pub fn find(program: &str) -> Option<PathBuf> {
@@ -34,10 +36,6 @@ pub fn data_folder() -> Option<PathBuf> {
     folder
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// A child process, ended when dropped.
 pub struct Program {
     pub child: Child,
@@ -53,6 +51,20 @@ impl Program {
     pub fn terminate(&self) {
         let ended = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(ended.success());
+    }
+
+    /// False: it has ended instead.
+    fn listens(&mut self, addr: SocketAddr) -> bool {
+        let until = Instant::now() + START_TIME_MAX;
+        loop {
+            let answered = TcpStream::connect(addr).is_ok();
+            match self.child.try_wait().unwrap() {
+                Some(_) => return false,
+                None if answered => return true,
+                None => assert!(Instant::now() < until, "nothing listens on {addr}"),
+            }
+            std::thread::sleep(POLL);
+        }
     }
 
     pub fn wait_at_most(&mut self, limit: Duration) -> Option<i32> {
@@ -77,36 +89,40 @@ impl Drop for Program {
     }
 }
 
-pub fn wait_for_port(addr: SocketAddr) {
-    let until = Instant::now() + START_TIME_MAX;
-    while TcpStream::connect(addr).is_err() {
-        assert!(Instant::now() < until, "nothing listens on {addr}");
-        std::thread::sleep(POLL);
+/// Starts a program that has to be told its port, on a free one of loopback, and waits until it listens.
+pub fn on_free_port(command: impl Fn(SocketAddr) -> Command) -> (Program, SocketAddr) {
+    for _ in 0..START_ATTEMPTS_MAX {
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut program = Program::start(&mut command(addr));
+        if program.listens(addr) {
+            return (program, addr);
+        }
     }
+    panic!("{:?} never got a port", command(SocketAddr::from(([127, 0, 0, 1], 0))));
 }
 
 /// A mosquitto on a free loopback port.
 pub fn mosquitto(folder: &Path) -> Option<(Program, SocketAddr)> {
     let program = find("mosquitto")?;
-    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let config = folder.join("mosquitto.conf");
-    let text = format!(
-        "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmessage_size_limit 2097152\n",
-        addr.port()
-    );
-    std::fs::write(&config, text).unwrap();
-    let running = Program::start(Command::new(program).arg("-c").arg(&config).stderr(Stdio::null()));
-    wait_for_port(addr);
-    Some((running, addr))
+    Some(on_free_port(|addr| {
+        let config = folder.join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmessage_size_limit 2097152\n",
+            addr.port()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("-c").arg(&config).stderr(Stdio::null());
+        command
+    }))
 }
 
 /// A moto server (S3 with correct conditional writes) on a free loopback port.
 pub fn moto() -> Option<(Program, SocketAddr)> {
     let program = find("moto_server")?;
-    let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let mut command = Command::new(program);
-    command.args(["-H", "127.0.0.1", "-p", &addr.port().to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    let running = Program::start(&mut command);
-    wait_for_port(addr);
-    Some((running, addr))
+    Some(on_free_port(|addr| {
+        let mut command = Command::new(&program);
+        command.args(["-H", "127.0.0.1", "-p", &addr.port().to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }))
 }

@@ -12,14 +12,17 @@ use model::store::{S3Config, Store};
 use proto::config::parse;
 use proto::{time::PlantTime, wire::telemetry::Quality};
 use serde::Deserialize;
+use serde_json::Value;
 use stream_processor::embedded::s3::{Keys, S3Server};
 
 use crate::{
     archive::{self, Readings, assert_same, canonical_bits, count},
-    components::{POLL, Program, data_folder, free_port, mosquitto},
+    components::{POLL, Program, data_folder, mosquitto},
 };
 
 const ARCHIVED_MAX: Duration = Duration::from_secs(240);
+const START_MAX: Duration = Duration::from_secs(60);
+const STOP_MAX: Duration = Duration::from_secs(30);
 const BUCKET: &str = "plant";
 
 /// The agent's program, which the workspace's tests build beside ours.
@@ -79,6 +82,45 @@ fn sent(replay: &str) -> Readings {
     sent
 }
 
+/// A program of ours, whose log is kept: WARN and ERROR are failures of the test.
+struct Logged {
+    program: Program,
+    log: PathBuf,
+}
+
+impl Logged {
+    fn start(command: &mut Command, log: PathBuf) -> Self {
+        let file = std::fs::File::create(&log).unwrap();
+        let program = Program::start(command.env("RUST_LOG", "info").stderr(file).stdout(Stdio::null()));
+        Logged { program, log }
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.log).unwrap();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for a field that the program logs.
+    async fn says(&self, field: &str) -> String {
+        let until = Instant::now() + START_MAX;
+        loop {
+            let said = self.lines().iter().find_map(|line| Some(line["fields"][field].as_str()?.to_owned()));
+            match said {
+                Some(said) => return said,
+                None => assert!(Instant::now() < until, "never logged `{field}`: {:#?}", self.lines()),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn stops_cleanly(&mut self) {
+        self.program.terminate();
+        assert_eq!(self.program.wait_at_most(STOP_MAX), Some(0), "{}: {:#?}", self.log.display(), self.lines());
+        let complaints: Vec<Value> = self.lines().into_iter().filter(|l| l["level"] != "INFO").collect();
+        assert!(complaints.is_empty(), "{}: {complaints:#?}", self.log.display());
+    }
+}
+
 async fn replayed_through_the_programs(file: &Path) {
     let folder = tempfile::tempdir().unwrap();
     let Some((_broker, broker)) = mosquitto(folder.path()) else { return };
@@ -91,34 +133,29 @@ async fn replayed_through_the_programs(file: &Path) {
     let sent = sent(&replay);
     assert!(count(&sent) > 0);
 
-    let processor = folder.path().join("processor.toml");
-    let (grpc, http) = (free_port(), free_port());
+    let config = folder.path().join("processor.toml");
     std::fs::write(
-        &processor,
+        &config,
         format!(
             "site = \"mill\"\n[mqtt]\nurl = \"mqtt://{broker}\"\n[s3]\nendpoint = \"{endpoint}\"\nbucket = \"{BUCKET}\"\n\
-             path_style = true\n[serve]\ngrpc = \"127.0.0.1:{grpc}\"\nhttp = \"127.0.0.1:{http}\"\n\
+             path_style = true\n[serve]\ngrpc = \"{any}\"\nhttp = \"{any}\"\n\
              [archive]\nsegment_seconds_max = 1\n[features]\nsensors = [\"volt\", \"rotate\", \"pressure\", \"vibration\"]\n\
              window_ms = 10800000\n"
         ),
     )
     .unwrap();
-    let gateway = folder.path().join("gateway.toml");
-    std::fs::write(
-        &gateway,
-        format!(
-            "site = \"mill\"\nagent = \"gateway-1\"\ndata = \"spool\"\n[mqtt]\nurl = \"mqtt://{broker}\"\n{replay}"
-        ),
-    )
-    .unwrap();
-
     let mut run = Command::new(env!("CARGO_BIN_EXE_stream-processor"));
-    run.arg("run").arg("--config").arg(&processor).stderr(Stdio::inherit()).stdout(Stdio::null());
-    run.env("AWS_ACCESS_KEY_ID", &keys.access).env("AWS_SECRET_ACCESS_KEY", &keys.secret).env("RUST_LOG", "warn");
-    let mut processor = Program::start(&mut run);
+    run.args(["run", "--config"]).arg(&config);
+    run.env("AWS_ACCESS_KEY_ID", &keys.access).env("AWS_SECRET_ACCESS_KEY", &keys.secret);
+    let mut processor = Logged::start(&mut run, folder.path().join("processor.log"));
+    nothing_is_in_charge(&processor.says("http").await).await;
+
+    let config = folder.path().join("gateway.toml");
+    let own = format!("site = \"mill\"\nagent = \"gateway-1\"\ndata = \"spool\"\n[mqtt]\nurl = \"mqtt://{broker}\"\n");
+    std::fs::write(&config, own + &replay).unwrap();
     let mut run = Command::new(edge_agent());
-    run.arg("--config").arg(&gateway).stderr(Stdio::inherit()).stdout(Stdio::null()).env("RUST_LOG", "warn");
-    let mut agent = Program::start(&mut run);
+    run.arg("--config").arg(&config);
+    let mut agent = Logged::start(&mut run, folder.path().join("agent.log"));
 
     let store = Store::open(&S3Config::with_keys(&endpoint, BUCKET, &keys.access, &keys.secret)).await.unwrap();
     let until = Instant::now() + ARCHIVED_MAX;
@@ -131,10 +168,8 @@ async fn replayed_through_the_programs(file: &Path) {
         assert!(Instant::now() < until, "{rows} of {} readings are archived", count(&sent));
         tokio::time::sleep(10 * POLL).await;
     }
-    agent.terminate();
-    assert_eq!(agent.wait_at_most(Duration::from_secs(10)), Some(0), "the agent stops cleanly");
-    processor.terminate();
-    assert_eq!(processor.wait_at_most(Duration::from_secs(10)), Some(0), "the processor stops cleanly");
+    agent.stops_cleanly();
+    processor.stops_cleanly();
 
     let manifests = archive::manifests(&store).await;
     let archived = archive::readings(&store, &manifests).await;
@@ -142,6 +177,20 @@ async fn replayed_through_the_programs(file: &Path) {
     let balance: u64 = manifests.iter().map(|m| m.balance.readings_archived).sum();
     assert_eq!(balance, count(&archived) as u64);
     server.stop().await;
+}
+
+/// An empty bucket holds no model: the processor is ready all the same, learns, and says so.
+async fn nothing_is_in_charge(http: &str) {
+    let until = Instant::now() + START_MAX;
+    while !reqwest::get(format!("http://{http}/readyz")).await.unwrap().status().is_success() {
+        assert!(Instant::now() < until, "never ready");
+        tokio::time::sleep(POLL).await;
+    }
+    let question = serde_json::json!({"kind": "pump", "features": {}});
+    let answer = reqwest::Client::new().post(format!("http://{http}/predict")).json(&question).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("learning"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

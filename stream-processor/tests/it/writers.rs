@@ -28,13 +28,13 @@ async fn writers_that_start_together_follow_one_another_without_a_gap() {
         let store = store.clone();
         async move { Archive::open(store, &config, SHARD, &owner).await.unwrap() }
     });
-    let (archives, recovered): (Vec<_>, Vec<_>) = join_all(writers).await.into_iter().unzip();
+    let (mut archives, recovered): (Vec<_>, Vec<_>) = join_all(writers).await.into_iter().unzip();
 
     let incarnations: BTreeSet<u64> = recovered.iter().map(|r| r.incarnation).collect();
     assert_eq!(incarnations, (1..=WRITERS as u64).collect());
     assert!(recovered.iter().all(|r| r.archive_id == recovered[0].archive_id), "the first one named the archive");
     // Each says at its end that it goes; only the last one may.
-    join_all(archives.into_iter().map(|a| a.close(true))).await;
+    join_all(archives.iter_mut().map(|a| a.close(true))).await;
     let newest = newest_number(&store, SHARD, 0).await.unwrap();
     assert_eq!(newest, Some(WRITERS as u64 + 1));
     let last = read_manifest(&store, SHARD, WRITERS as u64 + 1).await.unwrap().unwrap();

@@ -90,6 +90,11 @@ impl Gateway {
         self.appended.insert(n, position);
     }
 
+    pub fn flush(&mut self) {
+        self.append();
+        self.sync();
+    }
+
     pub fn sync(&mut self) {
         let Some(agent) = &mut self.agent else { return };
         agent.spool.commit().unwrap();

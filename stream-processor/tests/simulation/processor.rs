@@ -81,6 +81,8 @@ struct Running {
     /// The manifest that the next segment becomes.
     next_number: u64,
     pending: Vec<Row>,
+    /// A commit is due, even of nothing.
+    touched: bool,
     state: State,
     cut_at: Duration,
     committed: BTreeMap<AgentKey, Position>,
@@ -101,7 +103,7 @@ impl Processor {
 
     /// Running, with nothing left to commit.
     pub fn is_idle(&self) -> bool {
-        matches!(&self.state, Phase::Running(r) if r.pending.is_empty() && r.committer.staged() == 0)
+        matches!(&self.state, Phase::Running(r) if r.pending.is_empty() && !r.touched && r.committer.staged() == 0)
     }
 
     pub fn take(&mut self, agent: &AgentKey, frame: Bytes, reached: &mut Reached) {
@@ -112,7 +114,10 @@ impl Processor {
         reached.count(decoded.outcome());
         match decoded {
             Decoded::Taken(taken) => running.apply(taken, reached),
-            Decoded::Refused(agent, Refusal::Duplicate | Refusal::OutOfOrder) => running.acks.repeat(&agent),
+            Decoded::Refused(agent, Refusal::Duplicate { .. } | Refusal::OutOfOrder) => {
+                running.acks.repeat(&agent);
+                running.touched = true;
+            }
             Decoded::Refused(..) | Decoded::Lost(_) | Decoded::Dropped => {}
             Decoded::Conflict(agent, letter) => panic!("{agent:?}: {}", letter.reason),
         }
@@ -240,6 +245,7 @@ impl Running {
             objects: 0,
             next_number: takeover.number + 1,
             pending: Vec::new(),
+            touched: false,
             state,
             cut_at: Duration::ZERO,
             committed,
@@ -275,13 +281,17 @@ impl Running {
         }
         self.intake.set_paused(full);
         self.acks.set_paused(full, now);
-        if full || self.pending.is_empty() || now < self.cut_at {
+        if full || (self.pending.is_empty() && !self.touched) || now < self.cut_at {
             return;
         }
         self.cut_at = now + Duration::from_millis(rng.random_range(0..1_000));
         let rows = std::mem::take(&mut self.pending);
+        if rows.is_empty() {
+            reached.count("commit of nothing");
+        }
+        self.touched = false;
         let batches = rows.len() as u64;
-        let per_object = rows.len().div_ceil(rng.random_range(1..=OBJECTS_PER_SEGMENT_MAX));
+        let per_object = rows.len().div_ceil(rng.random_range(1..=OBJECTS_PER_SEGMENT_MAX)).max(1);
         let mut objects = Vec::new();
         for (index, part) in rows.chunks(per_object).enumerate() {
             let bytes = Bytes::from(serde_json::to_vec(part).unwrap());

@@ -12,6 +12,18 @@ url = "mqtt://broker:1884"
 type = "simulator"
 "#;
 
+const REPLAY: &str = r#"
+[[source]]
+type = "replay"
+files = ["pumps.csv"]
+kind = "pump"
+time = { column = 1, format = "unix_s" }
+machine = { id = "pump-1" }
+sensors = [
+    { column = 2, sensor = "p", unit = "psi" },
+]
+"#;
+
 fn load(text: &str) -> Result<Gateway, String> {
     Gateway::parse("gateway.toml", text, PathBuf::from("/etc/mill")).map_err(|e| e.to_string())
 }
@@ -21,7 +33,7 @@ fn a_short_file_is_enough() {
     let gateway = load(GOOD).unwrap();
     assert_eq!((gateway.agent.mqtt.host.as_str(), gateway.agent.mqtt.port), ("broker", 1884));
     assert_eq!(gateway.agent.data, PathBuf::from("/etc/mill/spool"));
-    assert_eq!(gateway.clock, PlantClock::WALL);
+    assert_eq!(gateway.clock, ClockConfig::default());
     assert_eq!(gateway.agent.spool, SpoolConfig::default());
 }
 
@@ -32,7 +44,28 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
         (GOOD.replace("mqtt://broker:1884", "broker"), "`mqtt.url`: `broker` is not mqtt://host:port"),
         (GOOD.replace("mqtt://", "mqtts://"), "`mqtt.ca_file`: is needed"),
         (GOOD.replace("gw-1", "gw/1"), "`agent`: `gw/1` is not a valid name"),
-        (GOOD.replace("\"simulator\"", "\"magic\""), "unknown variant `magic`"),
+        (
+            GOOD.replace("\"simulator\"", "\"magic\""),
+            "gateway.toml:10: `type`: unknown variant `magic`, expected `simulator`",
+        ),
+        (GOOD.replace("type =", "kind ="), "gateway.toml:9: missing field `type`, expected `simulator` or `replay`"),
+        (GOOD.replace("data = \"spool\"\n", ""), "gateway.toml: missing field `data`"),
+        (GOOD.replace("url = \"mqtt://broker:1884\"\n", ""), "gateway.toml:6: missing field `url`"),
+        (GOOD.split("[[").next().unwrap().into(), "`source`: at least one [[source]] is needed"),
+        (format!("{GOOD}speed = 3"), "gateway.toml:11: unknown field `speed`"),
+        (
+            format!("{GOOD}{REPLAY}").replace("\"psi\"", "\"PSI\""),
+            "gateway.toml:19: `unit`: unknown variant `PSI`, expected one of `C`, ",
+        ),
+        (format!("{GOOD}{REPLAY}").replace("sensor = \"p\", ", ""), "gateway.toml:19: missing field `sensor`"),
+        (format!("{GOOD}{REPLAY}").replace("kind = \"pump\"\n", ""), "gateway.toml:12: missing field `kind`"),
+        (
+            format!("{GOOD}{REPLAY}").replace("\"unix_s\"", "\"s\""),
+            "gateway.toml:16: `format`: unknown variant `s`, expected one of `date_time`",
+        ),
+        (format!("{GOOD}[publish]\nbytes_per_second = 5"), "`publish.bytes_per_second`: 5 is not within"),
+        (format!("{GOOD}[clock]\nstart = \"2015\""), "gateway.toml:12: `start`: invalid value"),
+        (format!("{GOOD}[clock]\nstart = 5\nplant_origin = 5"), "`clock.start`: does not go with"),
         (format!("{GOOD}\n[serve]\nmetrics = \"here\""), "`metrics`: invalid socket address"),
         (format!("{GOOD}\n[batch]\nflush_ms = 1"), "`batch.flush_ms`: 1 is not within 10 to"),
         (format!("{GOOD}\n[batch]\nflush_ms = \"1s\""), "`flush_ms`: invalid type"),
@@ -50,16 +83,8 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
 }
 
 #[test]
-fn broker_addresses() {
-    let plain = |host: &str, port| Some((host.to_owned(), port, false));
-    assert_eq!(address("mqtt://a"), plain("a", 1883));
-    assert_eq!(address("mqtt://10.0.0.1:99"), plain("10.0.0.1", 99));
-    assert_eq!(address("mqtt://[::1]:99"), plain("::1", 99));
-    assert_eq!(address("mqtt://[::1]"), plain("::1", 1883));
-    assert_eq!(address("mqtts://a"), Some(("a".into(), 8883, true)));
-    for bad in
-        ["a:1883", "http://a", "mqtt://", "mqtt://a:b", "mqtt://a:99999", "mqtt://u@a", "mqtt://a/b", "mqtt://::1"]
-    {
-        assert_eq!(address(bad), None, "{bad}");
-    }
+fn a_replay_at_a_chosen_speed_needs_a_start_and_a_speed() {
+    let gateway = load(&format!("{GOOD}{REPLAY}[clock]\nstart = \"2015-01-01T00:00:00Z\"\nspeed = 60\n")).unwrap();
+    assert_eq!((gateway.sources.len(), gateway.clock.speed), (2, 60.0));
+    assert_eq!(gateway.clock.start, proto::time::parse_date_time("2015-01-01 00:00:00"));
 }

@@ -38,7 +38,7 @@ fn window() -> (SendWindow, Duration) {
         window_bytes_max: 5 * u64::from(BYTES),
         resend_after: 100 * MS,
         resend_after_max: 400 * MS,
-        resend_bytes_per_second: 1_000_000,
+        bytes_per_second: 1_000_000,
         return_jitter_max: 10 * MS,
     };
     let mut window = SendWindow::new(config, 42);
@@ -163,12 +163,30 @@ fn a_reconnect_goes_back_to_what_was_received_within_the_jitter() {
 #[test]
 fn only_what_the_log_holds_is_freed() {
     let (mut log, (mut window, now)) = (log(4), window());
-    let mut committed = |p| window.on_ack(&log, &ack(1, None, p), now);
-    assert_eq!(committed(Some(at(1, 3))), Some(at(1, 3)));
-    assert_eq!(committed(Some(at(1, 5))), None, "beyond what is held");
-    assert_eq!(committed(Some(at(9, 1))), None, "another log's epoch");
+    let committed = |window: &mut SendWindow, log: &Log, p| window.on_ack(log, &ack(1, None, p), now);
+    assert_eq!(committed(&mut window, &log, Some(at(1, 3))), Some(at(1, 3)));
     log.free(at(1, 3));
-    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 2))), now), None, "committed positions never shrink");
+    assert_eq!(committed(&mut window, &log, Some(at(9, 1))), None, "another log's epoch");
+    assert_eq!(committed(&mut window, &log, Some(at(1, 2))), None, "committed positions never shrink");
+    assert_eq!(committed(&mut window, &log, None), None);
+}
+
+#[test]
+fn a_claim_beyond_the_log_is_believed_as_far_as_it_is_held_and_judged_again() {
+    let (mut log, (mut window, now)) = (log(4), window());
+    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 6))), now), Some(at(1, 4)));
+    log.free(at(1, 4));
+    assert_eq!(window.freeable(&log), None);
+    for seq in 5..=7 {
+        push(&mut log, at(1, seq));
+    }
+    assert_eq!(window.freeable(&log), Some(at(1, 6)), "without another ack");
+    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 2))), now), Some(at(1, 6)), "kept");
+    log.free(at(1, 6));
+
+    assert_eq!(window.on_ack(&log, &ack(2, None, Some(at(2, 1))), now), None, "not an epoch of this log yet");
+    push(&mut log, at(2, 1));
+    assert_eq!(window.on_ack(&log, &ack(2, None, Some(at(2, 1))), now), Some(at(2, 1)));
 }
 
 #[test]
@@ -190,15 +208,22 @@ fn the_window_follows_the_chain_into_the_next_epoch() {
 }
 
 #[test]
-fn resends_pass_through_the_bucket() {
+fn a_backlog_passes_through_the_bucket_and_so_do_its_repeats() {
     let log = log(5);
-    let config = WindowConfig { resend_bytes_per_second: 250, return_jitter_max: Duration::ZERO, ..Default::default() };
+    let config = WindowConfig { bytes_per_second: 250, return_jitter_max: Duration::ZERO, ..Default::default() };
     let mut window = SendWindow::new(config, 42);
     window.on_connected(Duration::ZERO);
-    assert_eq!(sent(&mut window, &log, Duration::ZERO).len(), 5, "what was never sent is not held back");
-    window.on_connected(Duration::ZERO);
-    assert_eq!(sent(&mut window, &log, Duration::ZERO), [1, 2, 3]);
+    assert_eq!(sent(&mut window, &log, Duration::ZERO), [1, 2, 3], "a second's worth, and what is begun");
     let ready = window.next_wakeup(&log, Duration::ZERO).unwrap();
     assert!(ready > 199 * MS && ready < 210 * MS, "{ready:?}");
     assert_eq!(sent(&mut window, &log, ready), [4]);
+    window.on_connected(ready);
+    assert_eq!(sent(&mut window, &log, ready), NOTHING, "repeats do not have a bucket of their own");
+    let ready = window.next_wakeup(&log, ready).unwrap();
+    assert_eq!(sent(&mut window, &log, ready), [1]);
+}
+
+#[test]
+fn history_goes_out_at_twenty_megabytes_a_second_unless_told_otherwise() {
+    assert!(WindowConfig::default().bytes_per_second >= 20_000_000);
 }

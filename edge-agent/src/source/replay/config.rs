@@ -1,15 +1,15 @@
 //! Which column of a file is what.
 
-use std::path::PathBuf;
+use std::{cmp::Ordering, fmt, path::PathBuf};
 
 use proto::{
     asset::{AssetId, Unit},
-    time::PlantTime,
+    time::{PlantTime, maybe_instant},
     wire::telemetry::EventKind,
 };
 use serde::{Deserialize, Deserializer};
 
-use crate::source::{SourceError, config::instant};
+use crate::source::SourceError;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,6 +99,18 @@ pub enum TimeFormat {
     Step,
 }
 
+/// As the configuration spells it.
+impl fmt::Display for TimeFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TimeFormat::DateTime => "date_time",
+            TimeFormat::UnixS => "unix_s",
+            TimeFormat::UnixMs => "unix_ms",
+            TimeFormat::Step => "step",
+        })
+    }
+}
+
 /// Either a column, or one machine for the whole file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,10 +147,6 @@ fn highest() -> f64 {
     f64::MAX
 }
 
-fn maybe_instant<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PlantTime>, D::Error> {
-    instant(input).map(Some)
-}
-
 fn event_kind<'de, D: Deserializer<'de>>(input: D) -> Result<EventKind, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "lowercase")]
@@ -167,6 +175,11 @@ impl ReplayConfig {
         for (i, column) in self.sensors.iter().enumerate() {
             if self.sensors[..i].iter().any(|before| before.sensor == column.sensor) {
                 return refuse("sensors", format!("`{}` is there twice", column.sensor));
+            }
+            // NaN has no order.
+            if column.low.partial_cmp(&column.high) != Some(Ordering::Less) {
+                let reason = format!("`{}`: low {} is not below high {}", column.sensor, column.low, column.high);
+                return refuse("sensors", reason);
             }
         }
         self.time.check("time")?;

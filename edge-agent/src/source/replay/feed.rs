@@ -4,14 +4,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    iter::Peekable,
     path::{Path, PathBuf},
     vec,
 };
 
 use proto::{
     asset::AssetId,
-    time::PlantTime,
+    time::{PlantTime, parse_date_time},
     wire::telemetry::{EventKind, EventRecord, Quality},
 };
 
@@ -19,7 +18,7 @@ use super::{
     config::{Column, EventsConfig, MachineColumn, ReplayConfig, Separator, TimeColumn, TimeFormat},
     table::{Table, file_error},
 };
-use crate::source::{Item, Reading, Sample, SourceError, config::parse_date_time};
+use crate::source::{Item, Reading, Sample, SourceError};
 
 /// A file that is not in the order of time may be this long.
 pub const REPLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -143,7 +142,7 @@ impl Rows {
                 self.time.start?.millis().checked_add(after).map(PlantTime)
             }),
         };
-        time.ok_or_else(|| self.table.error(format!("`{text}` is not a time in the format {:?}", self.time.format)))
+        time.ok_or_else(|| self.table.error(format!("`{text}` is not a time in the format `{}`", self.time.format)))
     }
 
     fn machine(&self) -> Result<AssetId, SourceError> {
@@ -168,8 +167,8 @@ fn reading(text: &str) -> Reading {
 
 #[derive(Debug)]
 enum Order {
-    Streamed(Rows),
-    Sorted(Peekable<vec::IntoIter<(PlantTime, Item)>>),
+    Streamed(Box<Rows>),
+    Sorted(vec::IntoIter<(PlantTime, Item)>),
 }
 
 /// The items of one file that are after a given time and of known machines.
@@ -179,6 +178,8 @@ pub(super) struct Feed {
     after: Option<PlantTime>,
     /// None: every machine.
     known: Option<BTreeSet<AssetId>>,
+    /// Items that were left out since they are not after the given time.
+    pub(super) skipped: u64,
     pub(super) head: Option<(PlantTime, Item)>,
 }
 
@@ -215,8 +216,9 @@ impl Feed {
         after: Option<PlantTime>,
     ) -> Result<Self, SourceError> {
         let rows = Rows::open(format)?;
-        let order = if survey.in_order { Order::Streamed(rows) } else { Order::Sorted(sorted(&format.path, rows)?) };
-        let mut feed = Self { order, after, known, head: None };
+        let order =
+            if survey.in_order { Order::Streamed(Box::new(rows)) } else { Order::Sorted(sorted(&format.path, rows)?) };
+        let mut feed = Self { order, after, known, skipped: 0, head: None };
         feed.advance()?;
         Ok(feed)
     }
@@ -235,7 +237,8 @@ impl Feed {
                 Order::Sorted(items) => items.next(),
             };
             match next {
-                Some((time, item)) if self.after.is_some_and(|after| time <= after) || !self.knows(&item) => {}
+                Some((_, item)) if !self.knows(&item) => {}
+                Some((time, _)) if self.after.is_some_and(|after| time <= after) => self.skipped += 1,
                 next => break next,
             }
         };
@@ -251,7 +254,7 @@ impl Feed {
     }
 }
 
-fn sorted(path: &Path, mut rows: Rows) -> Result<Peekable<vec::IntoIter<(PlantTime, Item)>>, SourceError> {
+fn sorted(path: &Path, mut rows: Rows) -> Result<vec::IntoIter<(PlantTime, Item)>, SourceError> {
     let bytes = fs::metadata(path).map_err(|e| file_error(path, e.to_string()))?.len();
     if bytes > REPLAY_BYTES_MAX {
         let reason = format!("is not in the order of time and longer than {REPLAY_BYTES_MAX} bytes: sort it by time");
@@ -263,5 +266,5 @@ fn sorted(path: &Path, mut rows: Rows) -> Result<Peekable<vec::IntoIter<(PlantTi
     }
     // Stable: rows of one instant stay as the file has them.
     items.sort_by_key(|(time, _)| *time);
-    Ok(items.into_iter().peekable())
+    Ok(items.into_iter())
 }

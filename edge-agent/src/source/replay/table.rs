@@ -35,7 +35,7 @@ impl Table {
             if !table.advance()? {
                 return Err(file_error(path, "is empty, it should begin with the names of its columns".into()));
             }
-            table.header = Some(table.row.clone());
+            table.header = Some(table.row.iter().map(str::trim).collect());
         }
         Ok(table)
     }
@@ -68,7 +68,11 @@ impl Table {
             if bytes as u64 == LINE_BYTES_MAX {
                 return Err(self.error(format!("is longer than {LINE_BYTES_MAX} bytes")));
             }
-            let text = self.text.trim_end_matches(['\r', '\n']);
+            let mut text = self.text.trim_end_matches(['\r', '\n']);
+            if self.line == 1 {
+                // A mark that some programs set before UTF-8 text.
+                text = text.trim_start_matches('\u{feff}');
+            }
             if !text.trim().is_empty() {
                 self.row = split(text, self.separator).map_err(|reason| self.error(reason))?;
                 return Ok(true);

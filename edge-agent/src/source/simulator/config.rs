@@ -2,15 +2,20 @@
 
 use std::{collections::HashSet, fmt};
 
-use proto::{asset::AssetId, time::PlantTime};
+use proto::{
+    asset::AssetId,
+    time::{PlantTime, instant},
+};
 use serde::{Deserialize, Deserializer, de};
 
 use super::{kinds::Kind, wear::Mode};
-use crate::source::{SourceError, config::instant};
+use crate::source::SourceError;
 
 pub const MACHINES_MAX: usize = 10_000;
 pub const INTERVAL_MS_MIN: i64 = 10;
 pub const INTERVAL_MS_MAX: i64 = 3_600_000;
+/// Stands for the agent's first start, until that is known.
+pub const START_UNSET: PlantTime = PlantTime::MIN;
 /// Machines of the built-in factory.
 pub const FACTORY_MACHINES: usize = 24;
 /// Machines of each kind in the built-in factory, in the order of [`Kind::ALL`].
@@ -20,8 +25,9 @@ const FACTORY: [usize; 6] = [3, 5, 5, 5, 3, 3];
 #[serde(default, deny_unknown_fields)]
 pub struct SimulatorConfig {
     pub seed: u64,
-    /// Plant time of the first readings; the same at every start, or the plant is another one.
-    #[serde(deserialize_with = "instant")]
+    /// Plant time of the first readings; the same at every start, or the plant is another one. A configuration that
+    /// leaves it out means the agent's first start.
+    #[serde(deserialize_with = "instant", default = "start_unset")]
     pub start: PlantTime,
     /// Plant time between two readings of a sensor.
     pub interval_ms: i64,
@@ -67,6 +73,10 @@ impl Default for SimulatorConfig {
             fault: Vec::new(),
         }
     }
+}
+
+fn start_unset() -> PlantTime {
+    START_UNSET
 }
 
 impl SimulatorConfig {

@@ -107,3 +107,44 @@ impl Sensor {
         self.change_h = hours;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::noise::stream, *};
+
+    #[test]
+    fn a_drifting_sensor_strays_steadily_until_it_is_adjusted() {
+        let kind = &SENSORS[0];
+        let (dt_h, hours) = (0.1, 20.0);
+        let mut rng = stream(3, "press-1", "drift");
+        let mut sensor = Sensor::new(kind, dt_h, &mut rng);
+        let per_hour = kind.stray / hours;
+        (sensor.ailment, sensor.change_h) = (Some(Ailment::Drift { per_hour, error: 0.0 }), hours);
+        let steps = (hours / dt_h) as usize - 1;
+        let errors: Vec<f64> = (0..steps).map(|_| sensor.read(50.0, &mut rng).value - 50.0).collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        let tenth = steps / 10;
+        let (first, last) = (mean(&errors[..tenth]), mean(&errors[steps - tenth..]));
+        assert!(first.abs() < 1.5, "{first}");
+        assert!((last - 0.95 * kind.stray).abs() < 1.5, "{last}: it has strayed by {} C", kind.stray);
+
+        for _ in 0..3 {
+            sensor.read(50.0, &mut rng);
+        }
+        assert!(sensor.ailment.is_none());
+        let adjusted: Vec<f64> = (0..tenth).map(|_| sensor.read(50.0, &mut rng).value - 50.0).collect();
+        assert!(mean(&adjusted).abs() < 1.5, "{}", mean(&adjusted));
+    }
+
+    #[test]
+    fn sensors_drift_by_themselves() {
+        let mut rng = stream(4, "press-1", "drift");
+        let mut sensor = Sensor::new(&SENSORS[0], 1.0, &mut rng);
+        let drifting = (0..50_000).filter(|_| {
+            sensor.read(50.0, &mut rng);
+            matches!(sensor.ailment, Some(Ailment::Drift { .. }))
+        });
+        let hours = drifting.count();
+        assert!((100..2_000).contains(&hours), "{hours} of 50000 hours");
+    }
+}

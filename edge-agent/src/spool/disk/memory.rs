@@ -24,6 +24,14 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     /// Operations that write, left until the next one fails; None: none does.
     writes_left: Option<u32>,
+    /// Of all files together; None: there is always room.
+    bytes_max: Option<usize>,
+}
+
+impl State {
+    fn used(&self) -> usize {
+        self.names.values().map(|file| self.files[*file].bytes.len()).sum()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +66,12 @@ impl Memory {
 
     pub fn heal(&self) {
         self.state().writes_left = None;
+    }
+
+    /// Leaves room for this many more bytes.
+    pub fn fill(&self, bytes_left: usize) {
+        let mut state = self.state();
+        state.bytes_max = Some(state.used() + bytes_left);
     }
 
     /// Flips a bit, as a dying card does.
@@ -107,9 +121,25 @@ impl Disk for Memory {
         })
     }
 
+    /// One that fails has written a part.
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.state().writes_left == Some(0) {
+            find(&mut self.state(), name)?.bytes.extend_from_slice(&bytes[..bytes.len() / 2]);
+        }
         self.write(|state| {
-            find(state, name)?.bytes.extend_from_slice(bytes);
+            let room = state.bytes_max.map_or(usize::MAX, |most| most.saturating_sub(state.used()));
+            let fits = bytes.len().min(room);
+            find(state, name)?.bytes.extend_from_slice(&bytes[..fits]);
+            if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        })
+    }
+
+    /// In place, as on a real disk: it needs no room.
+    fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.write(|state| {
+            let file = find(state, name)?;
+            file.bytes.truncate(bytes as usize);
+            file.synced = file.synced.min(bytes as usize);
             Ok(())
         })
     }

@@ -1,0 +1,273 @@
+use std::collections::BTreeMap;
+
+use prost::Message;
+use proto::{
+    asset::AssetId,
+    telemetry::{check_batch, delta_decode, frame::FRAME_BYTES_MAX},
+    wire::telemetry::{EventRecord, MachineInfo, Quality, SensorInfo},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::source::{Reading, Sample};
+
+/// Items in the order of time, given in polls that stop anywhere, even within an instant.
+struct Script {
+    machine: String,
+    items: Vec<Item>,
+    next: usize,
+    polled: PlantTime,
+    /// Fails when this item is next.
+    fails_at: Option<usize>,
+}
+
+fn time(item: &Item) -> PlantTime {
+    match item {
+        Item::Sample(sample) => sample.time,
+        Item::Event(event) => PlantTime(event.time_ms),
+    }
+}
+
+impl Script {
+    fn after(machine: &str, items: &[Item], resume: Option<PlantTime>) -> Script {
+        let items: Vec<_> = items.iter().filter(|item| Some(time(item)) > resume).cloned().collect();
+        Script { machine: machine.into(), items, next: 0, polled: PlantTime::MIN, fails_at: None }
+    }
+}
+
+impl Source for Script {
+    fn machines(&self) -> Vec<MachineInfo> {
+        vec![info(&self.machine, 1)]
+    }
+
+    fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
+        // Odd, so that polls end within instants.
+        for _ in 0..items_max.min(3) {
+            if self.fails_at == Some(self.next) {
+                return Err(SourceError::File { file: "script".into(), reason: "torn".into() });
+            }
+            let Some(item) = self.items.get(self.next).filter(|item| time(item) <= now) else {
+                self.polled = self.polled.max(now);
+                return Ok(false);
+            };
+            self.polled = self.polled.max(time(item).plus_millis(-1));
+            out.push(item.clone());
+            self.next += 1;
+        }
+        Ok(true)
+    }
+
+    fn progress(&self) -> PlantTime {
+        self.polled
+    }
+
+    fn next_due(&self) -> Option<PlantTime> {
+        self.items.get(self.next).map(time)
+    }
+}
+
+fn info(machine: &str, sensors: usize) -> MachineInfo {
+    let sensor = |n| SensorInfo { sensor: format!("s{n}"), unit: "C".into(), ..Default::default() };
+    let sensors = (0..sensors).map(sensor).collect();
+    MachineInfo { machine: machine.into(), kind: "k".into(), sensors, ..Default::default() }
+}
+
+fn sample(machine: &str, ms: i64, values: &[f64]) -> Item {
+    let values = values.iter().map(|&value| Reading { value, quality: Quality::Good }).collect();
+    Item::Sample(Sample { machine: AssetId::new(machine).unwrap(), time: PlantTime(ms), values })
+}
+
+fn cutter(sources: Vec<Box<dyn Source>>, bytes_max: usize, sealed: Option<PlantTime>) -> Cutter {
+    let machines: Vec<_> = sources.iter().flat_map(|s| s.machines()).collect();
+    Cutter::new(sources, BatchBuilder::new(&machines).unwrap(), bytes_max, Birth::default(), sealed)
+}
+
+/// Machine, time, and which of its items it is.
+type Key = (String, i64, i64);
+
+fn keys(batch: &TelemetryBatch) -> Vec<Key> {
+    let rows = batch.machines.iter().flat_map(|m| {
+        let stamps = delta_decode(&m.time_delta_ms).into_iter();
+        stamps.zip(&m.sensors[0].value).map(|(stamp, value)| (m.machine.clone(), stamp, *value as i64))
+    });
+    let events = batch.events.iter().map(|e| (e.machine.clone(), e.time_ms, e.code.parse().unwrap()));
+    rows.chain(events).collect()
+}
+
+/// A few sources with several items at most instants.
+fn scripts(rng: &mut ChaCha8Rng) -> Vec<(String, Vec<Item>)> {
+    let script = |n: usize, rng: &mut ChaCha8Rng| {
+        let (machine, mut at) = (format!("m{n}"), rng.random_range(0..50));
+        let items = (0..rng.random_range(0..120)).map(|number| {
+            at += [0, 0, 0, 1, 7, 40][rng.random_range(0..6)];
+            match rng.random_bool(0.1) {
+                true => Item::Event(EventRecord {
+                    machine: machine.clone(),
+                    time_ms: at,
+                    code: number.to_string(),
+                    ..Default::default()
+                }),
+                false => sample(&machine, at, &[f64::from(number)]),
+            }
+        });
+        let items = items.collect();
+        (machine, items)
+    };
+    (0..rng.random_range(1..4)).map(|n| script(n, rng)).collect()
+}
+
+/// Kills and restarts at random points, with clocks that jump and fall back: what is durable holds every item exactly
+/// once, none after the seal time of its batch and none before that of an earlier one.
+#[test]
+fn every_item_is_durable_once_whenever_the_agent_is_killed() {
+    for seed in 0..400 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let scripts = scripts(&mut rng);
+        let bytes_max = rng.random_range(1..600);
+        let (mut durable, mut sealed): (BTreeMap<Key, u32>, Option<PlantTime>) = Default::default();
+        let mut now = 0;
+        for start in 0..30 {
+            let last = start == 29;
+            let open = |(m, items): &(String, Vec<Item>)| Box::new(Script::after(m, items, sealed)) as Box<dyn Source>;
+            let mut cutter = cutter(scripts.iter().map(open).collect(), bytes_max, sealed);
+            let mut batches = Vec::new();
+            for _ in 0..if last { 5_000 } else { rng.random_range(0..60) } {
+                now = if last { 100_000 } else { (now + rng.random_range(-40..60)).max(0) };
+                let polled = cutter.poll(PlantTime(now), None).unwrap();
+                while cutter.is_full(PlantTime(now)) {
+                    batches.push(cutter.cut(PlantTime(now), SealTime::default()));
+                }
+                if rng.random_bool(0.2) {
+                    batches.push(cutter.cut(PlantTime(now), SealTime::default()));
+                }
+                if last && polled == Polled::Idle(None) {
+                    break;
+                }
+            }
+            if rng.random_bool(0.5) || last {
+                while cutter.is_full(PlantTime(now)) {
+                    batches.push(cutter.cut(PlantTime(now), SealTime::default()));
+                }
+                batches.push(cutter.cut(PlantTime(now), SealTime::default()));
+            }
+            // The power fails: only the first ones were synced.
+            let synced = if last { batches.len() } else { rng.random_range(0..=batches.len()) };
+            for (n, (batch, readings)) in batches.into_iter().take(synced).enumerate() {
+                assert_eq!(check_batch(&batch), Ok(u64::from(readings)), "seed {seed}");
+                assert_eq!(batch.birth.is_some(), n == 0, "seed {seed}: the birth comes first");
+                let seal = PlantTime(batch.sealed.unwrap().time_ms);
+                for key in keys(&batch) {
+                    assert!(key.1 <= seal.0 && Some(PlantTime(key.1)) > sealed, "seed {seed}: {key:?} under {seal:?}");
+                    *durable.entry(key).or_default() += 1;
+                }
+                assert!(Some(seal) >= sealed, "seed {seed}: seal times never fall");
+                sealed = Some(seal);
+            }
+        }
+        let count: usize = scripts.iter().map(|(_, items)| items.len()).sum();
+        assert_eq!(durable.len(), count, "seed {seed}: nothing is left out");
+        assert!(durable.values().all(|times| *times == 1), "seed {seed}: nothing is doubled");
+    }
+}
+
+#[test]
+fn a_source_that_fails_holds_the_seal_where_it_was() {
+    let items = |m: &str| (0..20).map(|n| sample(m, 10 * n, &[n as f64])).collect::<Vec<_>>();
+    let mut torn = Script::after("a", &items("a"), None);
+    torn.fails_at = Some(5);
+    let good = Script::after("b", &items("b"), None);
+    let mut cutter = cutter(vec![Box::new(torn), Box::new(good)], 10_000, None);
+    let now = PlantTime(1_000);
+    let error = loop {
+        if let Err(error) = cutter.poll(now, None) {
+            break error;
+        }
+    };
+    assert_eq!(error.to_string(), "script: torn");
+    while cutter.poll(now, None).unwrap() == Polled::More {}
+    cutter.cut(now, SealTime::default());
+    let (batch, _) = cutter.cut(now, SealTime::default());
+    let seal = batch.sealed.as_ref().unwrap().time_ms;
+    assert!((30..50).contains(&seal), "{seal}: the sixth item, of 50, was never given");
+    assert!(keys(&batch).iter().all(|key| key.1 <= seal));
+    assert_eq!(cutter.cut(PlantTime(9_000), SealTime::default()).0.sealed.unwrap().time_ms, seal, "it stays there");
+}
+
+#[test]
+fn history_waits_for_room_and_what_is_live_does_not() {
+    let items: Vec<_> = [0, 900].map(|ms| sample("a", ms, &[0.0])).into();
+    let mut cutter = cutter(vec![Box::new(Script::after("a", &items, None))], 10_000, None);
+    let now = PlantTime(1_000);
+    assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::Held);
+    assert_eq!(cutter.poll(now, None).unwrap(), Polled::More);
+    let mut live = Script::after("a", &items, Some(PlantTime(0)));
+    live.polled = PlantTime(0);
+    let mut cutter = self::cutter(vec![Box::new(live)], 10_000, None);
+    assert_eq!(cutter.poll(PlantTime(800), Some(PlantTime(500))).unwrap(), Polled::Idle(Some(PlantTime(900))));
+    assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::More);
+}
+
+/// Everything at its bound: as many machines as are accepted, in batches of the largest size.
+#[test]
+fn the_largest_batches_fit_into_a_frame() {
+    struct Wide(Vec<MachineInfo>, i64);
+    impl Source for Wide {
+        fn machines(&self) -> Vec<MachineInfo> {
+            self.0.clone()
+        }
+        fn poll(&mut self, _: PlantTime, _: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
+            self.1 += 1;
+            // As long on the wire as a stamp can be, and nothing that compresses.
+            let ms = i64::MAX / 2 * (self.1 % 2) + self.1;
+            let mut rng = ChaCha8Rng::seed_from_u64(self.1 as u64);
+            let mut reading = || Reading { value: rng.random(), quality: Quality::Stale };
+            for machine in &self.0 {
+                let values = machine.sensors.iter().map(|_| reading()).collect();
+                let machine = AssetId::new(&machine.machine).unwrap();
+                out.push(Item::Sample(Sample { machine, time: PlantTime(ms), values }));
+            }
+            Ok(true)
+        }
+        fn progress(&self) -> PlantTime {
+            PlantTime::MIN
+        }
+        fn next_due(&self) -> Option<PlantTime> {
+            (self.1 < 40).then_some(PlantTime(self.1))
+        }
+    }
+    let plant = |n: usize, sensors| (0..n).map(|i| info(&format!("m{i}"), sensors)).collect::<Vec<_>>();
+    for (most, sensors) in [(1_600, 10), (14, 1_200), (1, 10)] {
+        assert!(BatchBuilder::new(&plant(most, sensors)).is_ok(), "{most} x {sensors}");
+        let mut cutter = cutter(vec![Box::new(Wide(plant(most, sensors), 0))], usize::MAX, None);
+        let (mut batches, now) = (Vec::new(), PlantTime(i64::MAX));
+        while cutter.poll(now, None).unwrap() == Polled::More {
+            while cutter.is_full(now) {
+                batches.push(cutter.cut(now, SealTime::default()).0);
+            }
+        }
+        batches.push(cutter.cut(now, SealTime::default()).0);
+        let largest = batches.iter().map(Message::encoded_len).max().unwrap();
+        assert!(largest + proto::telemetry::HEADER_BYTES <= FRAME_BYTES_MAX, "{most} x {sensors}: {largest}");
+    }
+}
+
+#[test]
+fn an_instant_that_no_frame_can_carry_is_a_failure_and_not_a_loss() {
+    let event = |ms| {
+        let (machine, code, note) = ("a".into(), "1".into(), "x".repeat(200_000));
+        Item::Event(EventRecord { machine, time_ms: ms, code, note, ..Default::default() })
+    };
+    let items = [event(1), event(5), event(5), event(5), event(9)];
+    let mut cutter = cutter(vec![Box::new(Script::after("a", &items, None))], 1_000, None);
+    let now = PlantTime(100);
+    let error = loop {
+        if let Err(error) = cutter.poll(now, None) {
+            break error;
+        }
+    };
+    assert!(matches!(error, CutError::Instant(PlantTime(5))), "{error}");
+    cutter.cut(now, SealTime::default());
+    let (batch, _) = cutter.cut(now, SealTime::default());
+    assert_eq!((batch.sealed.unwrap().time_ms, batch.events.len()), (4, 1));
+}

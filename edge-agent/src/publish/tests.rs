@@ -1,0 +1,74 @@
+use std::sync::Arc;
+
+use proto::{
+    asset::AssetId,
+    position::Epoch,
+    telemetry::Frame,
+    time::PlantTime,
+    wire::telemetry::{SealTime, TelemetryBatch},
+};
+
+use super::*;
+use crate::{
+    agent::identity::Identity,
+    config::{AgentConfig, MqttConfig},
+    spool::{Spool, SpoolConfig},
+};
+
+/// A publisher with one frame to send and a broker that is not there.
+fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
+    let disk = Arc::new(Folder::open(data).unwrap());
+    let identity = Identity::load(&*disk).unwrap();
+    let id = |name| AssetId::new(name).unwrap();
+    let config = AgentConfig::new(id("mill"), id("gw"), data, MqttConfig::plain("127.0.0.1:1".parse().unwrap()));
+    let (mut spool, _) = Spool::open(disk, SpoolConfig::default(), Epoch([1; 16])).unwrap();
+    let (position, previous) = spool.next();
+    let batch = TelemetryBatch { sealed: Some(SealTime::default()), ..Default::default() };
+    spool.append(&Frame::seal(position, previous, 0, &batch), PlantTime(0));
+    spool.commit().unwrap();
+    let progress = AgentProgress {
+        plant_time: PlantTime(0),
+        readings_sealed: 0,
+        batches: 1,
+        durable: None,
+        committed: None,
+        backlog_bytes: 0,
+    };
+    let publisher = Publisher {
+        endpoint: Endpoint::new(&config, &identity).unwrap(),
+        birth: Birth::default(),
+        log: spool.log(),
+        reader: spool.reader(),
+        window: config.window.clone(),
+        requests: mpsc::channel(1).0,
+        progress: watch::channel(progress).1,
+        metrics: Metrics::new(&config.agent),
+        jitter_seed: 1,
+    };
+    (publisher, spool)
+}
+
+#[tokio::test(start_paused = true)]
+async fn saying_goodbye_waits_for_the_broker_and_not_for_frames() {
+    let data = tempfile::tempdir().unwrap();
+    let (publisher, _spool) = publisher(data.path());
+    let mut window = SendWindow::new(WindowConfig::default(), 1);
+    window.on_connected(Duration::ZERO);
+    let mut session = Session::new(&publisher, &mut window, Instant::now());
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let now = Instant::now();
+    assert!(session.takes_frames() && session.wakeup() <= now, "a frame may go out");
+    let until = now + FAREWELL_MAX;
+    for stage in [Stage::Farewell(until), Stage::Leaving(until)] {
+        session.stage = stage;
+        assert_eq!(session.wakeup(), until, "{stage:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_birth_names_the_epochs_in_the_spool() {
+    let data = tempfile::tempdir().unwrap();
+    let (publisher, spool) = publisher(data.path());
+    let position = spool.log().lock().last().unwrap();
+    assert_eq!(publisher.birth().epochs, [position.into()]);
+}
