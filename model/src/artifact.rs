@@ -1,9 +1,10 @@
 //! A trained model as one file: safetensors, with one JSON header in its metadata.
 //!
 //! Every number that scores depend on is a tensor, so that it survives bit for bit; the header holds names and origin.
-//! Loading trusts nothing: size, checksum, version, feature schema, shapes, finite weights, and at last the golden row,
-//! which must score today as it did when the model was trained.
+//! Loading trusts nothing: size, checksum, version, feature schema, shapes, finite weights, and at last the golden rows,
+//! which must score today as they did when the model was trained.
 
+mod origin;
 mod tensors;
 
 use std::collections::BTreeSet;
@@ -13,16 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     calibration::Platt,
-    features::{FeatureConfig, FeatureSchema},
+    features::{FeatureConfig, FeatureSchema, InvalidFeatures},
     forward::{Encoder, Network, ShapeError},
 };
+pub use origin::{ModeMetrics, Origin, RefusedMode, Shortage};
 use tensors::{Tensors, TensorsBuilder};
 
-pub const ARTIFACT_FORMAT: u32 = 1;
+pub const ARTIFACT_FORMAT: u32 = 2;
 pub const ARTIFACT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest chain of layers that a file may ask for.
 const LAYERS_MAX: usize = 16;
-/// Allowed difference of the golden row's probabilities: other CPUs add in another order.
+/// Golden rows that a file may bring at most.
+const GOLDEN_MAX: usize = 16;
+/// Allowed difference of the golden rows' probabilities: other CPUs add in another order.
 const GOLDEN_TOLERANCE: f64 = 1e-5;
 /// Hexadecimal digits of a version: short enough to read out, long enough to be unique in a registry.
 const VERSION_DIGITS: usize = 12;
@@ -34,7 +38,7 @@ pub struct Artifact {
     pub encoder: Encoder,
     pub network: Network,
     pub heads: Vec<Head>,
-    pub golden: Golden,
+    pub golden: Vec<Golden>,
     pub origin: Origin,
 }
 
@@ -43,6 +47,8 @@ pub struct Artifact {
 pub struct Head {
     pub mode: String,
     pub platt: Platt,
+    /// Whether `platt` was fitted; else there were too few failures, and it only undoes the class weights.
+    pub calibrated: bool,
     /// Probability from which on a window counts for an alert.
     pub threshold: f64,
 }
@@ -53,29 +59,6 @@ pub struct Golden {
     pub kind: AssetId,
     pub features: Vec<f64>,
     pub probabilities: Vec<f64>,
-}
-
-/// Where the model comes from; outside the version, so that the same rows and seed give the same version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Origin {
-    pub seed: u64,
-    /// Over the rows that it was trained on, in order.
-    pub data_sha256: String,
-    pub rows: u64,
-    pub commit: Option<String>,
-    pub created_ms: i64,
-    /// On the test slice, which no step of training saw.
-    pub metrics: Vec<ModeMetrics>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModeMetrics {
-    pub mode: String,
-    pub positives: u64,
-    pub precision: f64,
-    pub recall: f64,
-    pub f1: f64,
-    pub average_precision: f64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +79,9 @@ pub enum ArtifactError {
     NotFinite { what: &'static str },
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    #[error("the golden row scores {now} for {mode}, and scored {then} when it was trained")]
+    #[error("made with impossible settings: {0}")]
+    Features(#[from] InvalidFeatures),
+    #[error("a golden row scores {now} for {mode}, and scored {then} when the model was trained")]
     Golden { mode: String, then: f64, now: f64 },
 }
 
@@ -105,7 +90,7 @@ struct Header {
     format: u32,
     version: String,
     identity: Identity,
-    golden_kind: AssetId,
+    golden_kinds: Vec<AssetId>,
     origin: Origin,
 }
 
@@ -118,6 +103,7 @@ struct Identity {
     features: Vec<String>,
     kinds: Vec<AssetId>,
     modes: Vec<String>,
+    calibrated: Vec<bool>,
     layers: usize,
 }
 
@@ -143,12 +129,13 @@ impl Artifact {
 
     pub fn encode(&self) -> Result<Vec<u8>, ArtifactError> {
         let mut tensors = self.scoring_tensors();
-        tensors.f64("golden.features", &self.golden.features);
-        tensors.f64("golden.probabilities", &self.golden.probabilities);
+        let flat = |f: fn(&Golden) -> &[f64]| self.golden.iter().flat_map(f).copied().collect::<Vec<f64>>();
+        tensors.f64("golden.features", &flat(|g| &g.features));
+        tensors.f64("golden.probabilities", &flat(|g| &g.probabilities));
         let identity = self.identity();
         let version = version(&identity, &self.scoring_tensors())?;
-        let (golden_kind, origin) = (self.golden.kind.clone(), self.origin.clone());
-        let header = Header { format: ARTIFACT_FORMAT, version, identity, golden_kind, origin };
+        let golden_kinds = self.golden.iter().map(|g| g.kind.clone()).collect();
+        let header = Header { format: ARTIFACT_FORMAT, version, identity, golden_kinds, origin: self.origin.clone() };
         tensors.seal(&json(&header)?)
     }
 
@@ -159,21 +146,22 @@ impl Artifact {
         let tensors = Tensors::open(bytes)?;
         check_format(&tensors.header)?;
         let header: Header = parse(&tensors.header)?;
-        let artifact = Artifact::assemble(&tensors, header.identity, header.golden_kind, header.origin)?;
+        let artifact = Artifact::assemble(&tensors, header.identity, header.golden_kinds, header.origin)?;
         let is = artifact.version()?;
         if is != header.version {
             return Err(ArtifactError::Version { says: header.version, is });
         }
-        artifact.check_golden()?;
+        artifact.check_golden(|row| Ok(artifact.network.logits(row)))?;
         Ok(artifact)
     }
 
     fn assemble(
         tensors: &Tensors<'_>,
         identity: Identity,
-        golden_kind: AssetId,
+        golden_kinds: Vec<AssetId>,
         origin: Origin,
     ) -> Result<Self, ArtifactError> {
+        identity.config.check()?;
         let schema = FeatureSchema::of(&identity.config);
         if schema.fingerprint() != identity.fingerprint || schema.names != identity.features {
             return Err(ArtifactError::Fingerprint { theirs: identity.fingerprint, ours: schema.fingerprint() });
@@ -184,6 +172,9 @@ impl Artifact {
         let (features, modes) = (schema.names.len(), identity.modes.len());
         if identity.modes.iter().collect::<BTreeSet<_>>().len() != modes || modes == 0 {
             return Err(ArtifactError::Format("failure modes are missing or named twice".into()));
+        }
+        if identity.calibrated.len() != modes || !(1..=GOLDEN_MAX).contains(&golden_kinds.len()) {
+            return Err(ArtifactError::Format("calibration does not fit the modes, or no golden row".into()));
         }
         let network = Network::new((0..identity.layers).map(|i| tensors.dense(i)).collect::<Result<_, _>>()?)?;
         let mean = tensors.finite("encoder.mean", features)?;
@@ -201,15 +192,20 @@ impl Artifact {
         let heads = identity.modes.into_iter().enumerate().map(|(i, mode)| Head {
             mode,
             platt: Platt { slope: slopes[i], intercept: intercepts[i] },
+            calibrated: identity.calibrated[i],
             threshold: thresholds[i],
         });
-        let golden = Golden {
-            kind: golden_kind,
-            features: tensors.f64("golden.features", features)?,
-            probabilities: tensors.finite("golden.probabilities", modes)?,
-        };
+        let golden_features = tensors.f64("golden.features", golden_kinds.len() * features)?;
+        let golden_probabilities = tensors.finite("golden.probabilities", golden_kinds.len() * modes)?;
+        let scored = golden_features.chunks_exact(features).zip(golden_probabilities.chunks_exact(modes));
+        let golden = golden_kinds.into_iter().zip(scored).map(|(kind, (features, probabilities))| Golden {
+            kind,
+            features: features.into(),
+            probabilities: probabilities.into(),
+        });
         let (config, horizon_ms) = (identity.config, identity.horizon_ms);
-        Ok(Artifact { config, horizon_ms, encoder, network, heads: heads.collect(), golden, origin })
+        let (heads, golden) = (heads.collect(), golden.collect());
+        Ok(Artifact { config, horizon_ms, encoder, network, heads, golden, origin })
     }
 
     fn identity(&self) -> Identity {
@@ -221,6 +217,7 @@ impl Artifact {
             features: schema.names.clone(),
             kinds: self.encoder.kinds.clone(),
             modes: self.heads.iter().map(|h| h.mode.clone()).collect(),
+            calibrated: self.heads.iter().map(|h| h.calibrated).collect(),
             layers: self.network.layers().len(),
         }
     }
@@ -239,13 +236,20 @@ impl Artifact {
         tensors
     }
 
-    fn check_golden(&self) -> Result<(), ArtifactError> {
-        let now = self.probabilities(&self.logits(&self.golden.kind, &self.golden.features));
-        for ((head, now), then) in self.heads.iter().zip(now).zip(&self.golden.probabilities) {
-            // Written so that a NaN fails.
-            let same = (now - then).abs() <= GOLDEN_TOLERANCE;
-            if !same {
-                return Err(ArtifactError::Golden { mode: head.mode.clone(), then: *then, now });
+    /// Whether the golden rows score as they did, by whoever computes `logits` of an encoded row.
+    pub fn check_golden(
+        &self,
+        logits: impl Fn(&[f32]) -> Result<Vec<f32>, ArtifactError>,
+    ) -> Result<(), ArtifactError> {
+        for golden in &self.golden {
+            let row = self.encoder.encode(&golden.kind, golden.features.iter().copied());
+            let now = self.probabilities(&logits(&row)?);
+            for ((head, now), then) in self.heads.iter().zip(now).zip(&golden.probabilities) {
+                // Written so that a NaN fails.
+                let same = (now - then).abs() <= GOLDEN_TOLERANCE;
+                if !same {
+                    return Err(ArtifactError::Golden { mode: head.mode.clone(), then: *then, now });
+                }
             }
         }
         Ok(())
@@ -277,4 +281,4 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ArtifactError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

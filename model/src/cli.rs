@@ -54,12 +54,12 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Measures a version on the newest slice of the archive, beside baselines.
+    /// Measures a version on what was archived after all that it was made with, beside baselines.
     Evaluate {
         /// The one in charge unless given.
         #[arg(long)]
         version: Option<String>,
-        /// What a simulated plant really did: one JSON object per line.
+        /// Wear of a simulated plant: {"machine", "mode", "time", "share"} per line, time in ms at the ends of windows.
         #[arg(long)]
         truth: Option<PathBuf>,
         /// JSON instead of a table.
@@ -145,7 +145,7 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
                 None => registry::load_champion(&store, &name).await?,
             };
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
-            report(&store, shard, model, config, truth, json).await
+            report(&store, shard, model, truth, json).await
         }
         Command::Promote { version, why } => {
             let champion = registry::promote(&store, &name, &version, decision(&why)).await?;
@@ -164,10 +164,11 @@ async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
     let (trained, promoted) = job::run(store, job, show_progress()).await?;
     let report = trained.report;
     for refused in &report.refused {
-        say(&format!("{}: only {} failures, left to the rules", refused.mode, refused.failures))?;
+        say(&format!("left to the rules: {refused}"))?;
     }
-    for m in &report.metrics {
-        say(&format!("{}: average precision {:.3} on the test slice", m.mode, m.average_precision))?;
+    for (m, head) in report.metrics.iter().zip(&report.heads) {
+        let calibrated = if head.calibrated { "" } else { "; not calibrated: too few failures" };
+        say(&format!("{}: average precision {:.3} on the test slice{calibrated}", m.mode, m.average_precision))?;
     }
     let rows = report.rows;
     say(&format!("{name} {}: {} of {} rows, {} epochs", report.version, rows.sampled, rows.train, report.epochs))?;
@@ -177,18 +178,10 @@ async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
     }
 }
 
-async fn report(
-    store: &Store,
-    shard: Shard,
-    model: Artifact,
-    config: ModelConfig,
-    truth: Option<Truth>,
-    json: bool,
-) -> Result<(), Failure> {
+async fn report(store: &Store, shard: Shard, model: Artifact, truth: Option<Truth>, json: bool) -> Result<(), Failure> {
     let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
     let (dataset, _) = job::dataset(store, shard, features, horizon_ms, show_progress()).await?;
-    let settings = config.train;
-    let measure = move || evaluate(&dataset, &model, &settings, truth.as_ref());
+    let measure = move || evaluate(&dataset, &model, truth.as_ref());
     let evaluation = tokio::task::spawn_blocking(measure).await??;
     if json { say(&serde_json::to_string_pretty(&evaluation)?) } else { say(&evaluation.to_string()) }
 }

@@ -6,23 +6,37 @@ use proto::{
     asset::{AssetId, InvalidAssetId},
     config::ConfigError,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{features::FeatureConfig, store::S3Config, train::TrainSettings};
+use crate::{features::FeatureConfig, settings::TrainSettings, store::S3Config};
 
 /// Name in the registry unless another is given.
 pub const DEFAULT_NAME: &str = "failure";
 /// Larger files are no configuration.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Sections that are not the trainer's are the processor's, and read there.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     pub s3: Option<S3Config>,
     pub features: FeatureConfig,
     pub model: Registry,
     pub train: TrainSettings,
+    // The processor's, which reads them strictly; named here so that a section that is nobody's is refused.
+    #[serde(rename = "site")]
+    _site: IgnoredAny,
+    #[serde(rename = "owner")]
+    _owner: IgnoredAny,
+    #[serde(rename = "mqtt")]
+    _mqtt: IgnoredAny,
+    #[serde(rename = "serve")]
+    _serve: IgnoredAny,
+    #[serde(rename = "archive")]
+    _archive: IgnoredAny,
+    #[serde(rename = "alerts")]
+    _alerts: IgnoredAny,
+    #[serde(rename = "clock")]
+    _clock: IgnoredAny,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -50,43 +64,17 @@ impl ModelConfig {
     /// Relative paths in the text begin at the folder of `file`.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let mut config: ModelConfig = proto::config::parse(file, text)?;
-        config.check(file)?;
+        config.features.check().map_err(|e| refused(file, "features", e.key, e.allowed))?;
+        config.train.check().map_err(|e| refused(file, "train", e.key, e.allowed))?;
         let base = Path::new(file).parent().unwrap_or(Path::new(""));
         let s3 = config.s3.map(|s3| s3.check(base)).transpose();
         config.s3 = s3.map_err(|e| ConfigError::whole(file, e.to_string()))?;
         Ok(config)
     }
+}
 
-    /// What a type can't say.
-    fn check(&self, file: &str) -> Result<(), ConfigError> {
-        let TrainSettings {
-            horizon_hours, rows_max, learning_rate, dropout, input_noise, split, costs, hidden, ..
-        } = &self.train;
-        let share = split.train + split.validation + split.calibration;
-        let wrong = |key: &str, allowed: &str| Err(ConfigError::key(file, key, format!("must be {allowed}")));
-        if !(*horizon_hours > 0.0 && *horizon_hours <= 10_000.0) {
-            return wrong("train.horizon_hours", "above 0 and at most 10000");
-        }
-        if *rows_max < 100 {
-            return wrong("train.rows_max", "at least 100");
-        }
-        if !(*learning_rate > 0.0 && *learning_rate <= 1.0) {
-            return wrong("train.learning_rate", "above 0 and at most 1");
-        }
-        if !(0.0..1.0).contains(dropout) || !(0.0..10.0).contains(input_noise) {
-            return wrong("train.dropout or train.input_noise", "from 0 to below 1, or below 10");
-        }
-        if hidden.len() > 8 || hidden.iter().any(|n| *n == 0 || *n > 1024) {
-            return wrong("train.hidden", "at most 8 sizes from 1 to 1024");
-        }
-        if !(split.train > 0.0 && split.validation > 0.0 && split.calibration >= 0.0 && share < 1.0) {
-            return wrong("train.split", "shares of the time that leave some for the test");
-        }
-        if !(costs.missed_failure > 0.0 && costs.false_alarm > 0.0) {
-            return wrong("train.costs", "above 0");
-        }
-        Ok(())
-    }
+fn refused(file: &str, section: &str, key: &str, allowed: &str) -> ConfigError {
+    ConfigError::key(file, &format!("{section}.{key}"), format!("allowed: {allowed}"))
 }
 
 #[cfg(test)]
@@ -102,5 +90,7 @@ mod tests {
         assert!(message("[train]\nepoch = 3").starts_with("p.toml:2: unknown field `epoch`, expected one of"));
         assert!(message("[train]\nhorizon_hours = -1.0").contains("train.horizon_hours"));
         assert!(message("[train.split]\ntrain = 1.0").contains("train.split"));
+        assert!(message("[features]\nwindow_ms = 0").starts_with("p.toml: `features.window_ms`: allowed: from 1"));
+        assert!(message("[trian]\nepochs_max = 3").starts_with("p.toml:1: unknown field `trian`, expected one of"));
     }
 }

@@ -13,7 +13,7 @@ use proto::{asset::AssetId, time::PlantTime};
 use sha2::{Digest, Sha256};
 
 use crate::features::{FeatureConfig, FeatureSchema, WindowFeatures};
-use label::{Failure, Label, Labeller};
+use label::{Label, Labeller, Life};
 
 /// Modes are bits of a row's label.
 pub const MODES_MAX: usize = 32;
@@ -38,8 +38,7 @@ pub struct Machine {
     pub name: AssetId,
     /// Index into [`Dataset::kinds`].
     pub kind: usize,
-    /// In time.
-    pub failures: Vec<Failure>,
+    pub life: Life,
 }
 
 /// One window whose outcome is known.
@@ -74,18 +73,23 @@ impl Dataset {
             self.kinds.len() - 1
         });
         let machine = self.machines.len();
-        let failures = labeller.failures(&first.machine).to_vec();
+        let life = labeller.life(&first.machine);
         for window in windows.iter().filter(|w| w.features.len() == self.width) {
-            if let Label::Known { fails } = labeller.label(&failures, window.start, window.end) {
+            if let Label::Known { fails } = labeller.label(&life.failures, window.start, window.end) {
                 self.rows.push(Row { machine, start: window.start, end: window.end, fails });
                 self.features.extend(window.features.iter().map(|v| *v as f32));
             }
         }
-        self.machines.push(Machine { name: first.machine.clone(), kind, failures });
+        self.machines.push(Machine { name: first.machine.clone(), kind, life });
     }
 
     pub fn features(&self, row: usize) -> &[f32] {
         &self.features[row * self.width..(row + 1) * self.width]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn features_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.features[row * self.width..(row + 1) * self.width]
     }
 
     pub fn width(&self) -> usize {
@@ -96,10 +100,30 @@ impl Dataset {
         &self.kinds[self.machines[self.rows[row].machine].kind]
     }
 
-    /// Known failures of each mode.
-    pub fn failures_by_mode(&self) -> Vec<usize> {
-        let of = |mode| self.machines.iter().flat_map(|m| &m.failures).filter(|f| f.mode == Some(mode)).count();
-        (0..self.modes.len()).map(of).collect()
+    /// Rows by machine; those of one machine in the order of time.
+    pub fn by_machine<'a>(&self, rows: &'a [usize]) -> Vec<(usize, &'a [usize])> {
+        let chunks = rows.chunk_by(|a, b| self.rows[*a].machine == self.rows[*b].machine);
+        chunks.map(|rows| (self.rows[rows[0]].machine, rows)).collect()
+    }
+
+    /// Whether one of `rows`, one machine's in time, has `at` within its horizon.
+    pub fn looks_ahead_to(&self, rows: &[usize], at: PlantTime) -> bool {
+        let before = rows.partition_point(|row| self.rows[*row].end <= at);
+        before > 0 && at <= self.rows[rows[before - 1]].end.plus_millis(self.horizon_ms)
+    }
+
+    pub fn positive(&self, rows: &[usize], mode: usize) -> Vec<bool> {
+        rows.iter().map(|row| self.rows[*row].is_positive(mode)).collect()
+    }
+
+    /// Failures of the mode that at least one of `rows` is positive for: windows overlap in what they look ahead to,
+    /// so it's these that tell how much can be learnt.
+    pub fn failures_ahead(&self, rows: &[usize], mode: usize) -> usize {
+        let of_machine = |(machine, rows): &(usize, &[usize])| {
+            let own = self.machines[*machine].life.failures.iter().filter(|f| f.mode == Some(mode));
+            own.filter(|f| self.looks_ahead_to(rows, f.at)).count()
+        };
+        self.by_machine(rows).iter().map(of_machine).sum()
     }
 
     /// SHA-256 over what is learnt from; how it was stored has no part in it.

@@ -13,16 +13,17 @@ pub mod bootstrap;
 pub mod truth;
 mod table;
 
+use proto::time::PlantTime;
 use serde::Serialize;
 
 use crate::{
     artifact::{Artifact, ModeMetrics},
+    calibration::{Outcome, Platt},
     dataset::{Dataset, split::Split},
-    train::{Scored, TrainError, TrainSettings, by_machine, threshold, train},
+    train::{Scored, TrainError, carry_out, plan::Plan, threshold},
 };
 use baseline::SensorThreshold;
-use bootstrap::Interval;
-use episode::{AlertRule, Tally, tally_machine};
+use bootstrap::{Duel, Interval, paired_difference};
 use metrics::Ranking;
 use truth::Truth;
 
@@ -32,12 +33,14 @@ const MONTH_HOURS: f64 = 730.5;
 pub enum EvaluateError {
     #[error(transparent)]
     Train(#[from] TrainError),
-    #[error("mode {mode} of the model does not occur in this archive's failures")]
-    UnknownMode { mode: String },
+    #[error("a mode of the model does not occur in this archive's failures")]
+    UnknownMode,
     #[error("the model looks {model_ms} ms ahead, the labels {labels_ms} ms")]
     Horizon { model_ms: i64, labels_ms: i64 },
     #[error("the model was made for another feature schema")]
     Schema,
+    #[error("the model was made with all that is known here: no window after {until} has an outcome yet")]
+    NothingUnseen { until: PlantTime },
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -46,7 +49,8 @@ pub struct Evaluation {
     pub test_rows: usize,
     pub machines: usize,
     pub contenders: Vec<ContenderResult>,
-    /// Average precision of the model less that of the other, mean over the modes, with a 95 % interval by machine.
+    /// Average precision of the model less that of the other, mean over the modes that occur in the slice, with a 95 %
+    /// interval by machine.
     pub lead_over_threshold: Interval,
     pub lead_over_logistic: Interval,
 }
@@ -68,52 +72,41 @@ pub struct ModeResult {
     pub false_alarms_per_machine_month: f64,
 }
 
-/// Scores of the test rows and a threshold, per mode.
+/// Probabilities of the test rows and a threshold, per mode.
 struct Contender {
     name: &'static str,
     modes: Vec<(Vec<f64>, f64)>,
 }
 
-pub fn evaluate(
-    dataset: &Dataset,
-    model: &Artifact,
-    settings: &TrainSettings,
-    truth: Option<&Truth>,
-) -> Result<Evaluation, EvaluateError> {
+/// Measures `model` on the rows that begin after everything that it was made with, beside contenders that are made
+/// with the same slices.
+pub fn evaluate(dataset: &Dataset, model: &Artifact, truth: Option<&Truth>) -> Result<Evaluation, EvaluateError> {
     if model.config != dataset.config {
         return Err(EvaluateError::Schema);
     }
     if model.horizon_ms != dataset.horizon_ms {
         return Err(EvaluateError::Horizon { model_ms: model.horizon_ms, labels_ms: dataset.horizon_ms });
     }
-    let mode_of = |mode: &String| dataset.modes.iter().position(|m| m == mode);
-    let modes = (model.heads.iter())
-        .map(|h| mode_of(&h.mode).ok_or_else(|| EvaluateError::UnknownMode { mode: h.mode.clone() }))
-        .collect::<Result<Vec<usize>, _>>()?;
-    let split = Split::by_time(dataset, settings.split);
-    let logistic = TrainSettings { hidden: vec![], ..settings.clone() };
-    let logistic = train(dataset, &logistic, 0, &mut |_| {})?.artifact;
-    let field = Field { dataset, split: &split, modes: &modes, settings };
+    let beside = Plan::of(model, dataset, vec![]).ok_or(EvaluateError::UnknownMode)?;
+    let split = Split::at(dataset, &beside.borders);
+    if split.test.is_empty() {
+        return Err(EvaluateError::NothingUnseen { until: beside.borders.calibration_end });
+    }
+    let logistic = carry_out(dataset, beside.clone(), 0, &mut |_| {})?.artifact;
+    let field = Field { dataset, split: &split, plan: &beside };
     let mut contenders = vec![
         field.model("mlp", model)?,
         field.model("logistic regression", &logistic)?,
         field.sensor_threshold(),
-        Contender { name: "always no", modes: vec![(vec![0.0; split.test.len()], f64::INFINITY); modes.len()] },
+        Contender { name: "always no", modes: vec![(vec![0.0; split.test.len()], f64::INFINITY); beside.modes.len()] },
     ];
     contenders.extend(truth.map(|truth| field.oracle(truth)));
-    let positive: Vec<Vec<bool>> = modes.iter().map(|m| field.positive(*m)).collect();
-    let rankings = |contender: &Contender| {
-        contender.modes.iter().zip(&positive).map(|((scores, _), positive)| Ranking::new(scores, positive)).collect()
-    };
-    let machine_of: Vec<usize> = split.test.iter().map(|r| dataset.rows[*r].machine).collect();
-    let mlp = rankings(&contenders[0]);
-    let lead_over = |other: &Contender| bootstrap::paired_difference(&mlp, &rankings(other), &machine_of);
     Ok(Evaluation {
         version: model.version().map_err(TrainError::from)?,
         test_rows: split.test.len(),
-        machines: by_machine(dataset, &split.test).len(),
-        lead_over_logistic: lead_over(&contenders[1]),
-        lead_over_threshold: lead_over(&contenders[2]),
+        machines: dataset.by_machine(&split.test).len(),
+        lead_over_logistic: field.lead(&contenders[0], &contenders[1]),
+        lead_over_threshold: field.lead(&contenders[0], &contenders[2]),
         contenders: contenders.iter().map(|c| field.judge(c)).collect(),
     })
 }
@@ -122,73 +115,78 @@ pub fn evaluate(
 struct Field<'a> {
     dataset: &'a Dataset,
     split: &'a Split,
-    modes: &'a [usize],
-    settings: &'a TrainSettings,
+    plan: &'a Plan,
 }
 
 impl Field<'_> {
-    fn positive(&self, mode: usize) -> Vec<bool> {
-        self.split.test.iter().map(|r| self.dataset.rows[*r].is_positive(mode)).collect()
-    }
-
     fn model(&self, name: &'static str, model: &Artifact) -> Result<Contender, EvaluateError> {
         let scored = Scored::new(self.dataset, &model.encoder, &model.network)?;
-        let of_mode = |mode: &usize| {
-            let head = model.heads.iter().position(|h| h.mode == self.dataset.modes[*mode]);
-            // A mode that this model was not trained for is one that it never sees.
-            let Some(head) = head else { return (vec![0.0; self.split.test.len()], f64::INFINITY) };
-            let probability = |row: &usize| model.heads[head].platt.probability(scored.logit(*row, head));
-            (self.split.test.iter().map(probability).collect(), model.heads[head].threshold)
+        let of_head = |(i, head): (usize, &crate::artifact::Head)| {
+            let probability = |row: &usize| head.platt.probability(scored.logit(*row, i));
+            (self.split.test.iter().map(probability).collect(), head.threshold)
         };
-        Ok(Contender { name, modes: self.modes.iter().map(of_mode).collect() })
+        Ok(Contender { name, modes: model.heads.iter().enumerate().map(of_head).collect() })
     }
 
     fn sensor_threshold(&self) -> Contender {
-        let tune = |mode: &usize| SensorThreshold::tune(self.dataset, &self.split.train, *mode);
-        let tuned: Vec<SensorThreshold> = self.modes.iter().map(tune).collect();
-        self.with_thresholds("single sensor", |row, place| tuned[place].score(self.dataset, row))
+        let tuned = SensorThreshold::tune(self.dataset, &self.split.train, &self.plan.modes);
+        self.tuned("single sensor", |row, place| tuned[place].probability(self.dataset, row))
     }
 
+    /// Knows how worn each part is, and from the training slice what that wear means.
     fn oracle(&self, truth: &Truth) -> Contender {
-        self.with_thresholds("oracle", |row, place| {
-            let (row, mode) = (&self.dataset.rows[row], &self.dataset.modes[self.modes[place]]);
-            truth.progress(&self.dataset.machines[row.machine].name, mode, row.end)
-        })
+        let share = |row: usize, place: usize| {
+            let (row, mode) = (&self.dataset.rows[row], &self.dataset.modes[self.plan.modes[place]]);
+            truth.share(&self.dataset.machines[row.machine].name, mode, row.end)
+        };
+        let curve = |(place, mode): (usize, &usize)| {
+            let outcome = |row: &usize| {
+                let positive = self.dataset.rows[*row].is_positive(*mode);
+                Outcome { logit: share(*row, place), positive }
+            };
+            Platt::fit(&self.split.train.iter().map(outcome).collect::<Vec<_>>()).unwrap_or(Platt::IDENTITY)
+        };
+        let curves: Vec<Platt> = self.plan.modes.iter().enumerate().map(curve).collect();
+        self.tuned("oracle", |row, place| curves[place].probability(share(row, place)))
     }
 
-    /// A contender by scores between 0 and 1, with the thresholds that the same costs choose on the same slice as the
-    /// model's.
-    fn with_thresholds(&self, name: &'static str, score: impl Fn(usize, usize) -> f64) -> Contender {
-        let costs = &self.settings.costs;
-        let thresholds = threshold::choose(self.dataset, &self.split.validation, self.modes, costs, &score);
-        let scores = |place: usize| self.split.test.iter().map(|r| score(*r, place)).collect();
-        let modes = thresholds.into_iter().enumerate().map(|(place, threshold)| (scores(place), threshold));
-        Contender { name, modes: modes.collect() }
+    /// A contender that is made with the training slice alone: its thresholds too, by the costs that the model's follow.
+    fn tuned(&self, name: &'static str, probability: impl Fn(usize, usize) -> f64) -> Contender {
+        let of = |rows: &[usize], place: usize| -> Vec<f64> { rows.iter().map(|r| probability(*r, place)).collect() };
+        let of_mode = |(place, mode): (usize, &usize)| {
+            let (train, costs) = (&self.split.train, &self.plan.settings.costs);
+            let threshold = threshold::among_scores(self.dataset, train, *mode, costs, &of(train, place));
+            (of(&self.split.test, place), threshold)
+        };
+        Contender { name, modes: self.plan.modes.iter().enumerate().map(of_mode).collect() }
     }
 
     fn judge(&self, contender: &Contender) -> ContenderResult {
         let of_mode = |(mode, (scores, threshold)): (&usize, &(Vec<f64>, f64))| {
-            let tally = self.tally(*mode, scores, *threshold);
+            let positive = self.dataset.positive(&self.split.test, *mode);
+            let tally = threshold::tally(self.dataset, &self.split.test, scores, *threshold, *mode);
             ModeResult {
-                windows: metrics::of_mode(&self.dataset.modes[*mode], scores, &self.positive(*mode), *threshold),
+                windows: metrics::of_mode(&self.dataset.modes[*mode], scores, &positive, *threshold),
                 failures: tally.failures,
                 caught: tally.caught,
                 lead_hours_median: median(tally.lead_hours),
                 false_alarms_per_machine_month: tally.false_alarms as f64 * MONTH_HOURS / tally.machine_hours.max(1.0),
             }
         };
-        ContenderResult { name: contender.name, modes: self.modes.iter().zip(&contender.modes).map(of_mode).collect() }
+        let modes = self.plan.modes.iter().zip(&contender.modes).map(of_mode).collect();
+        ContenderResult { name: contender.name, modes }
     }
 
-    fn tally(&self, mode: usize, scores: &[f64], threshold: f64) -> Tally {
-        let above: Vec<bool> = scores.iter().map(|s| *s >= threshold).collect();
-        let (mut tally, mut at) = (Tally::default(), 0);
-        for (machine, rows) in by_machine(self.dataset, &self.split.test) {
-            let above = &above[at..at + rows.len()];
-            tally += tally_machine(self.dataset, machine, &rows, above, mode, AlertRule::default());
-            at += rows.len();
-        }
-        tally
+    fn lead(&self, of: &Contender, over: &Contender) -> Interval {
+        let rankings = |c: &Contender| c.modes.iter().map(|(scores, _)| Ranking::new(scores)).collect::<Vec<_>>();
+        let (a, b) = (rankings(of), rankings(over));
+        let positive: Vec<Vec<bool>> =
+            self.plan.modes.iter().map(|mode| self.dataset.positive(&self.split.test, *mode)).collect();
+        let duel = |i: usize| Duel { a: &a[i], b: &b[i], positive: &positive[i] };
+        // A mode without a positive window says nothing about who ranks better.
+        let duels: Vec<Duel> = (0..a.len()).filter(|i| positive[*i].contains(&true)).map(duel).collect();
+        let machine_of: Vec<usize> = self.split.test.iter().map(|r| self.dataset.rows[*r].machine).collect();
+        paired_difference(&duels, &machine_of)
     }
 }
 
@@ -199,17 +197,18 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 impl Evaluation {
-    /// The contender's mean average precision over the modes.
+    /// The contender's mean average precision over the modes that occur in the slice.
     pub fn average_precision(&self, contender: &str) -> Option<f64> {
         let modes = &self.contenders.iter().find(|c| c.name == contender)?.modes;
-        Some(modes.iter().map(|m| m.windows.average_precision).sum::<f64>() / modes.len().max(1) as f64)
+        let modes = || modes.iter().map(|m| &m.windows).filter(|w| w.positives > 0);
+        Some(modes().map(|w| w.average_precision).sum::<f64>() / modes().count().max(1) as f64)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::synthetic;
+    use crate::{dataset::synthetic, settings::TrainSettings, train::train};
 
     #[test]
     fn the_network_sees_what_no_line_and_no_single_sensor_can() {
@@ -217,7 +216,7 @@ mod tests {
         let dataset = synthetic::xor_plant(seed, 10, 60);
         let settings = TrainSettings { horizon_hours: 12.0, ..TrainSettings::default() };
         let model = train(&dataset, &settings, 0, &mut |_| {}).unwrap().artifact;
-        let evaluation = evaluate(&dataset, &model, &settings, None).unwrap();
+        let evaluation = evaluate(&dataset, &model, None).unwrap();
         let precision = |name| evaluation.average_precision(name).unwrap();
         assert!(precision("mlp") > 0.8, "seed {seed}\n{evaluation}");
         assert!(evaluation.lead_over_logistic.low > 0.2, "seed {seed}\n{evaluation}");
@@ -227,6 +226,22 @@ mod tests {
         let silent = &evaluation.contenders[3].modes;
         assert!(silent.iter().all(|m| m.caught == 0 && m.false_alarms_per_machine_month == 0.0));
         assert!(serde_json::to_string(&evaluation).is_ok());
+    }
+
+    #[test]
+    fn only_rows_that_training_never_saw_are_measured_whatever_came_later() {
+        let settings = TrainSettings { horizon_hours: 12.0, epochs_max: 2, ..TrainSettings::default() };
+        let early = synthetic::xor_plant(3, 4, 40);
+        let model = train(&early, &settings, 0, &mut |_| {}).unwrap().artifact;
+        let until = model.origin.borders.calibration_end;
+        let later = synthetic::xor_plant(3, 4, 60);
+        let evaluation = evaluate(&later, &model, None).unwrap();
+        let unseen = later.rows.iter().filter(|r| r.start >= until).count();
+        assert_eq!(evaluation.test_rows, unseen);
+        let mut known = later;
+        known.rows.retain(|r| r.start < until);
+        let error = evaluate(&known, &model, None).unwrap_err().to_string();
+        assert!(error.starts_with("the model was made with all that is known here"), "{error}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub mod derive;
 pub mod schema;
 pub mod whole;
 
+use std::collections::BTreeSet;
+
 use proto::{
     asset::{AssetId, Unit},
     time::PlantTime,
@@ -48,6 +50,35 @@ impl Default for FeatureConfig {
             lateness_ms: 60_000,
             sensors: SENSORS.iter().filter_map(|name| AssetId::new(name).ok()).collect(),
             stuck_after: 30,
+        }
+    }
+}
+
+/// More sensors than this no machine has.
+pub const SENSORS_MAX: usize = 64;
+const DAY_MS: i64 = 24 * 3_600_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("features.{key}: allowed: {allowed}")]
+pub struct InvalidFeatures {
+    pub key: &'static str,
+    pub allowed: &'static str,
+}
+
+impl FeatureConfig {
+    /// What a type can't say.
+    pub fn check(&self) -> Result<(), InvalidFeatures> {
+        let once = self.sensors.iter().collect::<BTreeSet<_>>().len() == self.sensors.len();
+        let sensors = once && (1..=SENSORS_MAX).contains(&self.sensors.len());
+        let demands = [
+            ((1..=DAY_MS).contains(&self.window_ms), "window_ms", "from 1 to 86400000, a day"),
+            ((0..=DAY_MS).contains(&self.lateness_ms), "lateness_ms", "from 0 to 86400000, a day"),
+            (sensors, "sensors", "from 1 to 64 names, each once"),
+            (self.stuck_after >= 2, "stuck_after", "2 or more"),
+        ];
+        match demands.into_iter().find(|(met, ..)| !met) {
+            Some((_, key, allowed)) => Err(InvalidFeatures { key, allowed }),
+            None => Ok(()),
         }
     }
 }
@@ -97,4 +128,24 @@ pub struct WindowFeatures {
     pub features: Vec<f64>,
     /// What `features` would be if the machine ran at its own normal: the base of explanations.
     pub normal: Vec<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_allowed_and_what_cannot_work_is_named() {
+        assert_eq!(FeatureConfig::default().check(), Ok(()));
+        let refused = |change: fn(&mut FeatureConfig)| {
+            let mut config = FeatureConfig::default();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.window_ms = 0).starts_with("features.window_ms: "));
+        assert!(refused(|c| c.lateness_ms = -1).starts_with("features.lateness_ms: "));
+        assert!(refused(|c| c.sensors.clear()).starts_with("features.sensors: "));
+        assert!(refused(|c| c.sensors.push(c.sensors[0].clone())).starts_with("features.sensors: "));
+        assert!(refused(|c| c.stuck_after = 1).starts_with("features.stuck_after: "));
+    }
 }

@@ -54,20 +54,19 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Verifies everything about the artefact, the golden row included.
+    /// Verifies everything about the artefact, the golden rows included.
     pub fn from_artifact(bytes: &[u8]) -> Result<Self, ArtifactError> {
         Self::new(Artifact::decode(bytes)?)
     }
 
     pub fn new(model: Artifact) -> Result<Self, ArtifactError> {
+        let failed = |e: candle_core::Error| ArtifactError::Format(e.to_string());
         let head = |h: &crate::artifact::Head| ModeHead { mode: h.mode.clone(), threshold: h.threshold };
-        Ok(Scorer {
-            schema: model.schema(),
-            version: model.version()?,
-            heads: model.heads.iter().map(head).collect(),
-            block: BlockForward::new(&model.network).map_err(|e| ArtifactError::Format(e.to_string()))?,
-            model,
-        })
+        let block = BlockForward::new(&model.network).map_err(failed)?;
+        // The plain forward was checked when the file was read; this is the one that alerts come from.
+        model.check_golden(|row| Ok(block.logits(&[row.to_vec()]).map_err(failed)?.concat()))?;
+        let heads = model.heads.iter().map(head).collect();
+        Ok(Scorer { schema: model.schema(), version: model.version()?, heads, block, model })
     }
 
     pub fn version(&self) -> &str {

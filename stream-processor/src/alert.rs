@@ -13,7 +13,6 @@
 pub mod config;
 mod machine;
 mod opening;
-mod policy;
 mod rules;
 pub mod text;
 

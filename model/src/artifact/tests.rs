@@ -1,7 +1,8 @@
 use super::*;
 use crate::forward::Dense;
 
-fn artifact() -> Artifact {
+/// Two heads over waves of weights.
+pub fn artifact() -> Artifact {
     let config = FeatureConfig::default();
     let features = FeatureSchema::of(&config).names.len();
     let kinds = vec![AssetId::new("press").unwrap()];
@@ -9,19 +10,23 @@ fn artifact() -> Artifact {
     let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin() / 5.0).collect::<Vec<_>>();
     let hidden = Dense { inputs: encoder.width(), outputs: 4, weight: wave(encoder.width() * 4), bias: wave(4) };
     let head = Dense { inputs: 4, outputs: 2, weight: wave(8), bias: wave(2) };
-    let head_of = |mode: &str| Head { mode: mode.into(), platt: Platt { slope: 0.7, intercept: -0.1 }, threshold: 0.3 };
+    let platt = Platt { slope: 0.7, intercept: -0.1 };
+    let head_of = |mode: &str| Head { mode: mode.into(), platt, calibrated: mode == "slip", threshold: 0.3 };
+    let golden = |value: f64| Golden { kind: kinds[0].clone(), features: vec![value; features], probabilities: vec![] };
     let mut artifact = Artifact {
         config,
         horizon_ms: 86_400_000,
         encoder,
         network: Network::new(vec![hidden, head]).unwrap(),
         heads: vec![head_of("slip"), head_of("heat")],
-        golden: Golden { kind: kinds[0].clone(), features: vec![0.2; features], probabilities: vec![] },
-        origin: Origin { seed: 1, data_sha256: "00".into(), rows: 5, commit: None, created_ms: 7, metrics: vec![] },
+        golden: vec![golden(0.2), golden(-0.3)],
+        origin: Origin { data_sha256: "00".into(), rows: 5, created_ms: 7, ..Origin::default() },
     };
-    artifact.golden.features[3] = f64::NAN;
-    let logits = artifact.logits(&artifact.golden.kind, &artifact.golden.features);
-    artifact.golden.probabilities = artifact.probabilities(&logits);
+    artifact.golden[1].features[3] = f64::NAN;
+    for i in 0..2 {
+        let Golden { kind, features, .. } = &artifact.golden[i];
+        artifact.golden[i].probabilities = artifact.probabilities(&artifact.logits(kind, features));
+    }
     artifact
 }
 
@@ -32,6 +37,7 @@ fn what_is_written_is_read_bit_for_bit() {
     let read = Artifact::decode(&bytes).unwrap();
     assert_eq!(read.encode().unwrap(), bytes);
     assert_eq!((read.version().unwrap(), &read.heads), (artifact.version().unwrap(), &artifact.heads));
+    assert_eq!((read.golden.len(), &read.golden[0], &read.origin), (2, &artifact.golden[0], &artifact.origin));
 }
 
 #[test]
@@ -76,11 +82,13 @@ fn each_lie_is_refused_by_its_name() {
         change(&mut lie);
         Artifact::decode(&lie.encode().unwrap()).unwrap_err()
     };
-    assert!(matches!(refused(|a| a.golden.probabilities[1] += 1e-3), ArtifactError::Golden { .. }));
-    assert!(matches!(refused(|a| a.golden.probabilities[1] = f64::NAN), ArtifactError::NotFinite { .. }));
+    assert!(matches!(refused(|a| a.golden[1].probabilities[1] += 1e-3), ArtifactError::Golden { .. }));
+    assert!(matches!(refused(|a| a.golden[1].probabilities[1] = f64::NAN), ArtifactError::NotFinite { .. }));
     assert!(matches!(refused(|a| a.heads[0].platt.slope = f64::NAN), ArtifactError::NotFinite { .. }));
     assert!(matches!(refused(|a| a.encoder.std[0] = 0.0), ArtifactError::NotFinite { .. }));
     assert!(matches!(refused(|a| a.heads[1].mode = "slip".into()), ArtifactError::Format(_)));
+    assert!(matches!(refused(|a| a.golden.clear()), ArtifactError::Format(_)));
+    assert!(matches!(refused(|a| a.config.window_ms = 0), ArtifactError::Features(_)));
     assert!(matches!(refused(|a| a.encoder.kinds.clear()), ArtifactError::Format(_)));
     assert!(matches!(Artifact::decode(&vec![0; ARTIFACT_BYTES_MAX + 1]), Err(ArtifactError::TooLarge { .. })));
 }
@@ -89,8 +97,9 @@ fn each_lie_is_refused_by_its_name() {
 fn forged(identity: impl Fn(&mut Identity), tensors: impl Fn(&mut TensorsBuilder)) -> ArtifactError {
     let artifact = artifact();
     let mut sealed = artifact.scoring_tensors();
-    sealed.f64("golden.features", &artifact.golden.features);
-    sealed.f64("golden.probabilities", &artifact.golden.probabilities);
+    sealed.f64("golden.features", &artifact.golden.iter().flat_map(|g| g.features.clone()).collect::<Vec<_>>());
+    sealed
+        .f64("golden.probabilities", &artifact.golden.iter().flat_map(|g| g.probabilities.clone()).collect::<Vec<_>>());
     tensors(&mut sealed);
     let mut said = artifact.identity();
     identity(&mut said);
@@ -99,7 +108,7 @@ fn forged(identity: impl Fn(&mut Identity), tensors: impl Fn(&mut TensorsBuilder
         format: ARTIFACT_FORMAT,
         version,
         identity: said,
-        golden_kind: artifact.golden.kind.clone(),
+        golden_kinds: artifact.golden.iter().map(|g| g.kind.clone()).collect(),
         origin: artifact.origin.clone(),
     };
     Artifact::decode(&sealed.seal(&json(&header).unwrap()).unwrap()).unwrap_err()
@@ -111,6 +120,7 @@ fn a_forged_file_with_a_right_checksum_is_refused_too() {
     assert!(matches!(forged(|i| i.config.window_ms += 1, |_| {}), ArtifactError::Fingerprint { .. }));
     assert!(matches!(forged(|i| i.layers = usize::MAX, |_| {}), ArtifactError::Format(_)));
     assert!(matches!(forged(|i| i.layers = 1, |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.calibrated.clear(), |_| {}), ArtifactError::Format(_)));
     assert!(matches!(forged(|i| i.horizon_ms += 1, |_| {}), ArtifactError::Version { .. }));
     let nan = |t: &mut TensorsBuilder| {
         t.dense(1, &Dense { inputs: 4, outputs: 2, weight: vec![f32::NAN; 8], bias: vec![0.0; 2] });

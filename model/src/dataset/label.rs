@@ -19,6 +19,14 @@ pub struct Event {
     pub known: PlantTime,
 }
 
+/// What befell one machine, each in time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Life {
+    pub failures: Vec<Failure>,
+    pub repairs: Vec<Repair>,
+}
+
+/// One breakdown, however many told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
     /// None: nobody said which.
@@ -26,6 +34,29 @@ pub struct Failure {
     pub at: PlantTime,
     /// First maintenance or replacement after it.
     pub repaired: PlantTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// None: nobody said of what.
+    pub mode: Option<String>,
+    pub at: PlantTime,
+}
+
+impl Life {
+    /// The machine and a person may both report a breakdown: until its repair, one of the same mode, or of none, is
+    /// the same one. Failures come in time, after all repairs.
+    fn fail(&mut self, mode: Option<usize>, at: PlantTime) {
+        let is_same = |f: &Failure| f.mode == mode || f.mode.is_none() || mode.is_none();
+        let still_down = self.failures.iter_mut().rev().take_while(|f| at < f.repaired || at == f.at);
+        if let Some(same) = still_down.into_iter().find(|f| is_same(f)) {
+            same.mode = same.mode.or(mode);
+            return;
+        }
+        let next = self.repairs.partition_point(|r| r.at < at);
+        let repaired = self.repairs.get(next).map_or(at.plus_millis(DOWN_MS_MAX), |r| r.at);
+        self.failures.push(Failure { mode, at, repaired });
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +71,7 @@ pub enum Label {
 #[derive(Debug, Clone)]
 pub struct Labeller {
     modes: Vec<String>,
-    failures: BTreeMap<AssetId, Vec<Failure>>,
+    lives: BTreeMap<AssetId, Life>,
     horizon_ms: i64,
     as_of: PlantTime,
 }
@@ -48,22 +79,22 @@ pub struct Labeller {
 impl Labeller {
     /// `as_of`: what became known later does not exist.
     pub fn new(events: &[Event], horizon_ms: i64, as_of: PlantTime) -> Self {
-        let known = || events.iter().filter(|e| e.known <= as_of && e.time <= as_of);
-        let failures = || known().filter(|e| e.kind == EventKind::Failure);
-        let modes: BTreeSet<&str> = failures().map(|e| e.mode.as_str()).filter(|m| !m.is_empty()).collect();
+        let mut known: Vec<&Event> = events.iter().filter(|e| e.known <= as_of && e.time <= as_of).collect();
+        known.sort_by_key(|e| e.time);
+        let (failures, others): (Vec<&Event>, Vec<&Event>) =
+            known.into_iter().partition(|e| e.kind == EventKind::Failure);
+        let modes: BTreeSet<&str> = failures.iter().map(|e| e.mode.as_str()).filter(|m| !m.is_empty()).collect();
         let modes: Vec<String> = modes.into_iter().take(MODES_MAX).map(String::from).collect();
-        let mut by_machine: BTreeMap<AssetId, Vec<Failure>> = BTreeMap::new();
-        for event in failures() {
-            let repairs = known().filter(|e| matches!(e.kind, EventKind::Maintenance | EventKind::Replacement));
-            let own = repairs.filter(|e| e.machine == event.machine && e.time >= event.time).map(|e| e.time).min();
-            by_machine.entry(event.machine.clone()).or_default().push(Failure {
-                mode: modes.iter().position(|m| *m == event.mode),
-                at: event.time,
-                repaired: own.unwrap_or(event.time.plus_millis(DOWN_MS_MAX)),
-            });
+        let mut lives: BTreeMap<AssetId, Life> = BTreeMap::new();
+        for event in others.iter().filter(|e| matches!(e.kind, EventKind::Maintenance | EventKind::Replacement)) {
+            let mode = Some(event.mode.clone()).filter(|m| !m.is_empty());
+            lives.entry(event.machine.clone()).or_default().repairs.push(Repair { mode, at: event.time });
         }
-        by_machine.values_mut().for_each(|failures| failures.sort_by_key(|f| f.at));
-        Labeller { modes, failures: by_machine, horizon_ms, as_of }
+        for event in failures {
+            let mode = modes.iter().position(|m| *m == event.mode);
+            lives.entry(event.machine.clone()).or_default().fail(mode, event.time);
+        }
+        Labeller { modes, lives, horizon_ms, as_of }
     }
 
     pub fn modes(&self) -> &[String] {
@@ -74,22 +105,22 @@ impl Labeller {
         self.horizon_ms
     }
 
-    pub fn failures(&self, machine: &AssetId) -> &[Failure] {
-        self.failures.get(machine).map_or(&[], Vec::as_slice)
+    pub fn life(&self, machine: &AssetId) -> Life {
+        self.lives.get(machine).cloned().unwrap_or_default()
     }
 
-    /// Positive for a mode that fails in `(end, end + horizon]`.
+    /// Positive for a mode that fails in `[end, end + horizon]`. Known only once the whole horizon has passed: a
+    /// failure shows early and its absence late, so that the newest windows would all be positive.
     pub fn label(&self, failures: &[Failure], start: PlantTime, end: PlantTime) -> Label {
-        if failures.iter().any(|f| end > f.at && start < f.repaired) {
+        let horizon = end.plus_millis(self.horizon_ms);
+        if horizon > self.as_of || failures.iter().any(|f| end > f.at && start < f.repaired) {
             return Label::Out;
         }
-        let horizon = end.plus_millis(self.horizon_ms);
         let ahead = || failures.iter().filter(|f| f.at >= end && f.at <= horizon);
         if ahead().any(|f| f.mode.is_none()) {
             return Label::Out;
         }
-        let fails = ahead().filter_map(|f| f.mode).fold(0, |bits, mode| bits | 1 << mode);
-        if fails == 0 && horizon > self.as_of { Label::Out } else { Label::Known { fails } }
+        Label::Known { fails: ahead().filter_map(|f| f.mode).fold(0, |bits, mode| bits | 1 << mode) }
     }
 }
 
@@ -106,11 +137,12 @@ mod tests {
 
     fn labels(events: &[Event], as_of: i64, hours: &[i64]) -> Vec<Label> {
         let labeller = Labeller::new(events, 24 * HOUR, PlantTime(as_of * HOUR));
-        let failures = labeller.failures(&AssetId::new("m").unwrap());
-        hours.iter().map(|h| labeller.label(failures, PlantTime((h - 1) * HOUR), PlantTime(h * HOUR))).collect()
+        let failures = labeller.life(&AssetId::new("m").unwrap()).failures;
+        hours.iter().map(|h| labeller.label(&failures, PlantTime((h - 1) * HOUR), PlantTime(h * HOUR))).collect()
     }
 
     const HEALTHY: Label = Label::Known { fails: 0 };
+    const FAILS: Label = Label::Known { fails: 1 };
 
     #[test]
     fn windows_before_a_failure_are_positive_and_those_until_its_repair_are_out() {
@@ -136,7 +168,7 @@ mod tests {
     #[test]
     fn what_nobody_can_know_yet_is_neither_healthy_nor_failing() {
         let events = [event(100, EventKind::Failure, "slip")];
-        assert_eq!(labels(&events, 110, &[80, 86]), [Label::Known { fails: 1 }; 2]);
+        assert_eq!(labels(&events, 110, &[80, 86, 87]), [FAILS, FAILS, Label::Out], "positives wait as long as others");
         assert_eq!(labels(&events, 99, &[70, 75, 76]), [HEALTHY, HEALTHY, Label::Out], "the failure is not known yet");
         assert_eq!(labels(&events, 1000, &[110, 124, 125]), [Label::Out, Label::Out, HEALTHY], "no repair recorded");
     }
@@ -145,11 +177,27 @@ mod tests {
     fn a_record_that_came_late_did_not_exist_before() {
         let late = Event { known: PlantTime(500 * HOUR), ..event(100, EventKind::Failure, "slip") };
         assert_eq!(labels(std::slice::from_ref(&late), 400, &[90]), [HEALTHY]);
-        assert_eq!(labels(&[late], 500, &[90]), [Label::Known { fails: 1 }]);
+        assert_eq!(labels(&[late], 500, &[90]), [FAILS]);
     }
 
     #[test]
     fn a_failure_without_a_mode_is_no_label() {
         assert_eq!(labels(&[event(100, EventKind::Failure, "")], 1000, &[70, 90]), [HEALTHY, Label::Out]);
+    }
+
+    #[test]
+    fn a_breakdown_that_two_tell_of_is_one() {
+        let failures = |events: &[Event]| {
+            let life = Labeller::new(events, 24 * HOUR, PlantTime(1_000 * HOUR)).life(&AssetId::new("m").unwrap());
+            life.failures.iter().map(|f| (f.mode, f.at.millis() / HOUR)).collect::<Vec<_>>()
+        };
+        let fails = |hour, mode| event(hour, EventKind::Failure, mode);
+        let repaired = |hour| event(hour, EventKind::Maintenance, "");
+        // By the machine, then by a person who does not know the mode; and again after the repair.
+        let twice = [fails(100, "slip"), fails(101, ""), repaired(104), fails(200, ""), fails(200, "slip")];
+        assert_eq!(failures(&twice), [(Some(0), 100), (Some(0), 200)]);
+        assert_eq!(failures(&[fails(100, "slip"), fails(101, "heat")]), [(Some(1), 100), (Some(0), 101)]);
+        assert_eq!(failures(&[fails(100, "slip"), repaired(101), fails(102, "slip")]).len(), 2);
+        assert_eq!(failures(&[fails(100, "slip"), fails(130, "slip")]).len(), 2, "no repair recorded: down for a day");
     }
 }

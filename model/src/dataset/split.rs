@@ -1,23 +1,21 @@
 //! Training, validation, calibration and test follow each other in time, with a horizon between them.
 
 use proto::time::PlantTime;
-use serde::{Deserialize, Serialize};
 
 use super::Dataset;
+use crate::settings::{Borders, SplitShares};
 
-/// Shares of the time that the dataset spans; the test slice is the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SplitShares {
-    pub train: f64,
-    /// For early stopping and thresholds.
-    pub validation: f64,
-    pub calibration: f64,
-}
-
-impl Default for SplitShares {
-    fn default() -> Self {
-        SplitShares { train: 0.52, validation: 0.16, calibration: 0.14 }
+impl Borders {
+    /// Shares of the time that the dataset's rows span.
+    pub fn of(dataset: &Dataset, shares: SplitShares) -> Self {
+        let first = dataset.rows.iter().map(|r| r.start.millis()).min().unwrap_or(0);
+        let last = dataset.rows.iter().map(|r| r.end.millis()).max().unwrap_or(0);
+        let at = |share: f64| PlantTime(first + ((last - first) as f64 * share) as i64);
+        Borders {
+            train_end: at(shares.train),
+            validation_end: at(shares.train + shares.validation),
+            calibration_end: at(shares.train + shares.validation + shares.calibration),
+        }
     }
 }
 
@@ -31,16 +29,21 @@ pub struct Split {
 }
 
 impl Split {
+    /// By name, the oldest first.
+    pub fn slices(&self) -> [(&'static str, &[usize]); 4] {
+        [
+            ("training", &self.train),
+            ("validation", &self.validation),
+            ("calibration", &self.calibration),
+            ("test", &self.test),
+        ]
+    }
+
     /// A row belongs to a slice if it lies in it with its whole horizon: what decides its label is never seen by
-    /// another slice. The test slice is open at its end: there the labels themselves know what is known.
-    pub fn by_time(dataset: &Dataset, shares: SplitShares) -> Self {
+    /// another slice.
+    pub fn at(dataset: &Dataset, borders: &Borders) -> Self {
+        let Borders { train_end, validation_end, calibration_end } = *borders;
         let mut split = Split::default();
-        let first = dataset.rows.iter().map(|r| r.start.millis()).min().unwrap_or(0);
-        let last = dataset.rows.iter().map(|r| r.end.millis()).max().unwrap_or(0);
-        let at = |share: f64| PlantTime(first + ((last - first) as f64 * share) as i64);
-        let train_end = at(shares.train);
-        let validation_end = at(shares.train + shares.validation);
-        let calibration_end = at(shares.train + shares.validation + shares.calibration);
         for (i, row) in dataset.rows.iter().enumerate() {
             let within = |end: PlantTime| row.end.plus_millis(dataset.horizon_ms) <= end;
             if within(train_end) {
@@ -65,7 +68,7 @@ mod tests {
     #[test]
     fn no_label_of_a_slice_is_decided_in_another() {
         let dataset = synthetic::xor_plant(7, 8, 30);
-        let split = Split::by_time(&dataset, SplitShares::default());
+        let split = Split::at(&dataset, &Borders::of(&dataset, SplitShares::default()));
         let span = |rows: &[usize]| {
             let start = rows.iter().map(|r| dataset.rows[*r].start.millis()).min().unwrap();
             let end = rows.iter().map(|r| dataset.rows[*r].end.millis() + dataset.horizon_ms).max().unwrap();

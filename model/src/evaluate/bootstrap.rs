@@ -17,15 +17,21 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// One contender's rankings, one per mode, over the same rows.
-pub type Rankings = Vec<Ranking>;
+/// One mode's windows as two contenders rank them.
+pub struct Duel<'a> {
+    pub a: &'a Ranking,
+    pub b: &'a Ranking,
+    pub positive: &'a [bool],
+}
 
 /// Difference `a - b` of average precision, mean over the modes; `machine_of`: machine of each row.
-pub fn paired_difference(a: &Rankings, b: &Rankings, machine_of: &[usize]) -> Interval {
-    let mean = |rankings: &Rankings, weight: &dyn Fn(usize) -> f64| {
-        rankings.iter().map(|r| r.average_precision(weight)).sum::<f64>() / rankings.len().max(1) as f64
+pub fn paired_difference(modes: &[Duel], machine_of: &[usize]) -> Interval {
+    let difference = |weight: &dyn Fn(usize) -> f64| {
+        let of_mode = |Duel { a, b, positive }: &Duel| {
+            a.average_precision(positive, weight) - b.average_precision(positive, weight)
+        };
+        modes.iter().map(of_mode).sum::<f64>() / modes.len().max(1) as f64
     };
-    let difference = |weight: &dyn Fn(usize) -> f64| mean(a, weight) - mean(b, weight);
     let mut machines = machine_of.to_vec();
     machines.sort_unstable();
     machines.dedup();
@@ -54,10 +60,11 @@ mod tests {
         let machine_of: Vec<usize> = (0..rows).map(|i| i / 20).collect();
         let good: Vec<f64> = (0..rows).map(|i| if i % 5 == 0 { 1.0 } else { (i % 7) as f64 / 7.0 }).collect();
         let noise: Vec<f64> = (0..rows).map(|i| ((i * 7919) % 101) as f64).collect();
-        let ranking = |scores: &[f64]| vec![Ranking::new(scores, &positive)];
-        let lead = paired_difference(&ranking(&good), &ranking(&noise), &machine_of);
+        let (good, noise) = (Ranking::new(&good), Ranking::new(&noise));
+        let duel = |a, b| [Duel { a, b, positive: &positive }];
+        let lead = paired_difference(&duel(&good, &noise), &machine_of);
         assert!(lead.low > 0.0 && lead.low <= lead.mean && lead.mean <= lead.high, "{lead:?}");
-        let none = paired_difference(&ranking(&noise), &ranking(&noise), &machine_of);
+        let none = paired_difference(&duel(&noise, &noise), &machine_of);
         assert_eq!((none.low, none.mean, none.high), (0.0, 0.0, 0.0));
     }
 }

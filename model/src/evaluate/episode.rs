@@ -1,41 +1,30 @@
-//! What the crew would have seen: windows above the threshold become alerts, and alerts meet failures or do not.
+//! What the crew would have seen: the processor's alert policy over a slice, and its alerts held against what happened.
+//!
+//! Each mode is judged by itself. The processor opens, of several related modes that cross at once, the leading one
+//! only; that has no part in here.
 
 use std::ops::AddAssign;
 
 use proto::time::PlantTime;
 
-use crate::dataset::Dataset;
+use crate::{
+    dataset::{
+        Dataset,
+        label::{Failure, Life, Repair},
+    },
+    policy::{AlertPolicy, Slot, Track},
+};
 
-/// m of n windows open an alert; it ends when so many windows in a row lie below the threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AlertRule {
-    pub open_windows: usize,
-    pub of_windows: i64,
-    pub close_windows: usize,
-}
-
-impl Default for AlertRule {
-    /// As the processor's alert policy.
-    fn default() -> Self {
-        AlertRule { open_windows: 3, of_windows: 4, close_windows: 6 }
-    }
-}
-
-/// An alert of one machine and mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Episode {
-    pub opened: PlantTime,
-    pub last: PlantTime,
-}
+const HOUR_MS: f64 = 3_600_000.0;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tally {
     pub failures: usize,
-    /// Failures that an alert of their mode was open for.
+    /// Failures that an alert of their mode came before, at most a horizon.
     pub caught: usize,
-    /// Of the caught ones, from opening to failure.
+    /// Of the caught ones, from the alert to the failure; more than the horizon nobody was promised.
     pub lead_hours: Vec<f64>,
-    /// Alerts that no failure of their mode followed.
+    /// Alerts that no failure of their mode followed; one that stands on counts again with every horizon.
     pub false_alarms: usize,
     pub machine_hours: f64,
 }
@@ -50,92 +39,156 @@ impl AddAssign for Tally {
     }
 }
 
-/// `windows`: end of each window, in time, and whether it crossed. A window that is missing did not cross.
-pub fn episodes(windows: impl Iterator<Item = (PlantTime, bool)>, window_ms: i64, rule: AlertRule) -> Vec<Episode> {
-    let mut found: Vec<Episode> = Vec::new();
-    let mut crossed: Vec<PlantTime> = Vec::new();
-    let mut open = false;
-    for (end, above) in windows {
-        let oldest = end.millis() - rule.of_windows * window_ms;
-        crossed.retain(|at| at.millis() > oldest);
-        if let Some(last) = found.last_mut().filter(|_| open) {
-            if above {
-                last.last = end;
-            } else if end.millis() - last.last.millis() >= rule.close_windows as i64 * window_ms {
-                open = false;
-            }
-        }
-        if above {
-            crossed.push(end);
-        }
-        if !open && crossed.len() >= rule.open_windows {
-            found.push(Episode { opened: end, last: end });
-            open = true;
-        }
-    }
-    found
+/// An alert of one machine and mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Alarm {
+    opened: PlantTime,
+    /// End of the last window at or above the threshold: up to then it promised a failure.
+    crossed: PlantTime,
+    /// None: it stands.
+    closed: Option<PlantTime>,
 }
 
-/// Meets the alerts of one machine and mode with its failures. `rows`: the machine's rows in time; `above`: which of
-/// them crossed. A failure counts if windows before it lie in `rows`; an alert is right if its mode fails while it is
-/// open or within the horizon after its last crossing.
+/// What ends all that was said of a machine's mode before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The mode failed.
+    Failed,
+    /// Another mode failed, or this one behind a hole in the rows longer than a horizon.
+    FailedOtherwise,
+    /// Repaired before it failed: nobody knows whether it would have.
+    Repaired,
+    /// Nothing happened.
+    Slice,
+}
+
+/// The alerts of one machine and mode by `policy`, held against the machine's failures. `rows`: the machine's, in time;
+/// `strengths`: their probabilities in units of the threshold. A failure counts if one of `rows` looks ahead to it.
 pub fn tally_machine(
     dataset: &Dataset,
     machine: usize,
     rows: &[usize],
-    above: &[bool],
+    strengths: &[f64],
     mode: usize,
-    rule: AlertRule,
+    policy: &AlertPolicy,
 ) -> Tally {
     let window_ms = dataset.config.window_ms;
-    let windows = rows.iter().zip(above).map(|(row, above)| (dataset.rows[*row].end, *above));
-    let episodes = episodes(windows, window_ms, rule);
-    let positive = || rows.iter().map(|r| &dataset.rows[*r]).filter(|r| r.is_positive(mode));
-    let ahead_of = |at: PlantTime| positive().any(|r| r.end <= at && at <= r.end.plus_millis(dataset.horizon_ms));
-    let own = dataset.machines[machine].failures.iter().filter(|f| f.mode == Some(mode));
-    let mut tally = Tally { machine_hours: rows.len() as f64 * window_ms as f64 / 3_600_000.0, ..Tally::default() };
-    let mut right = vec![false; episodes.len()];
-    for failure in own.filter(|f| ahead_of(f.at)) {
-        tally.failures += 1;
-        let before = |e: &Episode| e.opened <= failure.at && failure.at <= e.last.plus_millis(dataset.horizon_ms);
-        let mut meets = episodes.iter().enumerate().filter(|(_, e)| before(e)).peekable();
-        if let Some((_, first)) = meets.peek() {
-            tally.caught += 1;
-            tally.lead_hours.push((failure.at.millis() - first.opened.millis()) as f64 / 3_600_000.0);
+    let life = &dataset.machines[machine].life;
+    let mut watch = Watch::new(policy, window_ms, dataset.horizon_ms);
+    let is_seen = |at: PlantTime| dataset.looks_ahead_to(rows, at);
+    let mut events = events(life, mode, &dataset.modes[mode]).into_iter().peekable();
+    for (row, strength) in rows.iter().map(|row| &dataset.rows[*row]).zip(strengths) {
+        while let Some((at, event)) = events.next_if(|(at, _)| *at < row.end) {
+            watch.happens(at, event, is_seen(at));
         }
-        meets.for_each(|(i, _)| right[i] = true);
+        watch.observe(row.start, row.end, *strength);
     }
-    tally.false_alarms = right.iter().filter(|r| !**r).count();
-    tally
+    let last = rows.last().map_or(PlantTime::MIN, |row| dataset.rows[*row].end);
+    for (at, event) in events.take_while(|(at, _)| *at <= last.plus_millis(dataset.horizon_ms)) {
+        watch.happens(at, event, is_seen(at));
+    }
+    watch.end(last, End::Slice);
+    watch.tally.machine_hours = rows.len() as f64 * window_ms as f64 / HOUR_MS;
+    watch.tally
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Failure { own: bool },
+    Repair { own: bool },
+}
+
+/// In time; a failure comes before a repair at the same instant.
+fn events(life: &Life, mode: usize, name: &str) -> Vec<(PlantTime, Event)> {
+    let failure = |f: &Failure| (f.at, Event::Failure { own: f.mode == Some(mode) });
+    let repair = |r: &Repair| (r.at, Event::Repair { own: r.mode.as_ref().is_none_or(|of| of == name) });
+    let mut events: Vec<_> = life.failures.iter().map(failure).chain(life.repairs.iter().map(repair)).collect();
+    events.sort_by_key(|(at, _)| *at);
+    events
+}
+
+/// One machine and mode as the processor watches it.
+struct Watch<'a> {
+    policy: &'a AlertPolicy,
+    window_ms: i64,
+    horizon_ms: i64,
+    track: Track,
+    failed: PlantTime,
+    repaired: PlantTime,
+    /// Since the last failure or repair; at most the last one stands.
+    alarms: Vec<Alarm>,
+    tally: Tally,
+}
+
+impl<'a> Watch<'a> {
+    fn new(policy: &'a AlertPolicy, window_ms: i64, horizon_ms: i64) -> Self {
+        let (failed, repaired) = (PlantTime::MIN, PlantTime::MIN);
+        let (track, alarms, tally) = Default::default();
+        Watch { policy, window_ms, horizon_ms, track, failed, repaired, alarms, tally }
+    }
+
+    /// As the processor's desk does it.
+    fn observe(&mut self, start: PlantTime, end: PlantTime, strength: f64) {
+        let policy = &self.policy.scores;
+        let quiet = self.policy.is_quiet(start, self.failed, self.repaired);
+        self.track.observe(policy, Slot { start, length_ms: self.window_ms, quiet }, strength);
+        match self.alarms.last_mut().filter(|a| a.closed.is_none()) {
+            Some(alarm) if self.track.has_faded(policy) => {
+                alarm.closed = Some(end);
+                self.track.clear();
+            }
+            Some(alarm) if strength >= 1.0 => alarm.crossed = end,
+            Some(_) => {}
+            None if self.track.opens(policy).is_some() => {
+                self.alarms.push(Alarm { opened: end, crossed: end, closed: None });
+            }
+            None => {}
+        }
+    }
+
+    fn happens(&mut self, at: PlantTime, event: Event, is_seen: bool) {
+        match event {
+            Event::Failure { own } => {
+                let counts = own && is_seen;
+                self.tally.failures += usize::from(counts);
+                self.end(at, if counts { End::Failed } else { End::FailedOtherwise });
+                self.failed = at;
+            }
+            Event::Repair { own } => {
+                if own {
+                    self.end(at, End::Repaired);
+                } else if self.alarms.last().is_none_or(|a| a.closed.is_some()) {
+                    self.track.clear();
+                }
+                self.repaired = at;
+            }
+        }
+    }
+
+    /// Judges the alarms since the last end.
+    fn end(&mut self, at: PlantTime, end: End) {
+        self.track.clear();
+        let mut lead_ms = None;
+        for alarm in std::mem::take(&mut self.alarms) {
+            let is_due = alarm.closed.is_none() || at <= alarm.crossed.plus_millis(self.horizon_ms);
+            // A standing alarm renews its promise: each horizon that passed was one broken.
+            let stood_ms = alarm.closed.map_or(at, |closed| closed.min(at)).millis() - alarm.opened.millis();
+            self.tally.false_alarms += ((stood_ms - 1).max(0) / self.horizon_ms) as usize;
+            match end {
+                End::Failed if is_due => {
+                    let lead = (at.millis() - alarm.opened.millis()).min(self.horizon_ms);
+                    lead_ms = lead_ms.or(Some(lead));
+                }
+                End::Repaired if is_due => {}
+                _ => self.tally.false_alarms += 1,
+            }
+        }
+        if let Some(lead) = lead_ms {
+            self.tally.caught += 1;
+            self.tally.lead_hours.push(lead as f64 / HOUR_MS);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW: i64 = 10;
-
-    fn found(windows: &str) -> Vec<(i64, i64)> {
-        let windows = windows.chars().enumerate().filter(|(_, c)| *c != ' ');
-        let windows = windows.map(|(i, c)| (PlantTime(i as i64 * WINDOW), c == 'x'));
-        episodes(windows, WINDOW, AlertRule::default())
-            .into_iter()
-            .map(|e| (e.opened.millis() / WINDOW, e.last.millis() / WINDOW))
-            .collect()
-    }
-
-    #[test]
-    fn three_of_four_windows_open_an_alert() {
-        assert_eq!(found(".xx.."), []);
-        assert_eq!(found(".xxx."), [(3, 3)]);
-        assert_eq!(found("xx.x."), [(3, 3)]);
-        assert_eq!(found("xx..x"), []);
-        assert_eq!(found("xx    x"), [], "a missing window did not cross");
-    }
-
-    #[test]
-    fn six_quiet_windows_close_it() {
-        assert_eq!(found("xxx.....x....."), [(2, 8)]);
-        assert_eq!(found("xxx......xxx"), [(2, 2), (11, 11)]);
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Figures over single windows.
 
+use std::cmp::Ordering;
+
 use crate::artifact::ModeMetrics;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -43,7 +45,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 /// Area under precision over recall as a step function; windows of one score come together.
 pub fn average_precision(scores: &[f64], positive: &[bool]) -> f64 {
-    Ranking::new(scores, positive).average_precision(|_| 1.0)
+    Ranking::new(scores).average_precision(positive, |_| 1.0)
 }
 
 pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64) -> ModeMetrics {
@@ -55,38 +57,46 @@ pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64) ->
         recall: counts.recall(),
         f1: counts.f1(),
         average_precision: average_precision(scores, positive),
+        brier: brier(scores, positive),
     }
 }
 
-/// Windows from the highest score down, sorted once and weighed many times.
+/// Mean squared difference of probability and outcome; 0 of nothing.
+fn brier(probabilities: &[f64], positive: &[bool]) -> f64 {
+    let squared = |(p, positive): (&f64, &bool)| (p - f64::from(u8::from(*positive))).powi(2);
+    probabilities.iter().zip(positive).map(squared).sum::<f64>() / probabilities.len().max(1) as f64
+}
+
+/// Windows from the highest score down, sorted once, and weighed or held against other outcomes many times.
 pub struct Ranking {
-    /// Row, and whether it is positive; ends of runs of equal scores in `ends`.
-    order: Vec<(usize, bool)>,
+    order: Vec<usize>,
+    /// Ends of the runs of equal scores in `order`.
     ends: Vec<usize>,
 }
 
 impl Ranking {
-    pub fn new(scores: &[f64], positive: &[bool]) -> Self {
-        let mut rows: Vec<usize> = (0..scores.len()).collect();
-        rows.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-        let last_of_run = |i: &usize| rows.get(i + 1).is_none_or(|next| scores[*next] != scores[rows[*i]]);
-        let ends = (0..rows.len()).filter(last_of_run).collect();
-        Ranking { order: rows.into_iter().map(|row| (row, positive[row])).collect(), ends }
+    pub fn new<S: PartialOrd>(scores: &[S]) -> Self {
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        // Scores are never NaN; one would only be out of place.
+        order.sort_by(|a, b| scores[*b].partial_cmp(&scores[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b)));
+        let last_of_run = |i: &usize| order.get(i + 1).is_none_or(|next| scores[*next] != scores[order[*i]]);
+        let ends = (0..order.len()).filter(last_of_run).collect();
+        Ranking { order, ends }
     }
 
     /// 0 without a positive window.
-    pub fn average_precision(&self, weight: impl Fn(usize) -> f64) -> f64 {
-        let total: f64 = self.order.iter().filter(|(_, positive)| *positive).map(|(row, _)| weight(*row)).sum();
+    pub fn average_precision(&self, positive: &[bool], weight: impl Fn(usize) -> f64) -> f64 {
+        let total: f64 = self.order.iter().filter(|row| positive[**row]).map(|row| weight(*row)).sum();
         if total <= 0.0 {
             return 0.0;
         }
         let (mut seen, mut hit, mut area, mut start) = (0.0, 0.0, 0.0, 0);
         for end in &self.ends {
             let before = hit;
-            for (row, positive) in &self.order[start..=*end] {
+            for row in &self.order[start..=*end] {
                 let weight = weight(*row);
                 seen += weight;
-                hit += if *positive { weight } else { 0.0 };
+                hit += if positive[*row] { weight } else { 0.0 };
             }
             if hit > before {
                 area += (hit - before) / total * (hit / seen);
@@ -121,8 +131,13 @@ mod tests {
     #[test]
     fn weights_are_repetitions() {
         let (scores, positive) = ([0.9, 0.8, 0.7], [false, true, true]);
-        let weighed = Ranking::new(&scores, &positive).average_precision(|row| [2.0, 1.0, 0.0][row]);
+        let weighed = Ranking::new(&scores).average_precision(&positive, |row| [2.0, 1.0, 0.0][row]);
         assert!((weighed - average_precision(&[0.9, 0.9, 0.8], &[false, false, true])).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_brier_score_is_the_one_worked_out_by_hand() {
+        assert!((brier(&[0.9, 0.2], &[true, false]) - (0.01 + 0.04) / 2.0).abs() < 1e-12);
     }
 
     #[test]

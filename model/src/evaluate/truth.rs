@@ -5,69 +5,58 @@ use std::collections::HashMap;
 use proto::{asset::AssetId, time::PlantTime};
 use serde::Deserialize;
 
-/// A file of more faults than this is not one of ours.
-const FAULTS_MAX: usize = 1_000_000;
-/// The oracle's certainty grows with the hours since the onset; at this many it is even.
-const HALF_HOURS: f64 = 24.0;
+/// A file of more lines than this is not one of ours.
+pub const LINES_MAX: usize = 10_000_000;
 
-/// One fault, as the simulator knows it.
+/// Wear at one instant, one JSON object a line; a machine that is sound has no line.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Fault {
+#[serde(deny_unknown_fields)]
+struct Wear {
     machine: AssetId,
     mode: String,
-    onset: PlantTime,
-    ending: Ending,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Ending {
-    Failed(PlantTime),
-    Recovered(PlantTime),
-    Open,
+    /// End of the window.
+    time: PlantTime,
+    /// Of what the part stands: 0 at the onset, 1 at the failure.
+    share: f64,
 }
 
 #[derive(Debug, Default)]
 pub struct Truth {
-    /// Onset and end of every fault.
-    faults: HashMap<(AssetId, String), Vec<(PlantTime, PlantTime)>>,
+    /// Share by machine, mode and time.
+    wear: HashMap<AssetId, HashMap<(String, PlantTime), f64>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum TruthError {
     #[error("line {line}: {error}")]
     Line { line: usize, error: serde_json::Error },
-    #[error("more than {FAULTS_MAX} lines")]
+    #[error("line {line}: `share` is not a number from 0 to 1")]
+    Share { line: usize },
+    #[error("more than {LINES_MAX} lines")]
     TooMany,
 }
 
 impl Truth {
-    /// One JSON object per line.
     pub fn parse(text: &str) -> Result<Self, TruthError> {
         let mut truth = Truth::default();
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            if i >= FAULTS_MAX {
+        for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
+            if line > LINES_MAX {
                 return Err(TruthError::TooMany);
             }
-            let fault: Fault = serde_json::from_str(line).map_err(|error| TruthError::Line { line: i + 1, error })?;
-            let end = match fault.ending {
-                Ending::Failed(at) | Ending::Recovered(at) => at,
-                Ending::Open => PlantTime(i64::MAX),
-            };
-            truth.faults.entry((fault.machine, fault.mode)).or_default().push((fault.onset, end));
+            let wear: Wear = serde_json::from_str(text).map_err(|error| TruthError::Line { line, error })?;
+            if !(0.0..=1.0).contains(&wear.share) {
+                return Err(TruthError::Share { line });
+            }
+            truth.wear.entry(wear.machine).or_default().insert((wear.mode, wear.time), wear.share);
         }
         Ok(truth)
     }
 
-    /// How long the fault has been going on at `at`, on a scale from 0 (none) towards 1. How it will end is not told:
-    /// even who sees the wear does not know when it will be enough.
-    pub fn progress(&self, machine: &AssetId, mode: &str, at: PlantTime) -> f64 {
-        let faults = self.faults.get(&(machine.clone(), mode.to_owned())).map_or(&[][..], Vec::as_slice);
-        let current = faults.iter().find(|(onset, end)| *onset < at && at <= *end);
-        current.map_or(0.0, |(onset, _)| {
-            let hours = (at.millis() - onset.millis()) as f64 / 3_600_000.0;
-            hours / (hours + HALF_HOURS)
-        })
+    /// Wear of the part at the end of a window, 0 to 1. How fast it will go on, and whether it will stop by itself, is
+    /// not told: even who sees the wear does not know when it will be enough.
+    pub fn share(&self, machine: &AssetId, mode: &str, end: PlantTime) -> f64 {
+        let own = self.wear.get(machine);
+        own.and_then(|own| own.get(&(mode.to_owned(), end))).copied().unwrap_or(0.0)
     }
 }
 
@@ -76,14 +65,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_grows_from_onset_to_end() {
-        let file = r#"{"machine":"m1","mode":"slip","onset":0,"ending":{"failed":86400000}}
-            {"machine":"m1","mode":"heat","onset":5,"ending":"open"}"#;
+    fn the_share_is_the_one_at_the_windows_end() {
+        let file = "{\"machine\":\"m1\",\"mode\":\"slip\",\"time\":600000,\"share\":0.25}\n\n\
+                    {\"machine\":\"m1\",\"mode\":\"heat\",\"time\":600000,\"share\":1}\n";
         let truth = Truth::parse(file).unwrap();
         let machine = AssetId::new("m1").unwrap();
-        let at = |hours: i64| truth.progress(&machine, "slip", PlantTime(hours * 3_600_000));
-        assert_eq!((at(0), at(24), at(25)), (0.0, 0.5, 0.0));
-        assert!(at(6) > 0.0 && at(6) < at(12));
-        assert!(matches!(Truth::parse("\n{}"), Err(TruthError::Line { line: 2, .. })));
+        let at = |mode: &str, ms| truth.share(&machine, mode, PlantTime(ms));
+        assert_eq!((at("slip", 600_000), at("heat", 600_000), at("slip", 0)), (0.25, 1.0, 0.0));
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        let refusal = |text: &str| Truth::parse(text).unwrap_err().to_string();
+        assert!(refusal("\n{}").starts_with("line 2: missing field"));
+        let share = "{\"machine\":\"m1\",\"mode\":\"slip\",\"time\":0,\"share\":1.5}";
+        assert!(refusal(share).starts_with("line 1: `share`"));
+        assert!(refusal("{\"machine\":\"m/1\",\"mode\":\"slip\",\"time\":0,\"share\":1}").starts_with("line 1: "));
     }
 }

@@ -101,7 +101,7 @@ fn learning_rate(epoch: usize, settings: &TrainSettings) -> f64 {
 fn mean_average_precision(dataset: &Dataset, rows: &[usize], modes: &[usize], logits: &[Vec<f32>]) -> f64 {
     let of_head = |(head, mode): (usize, &usize)| {
         let scores: Vec<f64> = logits.iter().map(|l| f64::from(l[head])).collect();
-        let positive: Vec<bool> = rows.iter().map(|r| dataset.rows[*r].is_positive(*mode)).collect();
+        let positive = dataset.positive(rows, *mode);
         positive.contains(&true).then(|| average_precision(&scores, &positive))
     };
     let values: Vec<f64> = modes.iter().enumerate().filter_map(of_head).collect();

@@ -3,8 +3,7 @@
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::TrainSettings;
-use crate::dataset::Dataset;
+use crate::{dataset::Dataset, settings::TrainSettings};
 
 /// A class weight above this makes single rows decide the gradient.
 const CLASS_WEIGHT_MAX: f64 = 20.0;

@@ -1,5 +1,10 @@
 use super::*;
-use crate::{dataset::synthetic, score::Scorer};
+use crate::{
+    artifact::Shortage,
+    dataset::{split::Split, synthetic},
+    score::Scorer,
+    settings::{Borders, SplitShares},
+};
 
 fn settings() -> TrainSettings {
     TrainSettings { horizon_hours: 12.0, rows_max: 1_500, epochs_max: 3, ..TrainSettings::default() }
@@ -23,24 +28,76 @@ fn what_is_trained_can_be_loaded_and_scores_as_in_training() {
     assert_eq!(scorer.version(), trained.report.version);
     assert_eq!(scorer.horizon_ms(), 12 * 3_600_000);
     let names = &scorer.schema().names;
-    let golden = &trained.artifact.golden;
-    let values = names.iter().cloned().zip(golden.features.iter().copied()).collect();
-    let score = scorer.score_features(&golden.kind, &values).unwrap();
-    for (a, b) in score.probabilities.iter().zip(&golden.probabilities) {
-        assert!((a - b).abs() < 1e-6, "{a} {b}");
+    assert!((2..=3).contains(&trained.artifact.golden.len()));
+    for golden in &trained.artifact.golden {
+        assert!(golden.features.iter().all(|v| v.is_finite()), "a missing value tries no weight");
+        let values = names.iter().cloned().zip(golden.features.iter().copied()).collect();
+        let score = scorer.score_features(&golden.kind, &values).unwrap();
+        for (a, b) in score.probabilities.iter().zip(&golden.probabilities) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
     }
 }
 
 #[test]
-fn a_mode_with_too_few_failures_is_left_to_the_rules() {
+fn a_mode_with_too_few_failures_to_learn_from_is_left_to_the_rules() {
     let dataset = synthetic::xor_plant(3, 4, 40);
-    let failures = dataset.failures_by_mode();
+    let split = Split::at(&dataset, &Borders::of(&dataset, settings().split));
+    let failures = [0, 1].map(|mode| dataset.failures_ahead(&split.train, mode));
     let (few, many) = if failures[0] < failures[1] { (0, 1) } else { (1, 0) };
-    let between = TrainSettings { min_failures: failures[few] + 1, ..settings() };
-    let trained = train(&dataset, &between, 0, &mut |_| {}).unwrap();
-    assert_eq!(trained.report.refused, [RefusedMode { mode: dataset.modes[few].clone(), failures: failures[few] }]);
+    let min_failures = failures[few] + 1;
+    let trained = train(&dataset, &TrainSettings { min_failures, ..settings() }, 0, &mut |_| {}).unwrap();
+    let shortage = Shortage::Needed(min_failures);
+    let refused = vec![RefusedMode { mode: dataset.modes[few].clone(), failures: failures[few], shortage }];
+    assert_eq!((&trained.report.refused, &trained.artifact.origin.refused), (&refused, &refused));
     assert_eq!(trained.artifact.heads.iter().map(|h| &h.mode).collect::<Vec<_>>(), [&dataset.modes[many]]);
     let all = TrainSettings { min_failures: 1_000, ..settings() };
     let error = train(&dataset, &all, 0, &mut |_| {}).unwrap_err().to_string();
-    assert!(error.contains(&format!("has {} failures", failures[few])) && error.contains("1000 are needed"), "{error}");
+    let reason = format!("has {} failures to learn from, 1000 are needed", failures[few]);
+    assert!(error.contains(&reason), "{error}");
+}
+
+#[test]
+fn a_mode_that_a_slice_never_sees_is_refused_by_the_slices_name() {
+    let mut dataset = synthetic::xor_plant(3, 4, 40);
+    let borders = Borders::of(&dataset, settings().split);
+    for machine in &mut dataset.machines {
+        machine.life.failures.retain(|f| f.mode != Some(0) || f.at < borders.calibration_end);
+    }
+    let trained = train(&dataset, &settings(), 0, &mut |_| {}).unwrap();
+    let [refused] = trained.report.refused.as_slice() else { panic!("{:?}", trained.report.refused) };
+    assert!(refused.to_string().ends_with("failures to learn from and none in the test slice"), "{refused}");
+}
+
+#[test]
+fn an_archive_too_short_for_its_slices_names_the_first_empty_one() {
+    let dataset = synthetic::xor_plant(3, 4, 2);
+    let error = train(&dataset, &settings(), 0, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("the validation slice is empty"), "{error}");
+}
+
+#[test]
+fn a_head_is_calibrated_where_enough_failures_are_and_says_so() {
+    let dataset = synthetic::xor_plant(3, 4, 40);
+    let trained = train(&dataset, &settings(), 0, &mut |_| {}).unwrap();
+    let split = Split::at(&dataset, &trained.artifact.origin.borders);
+    for (head, mode) in trained.artifact.heads.iter().zip(0..) {
+        let enough = dataset.failures_ahead(&split.calibration, mode) >= CALIBRATION_FAILURES_MIN;
+        assert_eq!(head.calibrated, enough);
+    }
+    let kept = Artifact::decode(&trained.bytes).unwrap();
+    let said: Vec<bool> = trained.report.heads.iter().map(|h| h.calibrated).collect();
+    assert_eq!(kept.heads.iter().map(|h| h.calibrated).collect::<Vec<_>>(), said);
+    let brief = TrainSettings { split: SplitShares { calibration: 0.05, ..settings().split }, ..settings() };
+    let trained = train(&dataset, &brief, 0, &mut |_| {}).unwrap();
+    assert!(trained.report.heads.iter().all(|h| !h.calibrated), "{:?}", trained.report.heads);
+}
+
+#[test]
+fn a_run_can_be_repeated_from_its_artefact() {
+    let dataset = synthetic::xor_plant(3, 4, 40);
+    let first = train(&dataset, &settings(), 5, &mut |_| {}).unwrap();
+    let kept = Artifact::decode(&first.bytes).unwrap().origin;
+    assert_eq!(kept.settings, settings());
+    assert!(train(&dataset, &kept.settings, 5, &mut |_| {}).unwrap().bytes == first.bytes);
 }

@@ -2,13 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use model::policy::{AlertPolicy, Policy};
 use proto::asset::AssetId;
 use serde::{Deserialize, Serialize};
-
-/// Bounds the history kept per machine and mode.
-pub const OF_WINDOWS_MAX: u32 = 64;
-
-const HOUR_MS: i64 = 3_600_000;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,29 +24,16 @@ pub struct AlertConfig {
 
 impl Default for AlertConfig {
     fn default() -> Self {
+        let AlertPolicy { scores, quiet_after_repair_ms, down_after_failure_ms } = AlertPolicy::default();
         Self {
-            scores: Policy { open_windows: 3, of_windows: 4, close_factor: 0.6, close_windows: 6 },
+            scores,
             second_mode_probability: 0.5,
             critical_probability: 0.8,
-            quiet_after_repair_ms: 2 * HOUR_MS,
-            down_after_failure_ms: 24 * HOUR_MS,
+            quiet_after_repair_ms,
+            down_after_failure_ms,
             rules: RuleConfig::default(),
         }
     }
-}
-
-/// m-of-n to open, hysteresis to close.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Policy {
-    /// So many windows at or above the threshold open an alert...
-    pub open_windows: u32,
-    /// ... out of so many window lengths up to the newest window; a missing window did not cross.
-    pub of_windows: u32,
-    /// Below threshold times this a window counts towards closing.
-    pub close_factor: f64,
-    /// So many of those in a row close it.
-    pub close_windows: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,6 +101,12 @@ pub struct InvalidAlertConfig {
 }
 
 impl AlertConfig {
+    /// What evaluation counts by, too.
+    pub fn policy(&self) -> AlertPolicy {
+        let Self { scores, quiet_after_repair_ms, down_after_failure_ms, .. } = *self;
+        AlertPolicy { scores, quiet_after_repair_ms, down_after_failure_ms }
+    }
+
     pub fn check(&self) -> Result<(), InvalidAlertConfig> {
         let probability = |p: f64| (0.0..=1.0).contains(&p);
         let limit_is_ordered = |l: &Limit| match (l.low, l.high) {
@@ -126,8 +115,8 @@ impl AlertConfig {
             (low, high) => low.or(high).is_some_and(f64::is_finite),
         };
         let demands = [
-            (self.scores.fits(), "scores", POLICY_ALLOWED),
-            (self.rules.policy.fits(), "rules.policy", POLICY_ALLOWED),
+            (self.scores.fits(), "scores", Policy::ALLOWED),
+            (self.rules.policy.fits(), "rules.policy", Policy::ALLOWED),
             (probability(self.second_mode_probability), "second_mode_probability", "0 to 1"),
             (probability(self.critical_probability), "critical_probability", "0 to 1"),
             (self.quiet_after_repair_ms >= 0, "quiet_after_repair_ms", "0 or more"),
@@ -139,18 +128,6 @@ impl AlertConfig {
             Some((_, key, allowed)) => Err(InvalidAlertConfig { key, allowed }),
             None => Ok(()),
         }
-    }
-}
-
-const POLICY_ALLOWED: &str = "1 <= open_windows <= of_windows <= 64, 0 < close_factor <= 1, close_windows >= 1";
-
-impl Policy {
-    fn fits(&self) -> bool {
-        (1..=self.of_windows).contains(&self.open_windows)
-            && self.of_windows <= OF_WINDOWS_MAX
-            && self.close_factor > 0.0
-            && self.close_factor <= 1.0
-            && self.close_windows >= 1
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::features::WindowFeatures;
+use model::{
+    features::WindowFeatures,
+    policy::{Slot, Track},
+};
 use proto::{
     time::PlantTime,
     wire::{
@@ -16,7 +19,6 @@ use super::{
     AcknowledgeError, Scored,
     config::AlertConfig,
     opening::{ScoredMode, rule_alert, score_alert, update_rule, update_score},
-    policy::{Slot, Track},
     rules::{self, Finding, Rule},
 };
 
@@ -158,9 +160,8 @@ impl MachineDesk {
 
     fn slot(&self, config: &AlertConfig, window: &WindowFeatures) -> Slot {
         let start = window.start;
-        let running_in = start < self.repaired.plus_millis(config.quiet_after_repair_ms);
-        let down = self.failed > self.repaired && start < self.failed.plus_millis(config.down_after_failure_ms);
-        Slot { start, length_ms: window.end.millis().saturating_sub(start.millis()), quiet: running_in || down }
+        let quiet = config.policy().is_quiet(start, self.failed, self.repaired);
+        Slot { start, length_ms: window.end.millis().saturating_sub(start.millis()), quiet }
     }
 
     fn open_alert(&mut self, alert: Alert) -> Alert {

@@ -1,18 +1,19 @@
 //! What really goes on in a simulated plant: for tests, and for the oracle that a model is measured against.
 //! It is computed apart from the source, from the same configuration, and never published.
 
+use std::io::{self, Write};
+
 use proto::{asset::AssetId, time::PlantTime};
-use serde::Serialize;
 
 use super::{
     Simulator,
     config::SimulatorConfig,
-    wear::{Change, Mode},
+    wear::{Change, Mode, Wear},
 };
 use crate::source::SourceError;
 
 /// One fault of one machine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Degradation {
     pub machine: AssetId,
     pub mode: Mode,
@@ -20,8 +21,7 @@ pub struct Degradation {
     pub ending: Ending,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Failed(PlantTime),
     /// It stopped by itself.
@@ -30,12 +30,12 @@ pub enum Ending {
     Open,
 }
 
-/// Wear of a machine at one instant.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WearLevel {
-    pub mode: Mode,
-    /// 0 at the onset, 1 at the failure.
-    pub share: f64,
+#[derive(Debug, thiserror::Error)]
+pub enum TruthError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("the truth can't be written: {0}")]
+    Write(#[from] io::Error),
 }
 
 /// Every degradation that begins up to `until`, by onset.
@@ -59,27 +59,41 @@ pub fn degradations(config: &SimulatorConfig, until: PlantTime) -> Result<Vec<De
     Ok(log)
 }
 
-/// Shows `see` the wear of each machine (by its place in the configuration) at each sampling instant up to `until`.
-pub fn wear(
+/// Writes the wear of each machine at every multiple of `step_ms` up to `until`: one JSON object a line, as
+/// `model evaluate --truth` reads it: `machine`, `mode`, `time` (ms) and `share`, 0 at the onset and 1 at the failure.
+/// A sound machine has no line. With the window length as the step, times are the ends of windows.
+pub fn write_wear(
     config: &SimulatorConfig,
     until: PlantTime,
-    mut see: impl FnMut(PlantTime, usize, Option<WearLevel>),
-) -> Result<(), SourceError> {
-    walk(config, until, |time, index, wear, _| see(time, index, wear))
+    step_ms: i64,
+    out: &mut impl Write,
+) -> Result<(), TruthError> {
+    let mut written = Ok(());
+    walk(config, until, |time, index, wear, change| {
+        if written.is_err() || time.millis().rem_euclid(step_ms.max(1)) != 0 {
+            return;
+        }
+        let wear = match change {
+            Change::Failed(mode) => Some((mode, 1.0)),
+            _ => wear.map(|w| (w.mode, w.share())),
+        };
+        let Some((mode, share)) = wear else { return };
+        let (machine, mode, time) = (&config.machines[index].id, mode.name(), time.millis());
+        // Names of machines and modes have no character that JSON would escape.
+        written = writeln!(out, r#"{{"machine":"{machine}","mode":"{mode}","time":{time},"share":{share}}}"#);
+    })?;
+    Ok(written?)
 }
 
 fn walk(
     config: &SimulatorConfig,
     until: PlantTime,
-    mut see: impl FnMut(PlantTime, usize, Option<WearLevel>, Change),
+    mut see: impl FnMut(PlantTime, usize, Option<&Wear>, Change),
 ) -> Result<(), SourceError> {
     let mut simulator = Simulator::new(config, None)?;
     let mut unpublished = Vec::new();
     while simulator.next <= until {
-        simulator.tick(&mut unpublished, |time, index, machine, change| {
-            let wear = machine.wear().map(|w| WearLevel { mode: w.mode, share: w.share() });
-            see(time, index, wear, change);
-        });
+        simulator.tick(&mut unpublished, |time, index, machine, change| see(time, index, machine.wear(), change));
         unpublished.clear();
     }
     Ok(())

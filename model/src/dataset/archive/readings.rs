@@ -1,6 +1,6 @@
 //! Readings by machine in plain columns, with the names as small numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use polars::prelude::{Column, DataFrame, DataType, PlSmallStr, PolarsError, PolarsResult, TimeUnit, TimeZone};
 use proto::{archive::column, time::PlantTime};
@@ -10,8 +10,8 @@ use crate::features::clean::flag;
 pub const COLUMNS: &[&str] =
     &[column::MACHINE, column::SENSOR, column::TIME, column::VALUE, column::UNIT, column::QUALITY, column::FLAGS];
 
-/// Names of sensors, or of units; a frame that has more of them is not from a plant.
-const NAMES_MAX: usize = 1 << 16;
+/// Names of sensors, or of units, as many as ids have numbers; an archive that has more is not from a plant.
+const NAMES_MAX: usize = u16::MAX as usize + 1;
 
 #[derive(Default)]
 pub struct Readings {
@@ -34,18 +34,21 @@ struct Machine {
 }
 
 #[derive(Default)]
-struct Names(Vec<String>);
+struct Names {
+    names: Vec<String>,
+    ids: HashMap<String, u16>,
+}
 
 impl Names {
     fn id(&mut self, name: &str) -> PolarsResult<u16> {
-        let at = self.0.iter().position(|n| n == name).unwrap_or_else(|| {
-            self.0.push(name.to_owned());
-            self.0.len() - 1
-        });
-        if at >= NAMES_MAX {
-            return Err(PolarsError::ComputeError(format!("more than {NAMES_MAX} names").into()));
+        if let Some(id) = self.ids.get(name) {
+            return Ok(*id);
         }
-        Ok(at as u16)
+        let id = u16::try_from(self.names.len())
+            .map_err(|_| PolarsError::ComputeError(format!("more than {NAMES_MAX} names").into()))?;
+        self.names.push(name.to_owned());
+        self.ids.insert(name.to_owned(), id);
+        Ok(id)
     }
 }
 
@@ -93,7 +96,7 @@ impl Readings {
     /// One frame per machine, in the archive's columns.
     pub fn into_frames(self) -> impl Iterator<Item = PolarsResult<DataFrame>> {
         let Readings { machines, sensors, units, .. } = self;
-        machines.into_iter().map(move |(name, machine)| machine.into_frame(&name, &sensors.0, &units.0))
+        machines.into_iter().map(move |(name, machine)| machine.into_frame(&name, &sensors.names, &units.names))
     }
 }
 

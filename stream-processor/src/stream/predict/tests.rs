@@ -1,6 +1,6 @@
 use super::*;
 use model::{
-    artifact::{Artifact, Golden, Head, Origin},
+    artifact::{Artifact, Head, Origin},
     calibration::Platt,
     features::FeatureSchema,
     forward::{Dense, Encoder, Network},
@@ -23,17 +23,16 @@ fn scorer(config: &StreamConfig) -> Scorer {
     let weight: Vec<f32> = (0..2).flat_map(row).collect();
     let dense = Dense { inputs: names.len() + 1, outputs: 2, weight, bias: vec![0.1, -0.2] };
     let (mean, std) = (vec![20.0; names.len()], vec![50.0; names.len()]);
-    let head = |mode: &str| Head { mode: mode.into(), platt: Platt { slope: 0.1, intercept: 0.0 }, threshold: 0.5 };
-    let golden = Golden { kind: press(), features: vec![], probabilities: vec![] };
-    let (data_sha256, commit, metrics) = Default::default();
+    let platt = Platt { slope: 0.1, intercept: 0.0 };
+    let head = |mode: &str| Head { mode: mode.into(), platt, calibrated: true, threshold: 0.5 };
     let model = Artifact {
         config: config.features.clone(),
         horizon_ms: 1,
         encoder: Encoder { kinds: vec![press()], mean, std },
         network: Network::new(vec![dense]).unwrap(),
         heads: vec![head("bearing_wear"), head("imbalance")],
-        golden,
-        origin: Origin { seed: 0, data_sha256, rows: 0, commit, created_ms: 0, metrics },
+        golden: vec![],
+        origin: Origin::default(),
     };
     Scorer::new(model).unwrap()
 }

@@ -1,11 +1,73 @@
-//! m-of-n with hysteresis over one machine's windows: the memory of one mode or rule.
+//! When scores become an alert: m of n windows with hysteresis, and quiet times around failures and repairs.
+//!
+//! One truth for the processor, which alerts by it, and for evaluation, which counts what it would have said.
 
 use std::collections::VecDeque;
 
 use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
-use super::config::Policy;
+/// Bounds the history kept per machine and mode.
+pub const OF_WINDOWS_MAX: u32 = 64;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// How a mode's probability becomes an alert.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AlertPolicy {
+    pub scores: Policy,
+    /// After a repair the windows still show the time before it and the running-in: they open nothing.
+    pub quiet_after_repair_ms: i64,
+    /// After a failure nothing opens until a repair is recorded, at most for so long.
+    pub down_after_failure_ms: i64,
+}
+
+impl Default for AlertPolicy {
+    fn default() -> Self {
+        Self {
+            scores: Policy { open_windows: 3, of_windows: 4, close_factor: 0.6, close_windows: 6 },
+            quiet_after_repair_ms: 2 * HOUR_MS,
+            down_after_failure_ms: 24 * HOUR_MS,
+        }
+    }
+}
+
+impl AlertPolicy {
+    /// Whether a window that starts at `start` can open nothing, after the newest failure and the newest repair.
+    pub fn is_quiet(&self, start: PlantTime, failed: PlantTime, repaired: PlantTime) -> bool {
+        let running_in = start < repaired.plus_millis(self.quiet_after_repair_ms);
+        let down = failed > repaired && start < failed.plus_millis(self.down_after_failure_ms);
+        running_in || down
+    }
+}
+
+/// m-of-n to open, hysteresis to close.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// So many windows at or above the threshold open an alert...
+    pub open_windows: u32,
+    /// ... out of so many window lengths up to the newest window; a missing window did not cross.
+    pub of_windows: u32,
+    /// Below threshold times this a window counts towards closing.
+    pub close_factor: f64,
+    /// So many of those in a row close it.
+    pub close_windows: u32,
+}
+
+impl Policy {
+    pub const ALLOWED: &'static str =
+        "1 <= open_windows <= of_windows <= 64, 0 < close_factor <= 1, close_windows >= 1";
+
+    /// As [`Policy::ALLOWED`] says.
+    pub fn fits(&self) -> bool {
+        (1..=self.of_windows).contains(&self.open_windows)
+            && self.of_windows <= OF_WINDOWS_MAX
+            && self.close_factor > 0.0
+            && self.close_factor <= 1.0
+            && self.close_windows >= 1
+    }
+}
 
 /// Where a window lies in time. Slots are counted in window lengths, so that a silent day does not glue two crossings
 /// together that have nothing to do with each other.
@@ -17,6 +79,7 @@ pub struct Slot {
     pub quiet: bool,
 }
 
+/// The memory of one mode or rule of one machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Track {
     /// Windows of the last n slots that crossed, oldest first.
@@ -129,6 +192,15 @@ mod tests {
         (9..11).for_each(|n| track.observe(&POLICY, slot(n), 0.1));
         (11..14).for_each(|n| track.observe(&POLICY, slot(n), 2.0));
         assert_eq!(track.opens(&POLICY), Some(PlantTime(110)));
+    }
+
+    #[test]
+    fn it_is_quiet_while_broken_and_running_in() {
+        let policy = AlertPolicy::default();
+        let at = |hour: i64| PlantTime(hour * HOUR_MS);
+        let quiet = |hour: i64, repaired: i64| policy.is_quiet(at(hour), at(100), at(repaired));
+        assert!(quiet(100, 0) && quiet(123, 0) && !quiet(124, 0), "down for a day when nobody records the repair");
+        assert!(quiet(104, 104) && quiet(105, 104) && !quiet(106, 104), "running in for two hours");
     }
 
     #[test]

@@ -1,0 +1,152 @@
+//! What a training run is told; kept in its artefact, so that it can be repeated from there.
+
+use proto::time::PlantTime;
+use serde::{Deserialize, Serialize};
+
+/// Hidden layers, and units in one of them: more would not fit an artefact, nor a gateway.
+const HIDDEN_MAX: usize = 8;
+const UNITS_MAX: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSettings {
+    pub seed: u64,
+    /// How far ahead a failure is to be seen, hours of plant time.
+    pub horizon_hours: f64,
+    /// Sizes of the hidden layers; none: logistic regression.
+    pub hidden: Vec<usize>,
+    /// A mode with fewer failures to learn from is left to the rules.
+    pub min_failures: usize,
+    /// Rows that are trained on at most; a larger slice is sampled, and the sample weighted.
+    pub rows_max: usize,
+    pub epochs_max: usize,
+    /// Epochs without improvement on the validation slice after which training stops.
+    pub patience: usize,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// Share of hidden units that are silenced at each step.
+    pub dropout: f32,
+    /// Noise on the standardized features at each step: few failures must not be learnt by heart.
+    pub input_noise: f32,
+    pub costs: Costs,
+    pub split: SplitShares,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Costs {
+    /// A failure that no alert came before.
+    pub missed_failure: f64,
+    /// A crew sent out for nothing; every one costs trust as well.
+    pub false_alarm: f64,
+}
+
+/// Shares of the time that the dataset spans; the test slice is the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SplitShares {
+    pub train: f64,
+    /// For early stopping and thresholds.
+    pub validation: f64,
+    pub calibration: f64,
+}
+
+/// Where in time the slices ended when a model was trained: whatever is archived later, no row before the last of
+/// them is one that training has not seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Borders {
+    pub train_end: PlantTime,
+    pub validation_end: PlantTime,
+    pub calibration_end: PlantTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("train.{key}: allowed: {allowed}")]
+pub struct InvalidTrainSettings {
+    pub key: &'static str,
+    pub allowed: &'static str,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        TrainSettings {
+            seed: 1,
+            horizon_hours: 24.0,
+            hidden: vec![64, 32],
+            min_failures: 10,
+            rows_max: 40_000,
+            epochs_max: 16,
+            patience: 4,
+            learning_rate: 2e-3,
+            weight_decay: 1e-2,
+            dropout: 0.3,
+            input_noise: 0.3,
+            costs: Costs::default(),
+            split: SplitShares::default(),
+        }
+    }
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Costs { missed_failure: 8.0, false_alarm: 1.0 }
+    }
+}
+
+impl Default for SplitShares {
+    fn default() -> Self {
+        SplitShares { train: 0.52, validation: 0.16, calibration: 0.14 }
+    }
+}
+
+impl TrainSettings {
+    /// ms of plant time.
+    pub fn horizon_ms(&self) -> i64 {
+        (self.horizon_hours * 3_600_000.0) as i64
+    }
+
+    /// What a type can't say.
+    pub fn check(&self) -> Result<(), InvalidTrainSettings> {
+        let TrainSettings { horizon_hours, split, costs, hidden, .. } = self;
+        let share = split.train + split.validation + split.calibration;
+        let slices = split.train > 0.0 && split.validation > 0.0 && split.calibration > 0.0 && share < 1.0;
+        let layers = hidden.len() <= HIDDEN_MAX && hidden.iter().all(|n| (1..=UNITS_MAX).contains(n));
+        let demands = [
+            (*horizon_hours > 0.0 && *horizon_hours <= 10_000.0, "horizon_hours", "above 0 and at most 10000"),
+            (self.min_failures >= 1, "min_failures", "1 or more"),
+            (self.rows_max >= 100, "rows_max", "100 or more"),
+            (self.epochs_max >= 1, "epochs_max", "1 or more"),
+            (self.learning_rate > 0.0 && self.learning_rate <= 1.0, "learning_rate", "above 0 and at most 1"),
+            ((0.0..1.0).contains(&self.weight_decay), "weight_decay", "from 0 to below 1"),
+            ((0.0..1.0).contains(&self.dropout), "dropout", "from 0 to below 1"),
+            ((0.0..10.0).contains(&self.input_noise), "input_noise", "from 0 to below 10"),
+            (layers, "hidden", "at most 8 sizes from 1 to 1024"),
+            (slices, "split", "shares of the time above 0 that leave some for the test"),
+            (costs.missed_failure > 0.0, "costs.missed_failure", "above 0"),
+            (costs.false_alarm > 0.0, "costs.false_alarm", "above 0"),
+        ];
+        match demands.into_iter().find(|(met, ..)| !met) {
+            Some((_, key, allowed)) => Err(InvalidTrainSettings { key, allowed }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_allowed_and_what_cannot_work_is_named() {
+        assert_eq!(TrainSettings::default().check(), Ok(()));
+        let refused = |change: fn(&mut TrainSettings)| {
+            let mut settings = TrainSettings::default();
+            change(&mut settings);
+            settings.check().unwrap_err().key
+        };
+        assert_eq!(refused(|s| s.horizon_hours = f64::NAN), "horizon_hours");
+        assert_eq!(refused(|s| s.split.calibration = 0.0), "split");
+        assert_eq!(refused(|s| s.hidden = vec![0]), "hidden");
+        assert_eq!(refused(|s| s.costs.false_alarm = 0.0), "costs.false_alarm");
+    }
+}

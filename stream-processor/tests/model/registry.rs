@@ -1,0 +1,120 @@
+//! Versions and the pointer, against a real endpoint over HTTP.
+
+use std::net::SocketAddr;
+
+use model::{
+    artifact::{Artifact, Golden, Head, Origin},
+    calibration::Platt,
+    features::{FeatureConfig, FeatureSchema},
+    forward::{Dense, Encoder, Network},
+    registry::{self, Champion, Decision, RegistryError},
+    store::{S3Config, Store},
+};
+use proto::asset::AssetId;
+use stream_processor::embedded::s3::{Keys, S3Server};
+
+fn name(name: &str) -> AssetId {
+    AssetId::new(name).unwrap()
+}
+
+async fn endpoint(folder: &std::path::Path) -> (S3Server, Store) {
+    let keys = Keys { access: "access".into(), secret: "secret".into() };
+    let server = S3Server::start(folder, SocketAddr::from(([127, 0, 0, 1], 0)), "factory", &keys).await.unwrap();
+    let config = S3Config::with_keys(&format!("http://{}", server.addr), "factory", "access", "secret");
+    let store = Store::open(&config).await.unwrap();
+    (server, store)
+}
+
+/// One layer; versions differ by their threshold.
+fn artifact(threshold: f64) -> Artifact {
+    let config = FeatureConfig::default();
+    let features = FeatureSchema::of(&config).names.len();
+    let encoder = Encoder { kinds: vec![name("press")], mean: vec![0.0; features], std: vec![1.0; features] };
+    let weight = (0..encoder.width()).map(|i| (i % 7) as f32 / 70.0).collect();
+    let dense = Dense { inputs: encoder.width(), outputs: 1, weight, bias: vec![0.1] };
+    let mut artifact = Artifact {
+        config,
+        horizon_ms: 1,
+        encoder,
+        network: Network::new(vec![dense]).unwrap(),
+        heads: vec![Head { mode: "slip".into(), platt: Platt::IDENTITY, calibrated: true, threshold }],
+        golden: vec![],
+        origin: Origin::default(),
+    };
+    let row = vec![0.5; features];
+    let probabilities = artifact.probabilities(&artifact.logits(&name("press"), &row));
+    artifact.golden = vec![Golden { kind: name("press"), features: row, probabilities }];
+    artifact
+}
+
+async fn publish(store: &Store, threshold: f64) -> String {
+    let artifact = artifact(threshold);
+    let version = artifact.version().unwrap();
+    registry::publish(store, &name("failure"), &version, artifact.encode().unwrap().into()).await.unwrap();
+    version
+}
+
+fn decided_by(who: &str) -> Decision {
+    Decision { who: who.into(), why: "a test".into(), when_ms: 5 }
+}
+
+#[tokio::test]
+async fn what_is_published_and_promoted_is_what_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    assert!(registry::champion(&store, &model).await.unwrap().is_none());
+    assert!(registry::load_champion(&store, &model).await.unwrap().is_none());
+    let (one, two) = (publish(&store, 0.3).await, publish(&store, 0.4).await);
+    registry::promote(&store, &model, &one, decided_by("ann")).await.unwrap();
+    let champion = registry::promote(&store, &model, &two, decided_by("bob")).await.unwrap();
+    assert_eq!((champion.previous.as_ref(), champion.who.as_str()), (Some(&one), "bob"));
+    assert_eq!(registry::load_champion(&store, &model).await.unwrap().unwrap().version(), two);
+    assert_eq!(registry::load(&store, &model, &one).await.unwrap().heads()[0].threshold, 0.3);
+}
+
+#[tokio::test]
+async fn what_is_missing_or_not_what_it_says_is_never_put_in_charge() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let version = publish(&store, 0.3).await;
+    let missing = registry::promote(&store, &model, "0123456789ab", decided_by("ann")).await.unwrap_err();
+    assert!(matches!(missing, RegistryError::Missing { .. }), "{missing}");
+    let other = artifact(0.4).encode().unwrap();
+    registry::publish(&store, &model, "0123456789ab", other.into()).await.unwrap();
+    let lie = registry::promote(&store, &model, "0123456789ab", decided_by("ann")).await.unwrap_err();
+    assert!(matches!(lie, RegistryError::Artifact { .. }), "{lie}");
+    assert!(registry::champion(&store, &model).await.unwrap().is_none());
+    // A second publication changes nothing.
+    registry::publish(&store, &model, &version, bytes::Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(registry::load(&store, &model, &version).await.unwrap().version(), version);
+}
+
+#[tokio::test]
+async fn of_those_who_promote_at_once_each_follows_another_or_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let mut versions = Vec::new();
+    for i in 1..=6 {
+        versions.push(publish(&store, f64::from(i) / 10.0).await);
+    }
+    let promoting = versions.iter().map(|version| registry::promote(&store, &model, version, decided_by(version)));
+    let outcomes = futures::future::join_all(promoting).await;
+    let (mut promoted, mut told) = (Vec::<Champion>::new(), 0);
+    for outcome in outcomes {
+        match outcome {
+            Ok(champion) => promoted.push(champion),
+            Err(RegistryError::Conflict { .. }) => told += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!((promoted.len() + told, promoted.is_empty()), (versions.len(), false));
+    // Nobody's promotion was overwritten unseen: no two stand on the same one.
+    let mut before: Vec<_> = promoted.iter().map(|c| c.previous.clone()).collect();
+    before.sort();
+    before.dedup();
+    assert_eq!(before.len(), promoted.len(), "{promoted:?}");
+    assert!(promoted.contains(&registry::champion(&store, &model).await.unwrap().unwrap()));
+}
