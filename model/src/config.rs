@@ -64,17 +64,13 @@ impl ModelConfig {
     /// Relative paths in the text begin at the folder of `file`.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let mut config: ModelConfig = proto::config::parse(file, text)?;
-        config.features.check().map_err(|e| refused(file, "features", e.key, e.allowed))?;
-        config.train.check().map_err(|e| refused(file, "train", e.key, e.allowed))?;
+        config.features.check().map_err(|e| ConfigError::setting(file, "features", e.key, e.allowed))?;
+        config.train.check().map_err(|e| ConfigError::setting(file, "train", e.key, e.allowed))?;
         let base = Path::new(file).parent().unwrap_or(Path::new(""));
         let s3 = config.s3.map(|s3| s3.check(base)).transpose();
         config.s3 = s3.map_err(|e| ConfigError::whole(file, e.to_string()))?;
         Ok(config)
     }
-}
-
-fn refused(file: &str, section: &str, key: &str, allowed: &str) -> ConfigError {
-    ConfigError::key(file, &format!("{section}.{key}"), format!("allowed: {allowed}"))
 }
 
 #[cfg(test)]

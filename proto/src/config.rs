@@ -21,6 +21,11 @@ impl ConfigError {
         ConfigError { file: file.into(), line: None, key: format!("`{key}`: "), reason: reason.into() }
     }
 
+    /// An error of a setting whose section has its own check.
+    pub fn setting(file: &str, section: &str, key: &str, allowed: &str) -> Self {
+        Self::key(file, &format!("{section}.{key}"), format!("allowed: {allowed}"))
+    }
+
     /// An error about the file, or one whose reason names the key itself.
     pub fn whole(file: &str, reason: impl Into<String>) -> Self {
         ConfigError { file: file.into(), line: None, key: String::new(), reason: reason.into() }

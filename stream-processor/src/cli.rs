@@ -5,13 +5,17 @@ mod factory;
 mod signals;
 
 use std::{
+    fs,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::{Parser, Subcommand};
-use proto::time::PlantClock;
+use proto::{
+    clock::KeptClock,
+    time::{PlantClock, wall_now_ms},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -27,6 +31,8 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_CONFIG: u8 = 2;
 /// Another processor took over: a supervisor should wait before it starts this one again.
 pub const EXIT_FENCED: u8 = 3;
+/// In the staging folder.
+const CLOCK_FILE: &str = "clock.json";
 
 #[derive(Debug, Parser)]
 #[command(name = "stream-processor", version, about = "Millwright: machine health from sensor to alert", long_about = None)]
@@ -88,6 +94,20 @@ async fn dispatch(cli: Cli) -> ExitCode {
     }
 }
 
+/// Plant time as it went on since the first start; the staging folder remembers that.
+fn plant_clock(config: &ProcessorConfig) -> PlantClock {
+    let file = config.archive.staging.join(CLOCK_FILE);
+    let kept = fs::read(&file).ok().as_deref().and_then(KeptClock::decode);
+    let clock = config.clock.resume(kept, wall_now_ms());
+    let keep = || fs::create_dir_all(&config.archive.staging).and_then(|()| fs::write(&file, clock.encode()));
+    if kept != Some(clock)
+        && let Err(e) = keep()
+    {
+        tracing::warn!(file = %file.display(), error = %e, "the next start can't go on in this plant time");
+    }
+    clock.clock
+}
+
 async fn run(path: PathBuf) -> ExitCode {
     let config = match ProcessorConfig::load(&path) {
         Ok(config) => config,
@@ -99,7 +119,7 @@ async fn run(path: PathBuf) -> ExitCode {
         Err(e) => return fail(&format!("cannot listen for signals: {e}"), 1),
     };
     // The sender is kept: plant time never changes its pace here.
-    let (_pace, clock): (_, watch::Receiver<PlantClock>) = watch::channel(config.clock);
+    let (_pace, clock) = watch::channel(plant_clock(&config));
     let exporter = match telemetry::Exporter::install() {
         Ok(exporter) => exporter,
         Err(e) => return fail(&e.to_string(), 1),

@@ -10,8 +10,8 @@ use model::{config::Registry, features::FeatureConfig, store::S3Config, train::T
 use proto::{
     asset::AssetId,
     broker::{Broker, BrokerConfig},
+    clock::ClockConfig,
     config::{ConfigError, parse},
-    time::PlantClock,
 };
 use serde::Deserialize;
 
@@ -35,7 +35,7 @@ pub struct ProcessorConfig {
     pub model: AssetId,
     /// How often its champion pointer is looked at.
     pub refresh: Duration,
-    pub clock: PlantClock,
+    pub clock: ClockConfig,
 }
 
 #[derive(Deserialize)]
@@ -57,9 +57,10 @@ struct File {
     #[serde(default)]
     model: Registry,
     /// The trainer's, which reads the same file.
-    #[serde(default, rename = "train")]
-    _train: TrainSettings,
-    clock: Option<PlantClock>,
+    #[serde(default)]
+    train: TrainSettings,
+    #[serde(default)]
+    clock: ClockConfig,
 }
 
 fn default_owner() -> String {
@@ -83,15 +84,13 @@ impl ProcessorConfig {
         let file: File = parse(name, text)?;
         file.alerts.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         file.serve.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
-        check_features(name, &file.features)?;
+        file.features.check().map_err(|e| ConfigError::setting(name, "features", e.key, e.allowed))?;
+        file.train.check().map_err(|e| ConfigError::setting(name, "train", e.key, e.allowed))?;
+        file.clock.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         let mqtt = file.mqtt.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
         let s3 = file.s3.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
         if file.archive.staging_bytes_max == 0 {
             return Err(ConfigError::key(name, "archive.staging_bytes_max", "must be above 0"));
-        }
-        let clock = file.clock.unwrap_or(PlantClock::WALL);
-        if !(clock.speed > 0.0 && clock.speed.is_finite()) {
-            return Err(ConfigError::key(name, "clock.speed", "must be above 0"));
         }
         if file.owner.is_empty() || file.owner.len() > 64 || !file.owner.is_ascii() {
             return Err(ConfigError::key(name, "owner", "1 to 64 ASCII characters"));
@@ -108,28 +107,9 @@ impl ProcessorConfig {
             alerts: file.alerts,
             refresh: Duration::from_secs(file.model.refresh_seconds.max(1)),
             model: file.model.name().map_err(|e| ConfigError::whole(name, e.to_string()))?,
-            clock,
+            clock: file.clock,
         })
     }
-}
-
-/// What a type can't say about windows and features.
-fn check_features(name: &str, features: &FeatureConfig) -> Result<(), ConfigError> {
-    let wrong = |key: &str, allowed: &str| Err(ConfigError::key(name, key, format!("must be {allowed}")));
-    let FeatureConfig { window_ms, lateness_ms, sensors, stuck_after } = features;
-    if *window_ms <= 0 {
-        return wrong("features.window_ms", "above 0");
-    }
-    if *lateness_ms < 0 {
-        return wrong("features.lateness_ms", "0 or more");
-    }
-    if sensors.is_empty() || (1..sensors.len()).any(|n| sensors[..n].contains(&sensors[n])) {
-        return wrong("features.sensors", "at least one name, and each only once");
-    }
-    if *stuck_after < 2 {
-        return wrong("features.stuck_after", "at least 2");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -147,7 +127,7 @@ mod tests {
         let config = ProcessorConfig::parse("p.toml", MINIMAL, Path::new("/etc/millwright")).unwrap();
         assert_eq!(config.mqtt.port, 1883);
         assert_eq!(config.archive.staging, Path::new("/etc/millwright/staging"));
-        assert_eq!(config.clock, PlantClock::WALL);
+        assert_eq!(config.clock, ClockConfig::default());
     }
 
     #[test]
@@ -159,17 +139,18 @@ mod tests {
             (format!("{MINIMAL}[serve]\nhttp = \"localhost\"\n"), "p.toml:7: `http`: invalid socket address"),
             (MINIMAL.replace("mill", "mill/hall"), "is not a valid name"),
             (format!("{MINIMAL}[clock]\nwall_origin_ms = 0\nplant_origin = 0\nspeed = 0\n"), "`clock.speed`"),
-            (format!("{MINIMAL}[features]\nwindow_ms = 0\n"), "`features.window_ms`: must be above 0"),
-            (format!("{MINIMAL}[features]\nlateness_ms = -1\n"), "`features.lateness_ms`: must be 0 or more"),
-            (format!("{MINIMAL}[features]\nsensors = []\n"), "`features.sensors`: must be at least one"),
-            (format!("{MINIMAL}[features]\nsensors = [\"a\", \"b\", \"a\"]\n"), "each only once"),
-            (format!("{MINIMAL}[features]\nstuck_after = 1\n"), "`features.stuck_after`: must be at least 2"),
+            (format!("{MINIMAL}[features]\nwindow_ms = 0\n"), "`features.window_ms`: allowed: from 1"),
+            (format!("{MINIMAL}[features]\nlateness_ms = -1\n"), "`features.lateness_ms`: allowed: from 0"),
+            (format!("{MINIMAL}[features]\nsensors = []\n"), "`features.sensors`: allowed: from 1 to 64 names"),
+            (format!("{MINIMAL}[features]\nsensors = [\"a\", \"b\", \"a\"]\n"), "each once"),
+            (format!("{MINIMAL}[features]\nstuck_after = 1\n"), "`features.stuck_after`: allowed: 2 or more"),
             (format!("{MINIMAL}endpoint = \"minio:9000\"\n"), "`s3.endpoint`: `minio:9000` is not http://host:port"),
             (format!("{MINIMAL}access_key_file = \"a\"\n"), "`s3.access_key_file`: needs secret_key_file"),
             (
                 format!("{MINIMAL}[serve]\nhttp = \"0.0.0.0:8080\"\n"),
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
             ),
+            (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
             (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
         ];
         for (text, expected) in cases {

@@ -226,7 +226,7 @@ impl Factory {
             alerts: AlertConfig::default(),
             model: AssetId::new(DEFAULT_NAME)?,
             refresh: REFRESH,
-            clock: PlantClock::WALL,
+            clock: Default::default(),
         };
         let features = settings.features.clone();
         let model_name = settings.model.clone();

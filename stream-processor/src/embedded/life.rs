@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use edge_agent::agent::{AgentHandle, AgentProgress};
+use edge_agent::agent::{AgentError, AgentHandle, AgentProgress};
+use futures::stream::{FuturesUnordered, StreamExt};
 use model::{
     features::FeatureConfig,
     job::{self, JobError, Step, TrainJob},
@@ -75,10 +76,24 @@ impl Life {
         for gateway in opened {
             agents.push(gateway.start(self.clock.subscribe()).map_err(|e| e.to_string())?);
         }
+        let progress = agents.iter().map(AgentHandle::progress).collect();
+        tokio::select! {
+            outcome = self.phases(progress, resume_at, stop) => outcome,
+            error = first_ended(agents) => Err(format!("a gateway has ended: {error}")),
+        }
+    }
+
+    /// Ok when stopped.
+    async fn phases(
+        &mut self,
+        progress: Vec<watch::Receiver<AgentProgress>>,
+        resume_at: PlantTime,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
         if self.state.phase == Phase::History {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = self.history(agents) => self.enter(Phase::Training),
+                () = self.history(&progress) => self.enter(Phase::Training),
             }
         }
         if self.state.phase == Phase::Training {
@@ -95,11 +110,10 @@ impl Life {
     }
 
     /// Ends when the archive holds everything up to the start of live.
-    async fn history(&self, agents: &[AgentHandle]) {
+    async fn history(&self, progress: &[watch::Receiver<AgentProgress>]) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let progress: Vec<_> = agents.iter().map(AgentHandle::progress).collect();
-        let mut last: Vec<Option<Position>> = vec![None; agents.len()];
+        let mut last: Vec<Option<Position>> = vec![None; progress.len()];
         loop {
             looks.tick().await;
             let now: Vec<AgentProgress> = progress.iter().map(|p| *p.borrow()).collect();
@@ -185,6 +199,16 @@ impl Life {
 
     fn report(&self, text: &str, done: f64, detail: String) {
         show(&self.report, &self.board, self.state.phase, text, done, detail);
+    }
+}
+
+/// Why the first gateway that ends by itself does so.
+async fn first_ended(agents: &mut [AgentHandle]) -> AgentError {
+    let mut ended: FuturesUnordered<_> = agents.iter_mut().map(AgentHandle::ended).collect();
+    match ended.next().await {
+        Some(error) => error,
+        // There is no gateway.
+        None => std::future::pending().await,
     }
 }
 
