@@ -11,7 +11,8 @@ use super::*;
 
 async fn endpoint(folder: &Path, bytes_max: u64) -> (S3Server, Store) {
     let keys = Keys { access: "access".into(), secret: "secret".into() };
-    let server = S3Server::bounded(folder, SocketAddr::from(([127, 0, 0, 1], 0)), "factory", &keys, bytes_max).await.unwrap();
+    let server =
+        S3Server::bounded(folder, SocketAddr::from(([127, 0, 0, 1], 0)), "factory", &keys, bytes_max).await.unwrap();
     let config = S3Config::with_keys(&format!("http://{}", server.addr), "factory", "access", "secret");
     (server, Store::open(&config).await.unwrap())
 }
