@@ -192,10 +192,12 @@ impl Durable {
         }
     }
 
-    /// The object has been removed; s3s-fs leaves its checksums behind.
+    /// The object has been removed; s3s-fs leaves its attributes and checksums behind.
     fn forget(&self, bucket: &str, key: &str, bytes: u64) {
         let (bucket, key) = (URL_SAFE_NO_PAD.encode(bucket), URL_SAFE_NO_PAD.encode(key));
-        let _ = fs::remove_file(self.root.join(format!(".bucket-{bucket}.object-{key}.internal.json")));
+        for part in ["metadata", "internal"] {
+            let _ = fs::remove_file(self.root.join(format!(".bucket-{bucket}.object-{key}.{part}.json")));
+        }
         self.room.changed(bytes, 0);
     }
 
