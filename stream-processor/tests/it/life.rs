@@ -77,7 +77,7 @@ fn a_stop_in_the_middle_of_history_is_clean() {
     const HISTORY_DAYS: u32 = 60;
     let folder = tempfile::tempdir().unwrap();
     let factory = Started::new(folder.path(), HISTORY_DAYS);
-    factory.until("10 %");
+    factory.until(" M readings");
     let said = factory.interrupt("history");
     assert!(!said.iter().any(|line| line.contains("training")), "it was to be in the middle of history: {said:#?}");
 }
