@@ -116,14 +116,17 @@ fn a_recorded_day_gives_training_the_same_features() {
 fn births_as_archived_make_the_same_catalogue() {
     let (_, mut rng) = rng();
     let mut stream = Stream::new(config());
-    let derived = stream.apply(log(0, 3, &mut rng), None).unwrap();
+    let log = log(0, 3, &mut rng);
+    let is_birth = |t: &&Taken| matches!(&t.content, Content::Batch { batch, .. } if batch.birth.is_some());
+    let births = log.iter().filter(is_birth).count();
+    let derived = stream.apply(log, None).unwrap();
     let mut catalogue = model::features::Catalogue::default();
     catalogue.absorb_rows(&derived.births).unwrap();
     for machine in catalogue.machines() {
         let live = stream.fleet().catalogue().machine(machine.name.as_str()).unwrap();
         assert_eq!((&live.kind, &live.make, live.installed), (&machine.kind, &machine.make, machine.installed));
     }
-    assert_eq!(derived.births.height(), 4);
+    assert_eq!(derived.births.height(), 4 * births, "two machines of two sensors each");
 }
 
 #[test]
