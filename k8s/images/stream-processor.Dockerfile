@@ -1,9 +1,12 @@
-# docker build -f k8s/images/stream-processor.Dockerfile -t millwright/stream-processor:0.1.0 .
+# docker build -f k8s/images/stream-processor.Dockerfile --build-arg GIT_COMMIT="$(git rev-parse HEAD)" \
+#   -t millwright/stream-processor:0.1.0 .
 #
 # The last stage takes two files from `build`, so a binary built elsewhere can stand in for that stage:
 # docker build --build-context build=DIR ..., with DIR/out/stream-processor and DIR/out/ca-certificates.crt.
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /src
+# Kept in every model that this image trains.
+ARG GIT_COMMIT=""
 COPY . .
 # Static glibc: the image then needs nothing but the program. Naming the target keeps the flag away from build scripts
 # and macros, which can't be static.

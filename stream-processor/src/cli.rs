@@ -60,6 +60,13 @@ enum Command {
     Alerts(crew::AlertsArgs),
     /// Train, evaluate and promote models
     Model(model::cli::ModelArgs),
+    /// What really went on in the factory's plant, for `model evaluate --truth`
+    #[cfg(feature = "embedded")]
+    Truth {
+        /// Folder of the factory
+        #[arg(long, default_value = "data")]
+        data: PathBuf,
+    },
 }
 
 /// Runs what the command line asks for.
@@ -87,6 +94,8 @@ async fn dispatch(cli: Cli) -> ExitCode {
             Err(e) => fail(&format!("{e:#}"), 1),
         },
         Some(Command::Model(args)) => model::cli::run(args).await,
+        #[cfg(feature = "embedded")]
+        Some(Command::Truth { data }) => factory::truth(&data),
         #[cfg(feature = "embedded")]
         None => factory::main(cli.factory).await,
         #[cfg(not(feature = "embedded"))]

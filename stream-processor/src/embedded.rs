@@ -15,6 +15,7 @@ pub mod state;
 mod files;
 pub mod gateways;
 pub mod report;
+pub mod truth;
 mod life;
 
 use std::{

@@ -19,6 +19,7 @@ pub mod serve;
 pub mod crew;
 pub mod telemetry;
 pub mod config;
+mod panics;
 pub mod processor;
 #[cfg(feature = "embedded")]
 pub mod embedded;

@@ -11,7 +11,6 @@ pub mod ledger;
 pub mod throttle;
 
 use std::{
-    any::Any,
     io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -38,6 +37,7 @@ use crate::{
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
     intake::Intake,
+    panics,
     serve::{
         self, ServeError, Services, Serving,
         board::{Board, Part},
@@ -233,7 +233,7 @@ fn spawn(engine: Engine, failed: watch::Sender<Option<Arc<EngineError>>>) -> io:
     let runtime = tokio::runtime::Handle::current();
     thread::Builder::new().name("engine".into()).spawn(move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(engine.run())))
-            .unwrap_or_else(|panic| Err(EngineError::Panic(panic_text(&*panic))));
+            .unwrap_or_else(|panic| Err(EngineError::Panic(panics::text(&*panic))));
         if let Err(error) = outcome {
             tracing::error!(%error, "the engine stops; nothing is lost: gateways keep what is not committed");
             failed.send_replace(Some(Arc::new(error)));
@@ -242,10 +242,4 @@ fn spawn(engine: Engine, failed: watch::Sender<Option<Arc<EngineError>>>) -> io:
         let _ = ended.send(());
     })?;
     Ok(end)
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into()
 }

@@ -21,7 +21,7 @@ use super::{
     parquet::{Encoded, encode, sha256},
     staging::{StagedFile, Staging},
 };
-use crate::{decode::AgentKey, processor::panic_text};
+use crate::{decode::AgentKey, panics};
 
 /// The local disk may be full for a while.
 const RETRY_MS: u64 = 1_000;
@@ -86,7 +86,7 @@ impl Encoder {
 
     fn stage(&mut self, segment: &Segment) -> Result<Option<Staged<Load>>, EncodeError> {
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(&segment.content)))
-            .map_err(|panic| EncodeError::Panic(panic_text(&*panic)))??;
+            .map_err(|panic| EncodeError::Panic(panics::text(&*panic)))??;
         let bytes = encoded.iter().map(|f| f.bytes.len()).sum::<usize>() + segment.snapshot.len();
         if !self.staging.wait_for_room(bytes as u64) {
             return Ok(None);

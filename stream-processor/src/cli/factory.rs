@@ -1,15 +1,22 @@
 //! The embedded factory in the terminal.
 
 use std::{
-    collections::HashMap, convert::Infallible, future::pending, net::SocketAddr, path::PathBuf, process::ExitCode,
-    sync::Arc, time::Instant,
+    collections::HashMap,
+    convert::Infallible,
+    future::pending,
+    io::{BufWriter, stdout},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
 };
 
 use clap::Args;
 use proto::wire::alert::{Alert, AlertState};
 use tokio::sync::watch;
 
-use super::{EXIT_CONFIG, Signals, fail};
+use super::{EXIT_CONFIG, EXIT_FAILED, Signals, fail};
 use crate::{
     alert::text,
     embedded::{
@@ -17,12 +24,21 @@ use crate::{
         report::{Progress, banner, say},
         s3::room,
         state::Phase,
+        truth,
     },
     serve::board::{Board, Cursor, Since, View},
     telemetry,
 };
 
 const GIB_BITS: u32 = 30;
+
+/// To standard output.
+pub fn truth(data: &Path) -> ExitCode {
+    match truth::write(data, &mut BufWriter::new(stdout().lock())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e.to_string(), EXIT_FAILED),
+    }
+}
 
 #[derive(Debug, Args)]
 pub struct Options {

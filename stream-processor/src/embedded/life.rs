@@ -153,8 +153,7 @@ impl Life {
         };
         match job::run(&self.store, job, progress).await {
             Ok((trained, _)) => {
-                let refused =
-                    trained.report.refused.iter().map(|r| format!("; {} has only {} failures", r.mode, r.failures));
+                let refused = trained.report.refused.iter().map(|refused| format!("; {refused}"));
                 let detail = format!("model {}{}", trained.report.version, refused.collect::<String>());
                 self.report("training", 1.0, detail);
                 self.champion.send_modify(|n| *n += 1);

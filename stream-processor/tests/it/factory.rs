@@ -124,13 +124,24 @@ async fn a_fault_raises_its_alert_before_the_failure_and_every_reading_is_archiv
 
 /// As the README says it, while the factory runs.
 async fn evaluate(data: &std::path::Path) {
-    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_stream-processor"));
-    program.args(["model", "evaluate", "--config"]).arg(data.join("model.toml"));
-    let evaluation = tokio::task::spawn_blocking(move || program.output().unwrap());
-    let output = timeout(LIVE_MAX, evaluation).await.expect("an evaluation ends").unwrap();
-    let table = String::from_utf8_lossy(&output.stdout);
+    let program = || std::process::Command::new(env!("CARGO_BIN_EXE_stream-processor"));
+    let truth = data.join("truth.jsonl");
+    let mut command = program();
+    command.args(["truth", "--data"]).arg(data);
+    std::fs::write(&truth, output(command).await).unwrap();
+    let mut command = program();
+    command.args(["model", "evaluate", "--config"]).arg(data.join("model.toml")).arg("--truth").arg(&truth);
+    let table = output(command).await;
+    for part in ["bearing_wear", "mlp", "logistic regression", "single sensor", "always no", "oracle"] {
+        assert!(table.contains(part), "{table}");
+    }
+}
+
+async fn output(mut command: std::process::Command) -> String {
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = timeout(LIVE_MAX, run).await.expect("it ends").unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(table.contains("bearing_wear"), "{table}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Of the model; rules speak before there is one.
