@@ -45,7 +45,7 @@ use crate::{
         predict::LiveModel,
     },
     stream::{Stream, StreamConfig, StreamError},
-    telemetry::{Exporter, Metrics, TelemetryError},
+    telemetry::{self, Exporter, Metrics, TelemetryError},
 };
 use champion::Champion;
 use engine::{Engine, EngineError};
@@ -139,6 +139,7 @@ impl Processor {
             refresh: config.refresh,
             fingerprint: FeatureSchema::of(&config.features).fingerprint(),
             scorer: scorer_out,
+            refused: telemetry::models_refused(&exporter.meter()),
         };
         let champion = tokio::spawn(champion.watch(asked, stop.clone()));
 

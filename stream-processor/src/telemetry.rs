@@ -175,6 +175,11 @@ impl Metrics {
     }
 }
 
+/// For the champion's watch, which is no part of the engine.
+pub fn models_refused(meter: &Meter) -> Counter<u64> {
+    meter.u64_counter("millwright_models_refused").with_description("Champions that could not be used").build()
+}
+
 /// Human lines on a terminal, JSON otherwise. `default` is used where RUST_LOG is not set.
 pub fn init_logs(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

@@ -7,11 +7,12 @@ use model::{
     score::Scorer,
     store::Store,
 };
+use opentelemetry::metrics::Counter;
 use proto::asset::AssetId;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Watches one model name; see [`Champion::look_again`].
+/// Watches one model name.
 pub struct Champion {
     pub store: Store,
     pub name: AssetId,
@@ -19,6 +20,8 @@ pub struct Champion {
     /// Features of the stream: a model of others is refused.
     pub fingerprint: String,
     pub scorer: watch::Sender<Option<Arc<Scorer>>>,
+    /// Champions that could not be used.
+    pub refused: Counter<u64>,
 }
 
 impl Champion {
@@ -36,6 +39,7 @@ impl Champion {
                 }
                 Ok(Look::Refused { version, reason }) => {
                     tracing::error!(version, reason, "the champion can't be used; the model before it stays");
+                    self.refused.add(1, &[]);
                     refused = Some(version);
                 }
                 Err(e) => tracing::warn!(error = %e, "the registry can't be read; the model in charge stays"),

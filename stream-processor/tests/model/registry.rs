@@ -1,6 +1,6 @@
 //! Versions and the pointer, against a real endpoint over HTTP.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{
     artifact::{Artifact, Golden, Head, Origin},
@@ -8,10 +8,22 @@ use model::{
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
     registry::{self, Champion, Decision, RegistryError},
+    score::Scorer,
     store::{S3Config, Store},
 };
-use proto::asset::AssetId;
-use stream_processor::embedded::s3::{Keys, S3Server};
+use proto::{archive::champion_key, asset::AssetId};
+use stream_processor::{
+    embedded::s3::{Keys, S3Server},
+    processor::champion,
+    telemetry::{Exporter, models_refused},
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at the pointer, and at the counter.
+const LOOK: Duration = Duration::from_millis(20);
+/// Far above what it takes; a test that hangs must end.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn name(name: &str) -> AssetId {
     AssetId::new(name).unwrap()
@@ -27,7 +39,10 @@ async fn endpoint(folder: &std::path::Path) -> (S3Server, Store) {
 
 /// One layer; versions differ by their threshold.
 fn artifact(threshold: f64) -> Artifact {
-    let config = FeatureConfig::default();
+    artifact_for(FeatureConfig::default(), threshold)
+}
+
+fn artifact_for(config: FeatureConfig, threshold: f64) -> Artifact {
     let features = FeatureSchema::of(&config).names.len();
     let encoder = Encoder { kinds: vec![name("press")], mean: vec![0.0; features], std: vec![1.0; features] };
     let weight = (0..encoder.width()).map(|i| (i % 7) as f32 / 70.0).collect();
@@ -48,7 +63,10 @@ fn artifact(threshold: f64) -> Artifact {
 }
 
 async fn publish(store: &Store, threshold: f64) -> String {
-    let artifact = artifact(threshold);
+    publish_artifact(store, &artifact(threshold)).await
+}
+
+async fn publish_artifact(store: &Store, artifact: &Artifact) -> String {
     let version = artifact.version().unwrap();
     registry::publish(store, &name("failure"), &version, artifact.encode().unwrap().into()).await.unwrap();
     version
@@ -117,4 +135,83 @@ async fn of_those_who_promote_at_once_each_follows_another_or_is_told() {
     before.dedup();
     assert_eq!(before.len(), promoted.len(), "{promoted:?}");
     assert!(promoted.contains(&registry::champion(&store, &model).await.unwrap().unwrap()));
+}
+
+/// A processor's watch over the pointer.
+struct Watch {
+    scorer: watch::Receiver<Option<Arc<Scorer>>>,
+    exporter: Exporter,
+    stop: CancellationToken,
+    _asked: watch::Sender<u64>,
+}
+
+impl Watch {
+    fn start(store: &Store) -> Self {
+        let exporter = Exporter::install().unwrap();
+        let (out, scorer) = watch::channel(None);
+        let (asked_out, asked) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let watched = champion::Champion {
+            store: store.clone(),
+            name: name("failure"),
+            refresh: LOOK,
+            fingerprint: FeatureSchema::of(&FeatureConfig::default()).fingerprint(),
+            scorer: out,
+            refused: models_refused(&exporter.meter()),
+        };
+        tokio::spawn(watched.watch(asked, stop.clone()));
+        Watch { scorer, exporter, stop, _asked: asked_out }
+    }
+
+    async fn until_in_charge(&mut self, version: &str) {
+        let is_it = |s: &Option<Arc<Scorer>>| s.as_ref().is_some_and(|s| s.version() == version);
+        timeout(WAIT_MAX, self.scorer.wait_for(is_it)).await.expect("in charge in time").unwrap();
+    }
+
+    async fn until_refused(&self, times: u32) {
+        let line = format!("millwright_models_refused_total {times}\n");
+        let counted = async {
+            while !self.exporter.text().contains(&line) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        timeout(WAIT_MAX, counted).await.expect("refused in time");
+    }
+
+    fn in_charge(&self) -> String {
+        self.scorer.borrow().as_ref().expect("one is in charge").version().into()
+    }
+}
+
+#[tokio::test]
+async fn a_champion_that_cannot_be_used_is_refused_and_the_one_in_charge_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let good = publish(&store, 0.3).await;
+    registry::promote(&store, &model, &good, decided_by("ann")).await.unwrap();
+    let mut watch = Watch::start(&store);
+    watch.until_in_charge(&good).await;
+
+    let sensors = vec![name("temperature")];
+    let others = artifact_for(FeatureConfig { sensors, ..FeatureConfig::default() }, 0.3);
+    let for_other_features = publish_artifact(&store, &others).await;
+    registry::promote(&store, &model, &for_other_features, decided_by("bob")).await.unwrap();
+    watch.until_refused(1).await;
+    assert_eq!(watch.in_charge(), good);
+
+    // Nobody can promote this; somebody could still write the pointer.
+    let mut damaged = artifact(0.4).encode().unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    registry::publish(&store, &model, "0123456789ab", damaged.into()).await.unwrap();
+    let pointer =
+        Champion { version: "0123456789ab".into(), ..registry::champion(&store, &model).await.unwrap().unwrap() };
+    store.put(&champion_key(&model), serde_json::to_vec(&pointer).unwrap().into()).await.unwrap();
+    watch.until_refused(2).await;
+    assert_eq!(watch.in_charge(), good);
+
+    let better = publish(&store, 0.5).await;
+    registry::promote(&store, &model, &better, decided_by("cid")).await.unwrap();
+    watch.until_in_charge(&better).await;
+    watch.stop.cancel();
 }
