@@ -221,10 +221,12 @@ impl Stream {
         steps.late += plan.late;
         let mut closed = closed.into_iter().peekable();
         for (at, taken) in run.into_iter().enumerate() {
+            let before = steps.happened.len();
             steps.take(taken);
             while let Some((_, window)) = closed.next_if(|(closed_by, _)| *closed_by == at) {
                 steps.happened.push(Happened::Window(Box::new(window)));
             }
+            steps.happened[before..].sort_by_key(|happened| happened.due(&self.config.features));
         }
     }
 
@@ -329,10 +331,21 @@ pub struct Steps {
     failures: u32,
 }
 
-/// In log order, which is the order in which the alert desk must hear it.
+/// In log order, which is the order in which the alert desk must hear it; and within a batch in the order in which it
+/// would have come in many small ones, so that the pace at which an agent seals changes nothing.
 enum Happened {
     Event(KnownEvent),
     Window(Box<WindowFeatures>),
+}
+
+impl Happened {
+    /// The earliest seal that could have brought it.
+    fn due(&self, config: &FeatureConfig) -> i64 {
+        match self {
+            Happened::Event(known) => known.event.time_ms,
+            Happened::Window(window) => window.end.millis().saturating_add(config.lateness_ms),
+        }
+    }
 }
 
 impl Steps {

@@ -7,6 +7,7 @@ mod components;
 mod console;
 mod factory;
 mod life;
+mod pace;
 mod roles;
 mod start;
 mod store;
