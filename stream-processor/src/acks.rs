@@ -114,13 +114,6 @@ impl Acks {
         }
         acks
     }
-
-    /// When [`Acks::take_due`] has something next, if nothing else happens.
-    pub fn next_due(&self) -> Option<Duration> {
-        let ready = self.due.iter().filter_map(|agent| self.agents.get(agent)).map(Agent::ready_at).min();
-        let repeat = (self.paused && !self.agents.is_empty()).then_some(self.repeat_at);
-        ready.into_iter().chain(repeat).min()
-    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use std::{
 
 use model::store::{Store, StoreError, manifests::ReadError};
 use proto::{
-    archive::{Balance, ManifestError, Shard},
+    archive::{ManifestError, Shard},
     position::Position,
 };
 use serde::Deserialize;
@@ -106,10 +106,6 @@ pub struct ArchiveStatus {
     pub up: bool,
     /// Another writer has taken over: nothing of this one will ever be committed again.
     pub fenced: bool,
-    /// Rows of readings in committed files, as counted in the files.
-    pub readings_archived: u64,
-    /// Sum of what this incarnation committed.
-    pub balance: Balance,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -135,17 +131,6 @@ pub enum ArchiveError {
     Staging { folder: PathBuf, reason: io::Error },
     #[error("the encoder's thread can't be started: {0}")]
     Thread(io::Error),
-}
-
-impl ArchiveError {
-    /// Can opening it again succeed with nothing else changed?
-    pub fn is_transient(&self) -> bool {
-        match self {
-            ArchiveError::Store(e) | ArchiveError::Read(ReadError::Store(e)) => e.is_transient(),
-            ArchiveError::Contended => true,
-            _ => false,
-        }
-    }
 }
 
 /// The one writer of a shard.

@@ -93,7 +93,7 @@ impl SegmentContent {
     }
 }
 
-pub(super) fn add_balance(sum: &mut Balance, more: &Balance) {
+fn add_balance(sum: &mut Balance, more: &Balance) {
     sum.batches += more.batches;
     sum.readings_taken += more.readings_taken;
     sum.readings_archived += more.readings_archived;

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 use model::store::{S3Config, manifests::newest_number, manifests::read_manifest};
 use polars::prelude::{Column, DataFrame};
 use proto::{
-    archive::{Manifest, ManifestKind, column},
+    archive::{Balance, Manifest, ManifestKind, column},
     asset::AssetId,
     position::Epoch,
 };
@@ -88,7 +88,7 @@ async fn what_is_committed_is_what_the_next_writer_starts_from() {
     archive.submit(segment(1)).unwrap();
     let status = until(&archive, |s| s.committed_segments == 1).await;
     assert_eq!(status.committed.get(&agent()), Some(&position(1)));
-    assert_eq!((status.manifest, status.readings_archived, status.balance.readings_taken), (2, 2, 2));
+    assert_eq!(status.manifest, 2);
     archive.submit(segment(2)).unwrap();
     archive.close(true).await;
 
@@ -100,6 +100,7 @@ async fn what_is_committed_is_what_the_next_writer_starts_from() {
     let manifests = manifests(&store).await;
     use ManifestKind::{Commit, Released, Takeover};
     assert_eq!(kinds(&manifests), [(Takeover, 1), (Commit, 1), (Commit, 1), (Released, 1), (Takeover, 5)]);
+    assert_eq!(manifests.iter().map(|m| m.balance.readings_archived).collect::<Vec<_>>(), [0, 2, 2, 0, 0]);
     let named: BTreeSet<&str> = manifests.iter().flat_map(|m| &m.objects).map(|o| o.object.key.as_str()).collect();
     let stored = store.list("archive/v1/readings/", None).await.unwrap();
     assert_eq!(named, stored.iter().map(|o| o.key.as_str()).collect());

@@ -28,7 +28,6 @@ use super::{
     ArchiveStatus,
     commit::{Action, Answer, Committed, Committer, PushError, Staged},
     encoder::Load,
-    pending::add_balance,
     staging::Staging,
 };
 
@@ -155,8 +154,6 @@ impl Uploader {
         }
         self.status.send_modify(|status| {
             status.manifest = manifest.number;
-            add_balance(&mut status.balance, &manifest.balance);
-            status.readings_archived += readings;
             if let Some(load) = &committed.load {
                 status.committed_segments += 1;
                 status.committed = load.positions.clone();
