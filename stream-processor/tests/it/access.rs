@@ -14,17 +14,19 @@ use proto::{
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use stream_processor::embedded::broker::{Broker, Login};
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    sync::mpsc::{Receiver, channel},
     time::timeout,
 };
 
 use crate::components::{find, on_free_port};
 
 const HANGS_AFTER: Duration = Duration::from_secs(30);
+/// Far more than any test here leaves unread.
+const PACKETS_QUEUED_MAX: usize = 256;
 
 struct Client {
     client: AsyncClient,
-    packets: UnboundedReceiver<Incoming>,
+    packets: Receiver<Incoming>,
 }
 
 impl Client {
@@ -34,11 +36,11 @@ impl Client {
             options.set_credentials(name, password);
         }
         let (client, mut events) = AsyncClient::new(options, 16);
-        let (sender, packets) = unbounded_channel();
+        let (sender, packets) = channel(PACKETS_QUEUED_MAX);
         tokio::spawn(async move {
             while let Ok(event) = events.poll().await {
                 if let Event::Incoming(packet) = event
-                    && sender.send(packet).is_err()
+                    && sender.send(packet).await.is_err()
                 {
                     return;
                 }
