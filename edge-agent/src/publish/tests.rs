@@ -35,11 +35,12 @@ fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
         backlog_bytes: 0,
     };
     let publisher = Publisher {
-        endpoint: Endpoint::new(&config, &identity).unwrap(),
-        birth: Birth::default(),
+        endpoint: Endpoint::new(&config, &identity),
+        tls: watch::channel(None).1,
+        patience: config.mqtt.patience.clone(),
+        settings: watch::channel(Settings { birth: Birth::default(), window: config.window.clone() }).1,
         log: spool.log(),
         reader: spool.reader(),
-        window: config.window.clone(),
         requests: mpsc::channel(1).0,
         progress: watch::channel(progress).1,
         metrics: Metrics::new(&config.agent),
@@ -54,7 +55,8 @@ async fn saying_goodbye_waits_for_the_broker_and_not_for_frames() {
     let (publisher, _spool) = publisher(data.path());
     let mut window = SendWindow::new(WindowConfig::default(), 1);
     window.on_connected(Duration::ZERO);
-    let mut session = Session::new(&publisher, &mut window, Instant::now());
+    let mut suspects = Suspects::default();
+    let mut session = Session::new(&publisher, &mut window, &mut suspects, Instant::now());
     tokio::time::advance(Duration::from_secs(5)).await;
     let now = Instant::now();
     assert!(session.takes_frames() && session.wakeup() <= now, "a frame may go out");

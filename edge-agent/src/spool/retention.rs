@@ -27,6 +27,10 @@ pub struct Checkpoint {
     pub sealed: Option<PlantTime>,
 }
 
+/// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
+const QUARANTINED: &str = ".quarantined";
+const QUARANTINED_FRAMES_MAX: usize = 16;
+
 const CHECKPOINT: &str = "checkpoint";
 const CHECKPOINT_BYTES: usize = 44;
 
@@ -166,6 +170,41 @@ impl<D: Disk> Spool<D> {
         self.losses.damaged += loss;
         let Loss { batches, readings } = loss;
         tracing::error!(frame = %position, batches, readings, "damaged frames became a gap");
+        Ok(())
+    }
+
+    /// Puts a gap in the place of a frame that nobody takes, so that the log goes on behind it. Its bytes are kept beside
+    /// the log. What is not held, or a gap already, stays as it is.
+    pub fn quarantine(&mut self, position: Position) -> Result<(), SpoolError> {
+        let frame = self.log.lock().covering(position).copied().filter(|e| !e.gap);
+        let at = frame.and_then(|f| self.segments.iter().position(|s| s.number == f.place.segment));
+        let (Some(frame), Some(at)) = (frame, at) else {
+            return Ok(());
+        };
+        self.keep_aside(&frame)?;
+        let (held, previous, sealed) =
+            (self.held(frame.place.segment), self.segments[at].previous, self.seal_time(&frame));
+        let gap = |e: &Extent| {
+            recovery::gap(e.position, e.last_seq, previous, GapReason::Quarantined, sealed, e.readings).map(Piece::Gap)
+        };
+        let piece = |e: &Extent| if e.position == frame.position { gap(e) } else { Some(Piece::Keep(*e)) };
+        let first = held.first().map_or(frame.position, |e| e.position);
+        self.put(at, first, held.iter().filter_map(piece).collect())?;
+        let Extent { position, bytes, readings, .. } = frame;
+        self.losses.quarantined += Loss { batches: 1, readings };
+        tracing::error!(frame = %position, bytes, readings, "a batch that the broker refuses is quarantined");
+        Ok(())
+    }
+
+    fn keep_aside(&self, frame: &Extent) -> Result<(), SpoolError> {
+        let kept = self.disk.list().context("list", "the folder")?;
+        let record = self.reader().read_at(frame)?;
+        if let Some(record) =
+            record.filter(|_| kept.iter().filter(|name| name.ends_with(QUARANTINED)).count() < QUARANTINED_FRAMES_MAX)
+        {
+            let name = format!("{}-{}{QUARANTINED}", frame.position.epoch, frame.position.seq);
+            self.disk.replace(&name, &record.bytes).context("write", &name)?;
+        }
         Ok(())
     }
 
