@@ -126,7 +126,7 @@ impl Publisher {
             if session.was_good() {
                 failures = Failures::default();
             }
-            let out = std::mem::take(&mut session.unacknowledged);
+            let Session { unacknowledged: out, tls, .. } = session;
             window.on_disconnected();
             self.metrics.connected.record(0, &self.metrics.agent);
             self.metrics.in_flight.record(0, &self.metrics.agent);
@@ -140,15 +140,15 @@ impl Publisher {
             }
             // Full jitter, so that agents that lost one broker do not come back in step.
             let pause = failures.add(&error, self.patience.back_off_max).mul_f64(rng.random());
-            if !self.rest(pause).await {
+            if !self.rest(pause, tls).await {
                 return;
             }
         }
     }
 
     /// Waits, but not after new certificates are there. False: nothing more will become durable.
-    async fn rest(&self, pause: Duration) -> bool {
-        let (mut tls, mut progress) = (self.tls.clone(), self.progress.clone());
+    async fn rest(&self, pause: Duration, mut tls: watch::Receiver<Tls>) -> bool {
+        let mut progress = self.progress.clone();
         let pause = sleep(pause);
         tokio::pin!(pause);
         loop {

@@ -172,3 +172,48 @@ fn element(der: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     rest.split_at_checked(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNTIL_2036: &str = "-----BEGIN CERTIFICATE-----
+MIIBLDCB36ADAgECAhQ3bQrDdjBmrKOXq6LtM3GKw+qGHDAFBgMrZXAwDDEKMAgG
+A1UEAwwBYTAeFw0yNjExMjUwNzAyNDZaFw0zNjExMjIwNzAyNDZaMAwxCjAIBgNV
+BAMMAWEwKjAFBgMrZXADIQAQy3Mnbk0BH1O8wOBBrRmm06tsNLET7atgxJSxdjOb
+y6NTMFEwHQYDVR0OBBYEFC/Z0HhfYeuZUVSqCpL1CQSS8zt4MB8GA1UdIwQYMBaA
+FC/Z0HhfYeuZUVSqCpL1CQSS8zt4MA8GA1UdEwEB/wQFMAMBAf8wBQYDK2VwA0EA
+wYdJKu7czZVFHpbMtP0OUieXnth0HEVs7fln/LFYhsaxe5aJiaMyj5bGg98RwdPz
+iXV6/P+nt7QYG/CfJCqWCw==
+-----END CERTIFICATE-----";
+    /// From 2050 on, years have four digits.
+    const UNTIL_2081: &str = "-----BEGIN CERTIFICATE-----
+MIIBLjCB4aADAgECAhQyRZfVvuCol+tlUV+WJyrYmLaS8zAFBgMrZXAwDDEKMAgG
+A1UEAwwBYTAgFw0yNjExMjUwNzAyNDZaGA8yMDgxMDgyODA3MDI0NlowDDEKMAgG
+A1UEAwwBYTAqMAUGAytlcAMhAKKy2avYbq5Nl/6LemTuoeuDlvudmig91NkEr3B9
+iKhuo1MwUTAdBgNVHQ4EFgQUBKFfPzEFBoDr6isB9lvjsDIy6NEwHwYDVR0jBBgw
+FoAUBKFfPzEFBoDr6isB9lvjsDIy6NEwDwYDVR0TAQH/BAUwAwEB/zAFBgMrZXAD
+QQDdc9x15VwPXQSv9g9kbjWL3Lob71WYEV80oroys6fY6FGqzudowWocewonbnmW
+MRmU0AoHP1RMhQLHvQUOgU8J
+-----END CERTIFICATE-----";
+
+    fn der(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_read_and_nothing_is_made_of_other_bytes() {
+        for (pem, end) in [(UNTIL_2036, "2036-11-22 07:02:46"), (UNTIL_2081, "2081-08-28 07:02:46")] {
+            let der = der(pem);
+            assert_eq!(not_after(&der), parse_date_time(end));
+            assert!(parse_date_time(end).is_some());
+            for bytes in 0..der.len() {
+                not_after(&der[..bytes]);
+                let mut damaged = der.to_vec();
+                damaged[bytes] ^= 0xff;
+                not_after(&damaged);
+            }
+        }
+        assert_eq!(not_after(b""), None);
+    }
+}

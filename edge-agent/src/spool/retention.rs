@@ -29,7 +29,7 @@ pub struct Checkpoint {
 
 /// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
 const QUARANTINED: &str = ".quarantined";
-const QUARANTINED_FRAMES_MAX: usize = 16;
+pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
 
 const CHECKPOINT: &str = "checkpoint";
 const CHECKPOINT_BYTES: usize = 44;

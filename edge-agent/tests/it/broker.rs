@@ -22,10 +22,14 @@ pub fn find(program: &str) -> Option<PathBuf> {
     let folders = path.split(':').map(Path::new).chain(["/usr/sbin", "/usr/bin"].map(Path::new));
     let found = folders.map(|f| f.join(program)).find(|p| p.is_file());
     if found.is_none() {
-        assert!(std::env::var_os("MILLWRIGHT_REQUIRE_COMPONENTS").is_none(), "{program} is missing and demanded here");
-        println!("SKIPPED: {program} is not installed");
+        missing(program);
     }
     found
+}
+
+pub fn missing(what: &str) {
+    assert!(std::env::var_os("MILLWRIGHT_REQUIRE_COMPONENTS").is_none(), "{what} is missing and demanded here");
+    println!("SKIPPED: {what} is not installed");
 }
 
 /// Waits for something that gives no event; panics with `what` after half a minute.
