@@ -102,10 +102,6 @@ impl Mosquitto {
         self.folder.path()
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
     /// With SIGKILL: what it had queued is gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -128,11 +124,6 @@ impl Mosquitto {
 
     pub fn thaw(&self) {
         self.signal("CONT");
-    }
-
-    /// It reads its configuration, access rules and certificates again.
-    pub fn reload(&self) {
-        self.signal("HUP");
     }
 
     fn signal(&self, name: &str) {

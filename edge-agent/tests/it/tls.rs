@@ -74,6 +74,7 @@ async fn an_expired_certificate_is_replaced_without_a_restart() {
     wait_until("a refusal", || broker.log().contains("certificate expired") || broker.log().contains("OpenSSL Error"));
     installed.renew(&authority.issue("renewed", 10));
     wait_until("the renewed certificate", || connects_as(&broker, "renewed") == 1);
+    processor.catch_up(&handle).await;
     let done = handle.stop().await;
     processor.wait_for_all(done).await;
     processor.look(|seen| assert!(seen.gaps.is_empty() && seen.readings == done.readings_sealed, "{seen:?}"));
