@@ -13,9 +13,10 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// What the stages have done, counted by themselves.
 #[derive(Debug, Default)]
 pub struct Beats {
-    batches_cut: AtomicU64,
+    cut: AtomicU64,
     flush_ms: AtomicU64,
-    writes: AtomicU64,
+    taken: AtomicU64,
+    turns: AtomicU64,
     retrying: AtomicBool,
 }
 
@@ -23,20 +24,23 @@ impl Beats {
     /// A batch was handed on, and the next one follows within `flush`.
     pub fn cut(&self, flush: Duration) {
         self.flush_ms.store(flush.as_millis() as u64, Relaxed);
-        self.batches_cut.fetch_add(1, Relaxed);
+        self.cut.fetch_add(1, Relaxed);
     }
 
-    /// The writer has been through its work. `retrying`: the disk fails, which it knows and goes on with.
-    pub fn written(&self, retrying: bool) {
+    /// The writer has been through its work, in which it has taken `batches` so far. `retrying`: the disk fails, which it
+    /// knows and goes on with.
+    pub fn written(&self, batches: u64, retrying: bool) {
+        self.taken.store(batches, Relaxed);
         self.retrying.store(retrying, Relaxed);
-        self.writes.fetch_add(1, Relaxed);
+        self.turns.fetch_add(1, Relaxed);
     }
 
     pub fn now(&self) -> Beat {
         Beat {
-            batches_cut: self.batches_cut.load(Relaxed),
+            cut: self.cut.load(Relaxed),
             flush: Duration::from_millis(self.flush_ms.load(Relaxed)),
-            writes: self.writes.load(Relaxed),
+            taken: self.taken.load(Relaxed),
+            turns: self.turns.load(Relaxed),
             retrying: self.retrying.load(Relaxed),
         }
     }
@@ -45,9 +49,13 @@ impl Beats {
 /// How far the stages are at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Beat {
-    pub batches_cut: u64,
+    /// Batches handed on by sampling.
+    pub cut: u64,
     pub flush: Duration,
-    pub writes: u64,
+    /// Of those, by the writer.
+    pub taken: u64,
+    /// Times that the writer has been through its work.
+    pub turns: u64,
     pub retrying: bool,
 }
 
@@ -63,6 +71,7 @@ pub enum Stuck {
 pub struct Watchdog {
     stuck_after: Duration,
     last: Beat,
+    /// When sampling, and the writer, were last known to be all right.
     cut_at: Duration,
     written_at: Duration,
 }
@@ -75,10 +84,11 @@ impl Watchdog {
     /// An error: there has been no progress for too long.
     pub fn check(&mut self, beat: Beat, now: Duration) -> Result<(), Stuck> {
         // While the disk fails nothing can be cut, since nothing that was sampled is thrown away.
-        if beat.batches_cut != self.last.batches_cut || beat.retrying {
+        if beat.cut != self.last.cut || beat.retrying {
             self.cut_at = now;
         }
-        if beat.writes != self.last.writes {
+        let owes_nothing = beat.taken >= beat.cut && !beat.retrying;
+        if beat.turns != self.last.turns || owes_nothing {
             self.written_at = now;
         }
         self.last = beat;
@@ -98,8 +108,9 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    fn beat(batches_cut: u64, writes: u64, retrying: bool) -> Beat {
-        Beat { batches_cut, flush: S, writes, retrying }
+    /// The writer takes each batch in a turn of its own.
+    fn beat(cut: u64, taken: u64, retrying: bool) -> Beat {
+        Beat { cut, flush: S, taken, turns: taken, retrying }
     }
 
     #[test]
@@ -108,19 +119,23 @@ mod tests {
         for t in 1..=100 {
             assert_eq!(watchdog.check(beat(t, t, false), t as u32 * S), Ok(()));
         }
-        assert_eq!(watchdog.check(beat(100, 101, false), 111 * S), Ok(()));
-        assert_eq!(watchdog.check(beat(100, 102, false), 112 * S), Err(Stuck::Sampler));
-        assert_eq!(watchdog.check(beat(101, 103, false), 113 * S), Ok(()), "it goes on");
-        assert_eq!(watchdog.check(beat(101, 103, false), 125 * S), Err(Stuck::Writer), "which sampling waits for");
+        assert_eq!(watchdog.check(beat(100, 100, false), 111 * S), Ok(()));
+        assert_eq!(watchdog.check(beat(100, 100, false), 112 * S), Err(Stuck::Sampler), "nothing is cut");
+        assert_eq!(watchdog.check(beat(101, 101, false), 113 * S), Ok(()), "it goes on");
+        assert_eq!(watchdog.check(beat(109, 101, false), 114 * S), Ok(()));
+        assert_eq!(watchdog.check(beat(109, 101, false), 126 * S), Err(Stuck::Writer), "which sampling waits for");
+        assert_eq!(watchdog.check(beat(109, 102, false), 127 * S), Err(Stuck::Sampler), "has to catch up, too");
+        assert_eq!(watchdog.check(beat(110, 102, false), 128 * S), Ok(()));
     }
 
     #[test]
     fn a_disk_that_fails_is_no_reason_and_one_that_hangs_is() {
         let mut watchdog = Watchdog::new(10 * S, Duration::ZERO);
+        let retrying = |turns| Beat { turns, ..beat(9, 1, true) };
         for t in 1..=100 {
-            assert_eq!(watchdog.check(beat(1, t, true), t as u32 * S), Ok(()), "tried again and again");
+            assert_eq!(watchdog.check(retrying(t), t as u32 * S), Ok(()), "tried again and again");
         }
-        assert_eq!(watchdog.check(beat(1, 100, true), 112 * S), Err(Stuck::Writer));
+        assert_eq!(watchdog.check(retrying(100), 112 * S), Err(Stuck::Writer));
     }
 
     #[test]
@@ -129,6 +144,6 @@ mod tests {
         let hourly = Beat { flush: 3_600 * S, ..beat(1, 1, false) };
         assert_eq!(watchdog.check(hourly, S), Ok(()));
         assert_eq!(watchdog.check(hourly, 3_600 * S), Ok(()));
-        assert_eq!(watchdog.check(hourly, 3_612 * S), Err(Stuck::Writer));
+        assert_eq!(watchdog.check(hourly, 3_612 * S), Err(Stuck::Sampler));
     }
 }

@@ -111,7 +111,7 @@ impl<D: Disk> Writer<D> {
             }
             let committed = self.commit();
             self.report();
-            self.beats.written(self.failing);
+            self.beats.written(self.appended.batches, self.failing);
             if let Err(error) = committed
                 && self.stop.is_cancelled()
             {

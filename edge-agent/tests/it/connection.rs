@@ -22,7 +22,7 @@ async fn a_broker_that_is_away_or_dies_delays_and_costs_nothing() {
     let Some(mut broker) = Mosquitto::open() else { return };
     broker.kill();
     let data = tempfile::tempdir().unwrap();
-    let handle = start(config(data.path(), MqttConfig::plain(broker.address())), Ticks::new("press"));
+    let handle = start(config(data.path(), MqttConfig::plain(broker.address())), Ticks::of("press"));
     let mut progress = handle.progress();
     progress.wait_for(|p| p.batches > 20).await.unwrap();
     let processor = Processor::on(broker.port());
@@ -44,7 +44,7 @@ async fn a_broker_that_is_away_or_dies_delays_and_costs_nothing() {
 async fn a_broker_that_freezes_is_left_and_found_again() {
     let Some(broker) = Mosquitto::open() else { return };
     let data = tempfile::tempdir().unwrap();
-    let handle = start(config(data.path(), MqttConfig::plain(broker.address())), Ticks::new("press"));
+    let handle = start(config(data.path(), MqttConfig::plain(broker.address())), Ticks::of("press"));
     let processor = Processor::on(broker.port());
     let mut progress = handle.progress();
     progress.wait_for(|p| p.batches > 20).await.unwrap();
@@ -82,7 +82,7 @@ async fn without_acks_to_hear_nothing_is_sent() {
     broker.configure(&format!("allow_anonymous true\nplugin {plugin}\nplugin_opt_config_file {}\n", rules.display()));
     broker.restart();
     let data = tempfile::tempdir().unwrap();
-    let handle = start(config(data.path(), MqttConfig::plain(broker.address())), Ticks::new("press"));
+    let handle = start(config(data.path(), MqttConfig::plain(broker.address())), Ticks::of("press"));
     wait_until("attempts to subscribe", || broker.log().matches("Received SUBSCRIBE from gw-").count() > 3);
     assert!(!broker.log().contains("Received PUBLISH from gw-"), "{}", broker.log());
 

@@ -203,7 +203,7 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    pub fn new(machine: &str) -> Box<dyn Source> {
+    pub fn of(machine: &str) -> Box<dyn Source> {
         Self::after_burst(machine, 0)
     }
 

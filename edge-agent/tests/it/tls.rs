@@ -15,7 +15,7 @@ use crate::{
 fn agent(broker: &Mosquitto, installed: &Installed, data: &std::path::Path) -> AgentHandle {
     let mut mqtt = MqttConfig::plain(broker.address());
     mqtt.tls = Some(installed.files());
-    start(config(data, mqtt), Ticks::new("press"))
+    start(config(data, mqtt), Ticks::of("press"))
 }
 
 fn processor(broker: &Mosquitto, trusted: &Authority, clients: &Authority) -> Processor {
