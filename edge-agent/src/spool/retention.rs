@@ -182,16 +182,27 @@ impl<D: Disk> Spool<D> {
             return Ok(());
         };
         self.keep_aside(&frame)?;
-        let (held, previous, sealed) =
-            (self.held(frame.place.segment), self.segments[at].previous, self.seal_time(&frame));
-        let gap = |e: &Extent| {
-            recovery::gap(e.position, e.last_seq, previous, GapReason::Quarantined, sealed, e.readings).map(Piece::Gap)
-        };
-        let piece = |e: &Extent| if e.position == frame.position { gap(e) } else { Some(Piece::Keep(*e)) };
-        let first = held.first().map_or(frame.position, |e| e.position);
-        self.put(at, first, held.iter().filter_map(piece).collect())?;
-        let Extent { position, bytes, readings, .. } = frame;
+        let (held, previous) = (self.held(frame.place.segment), self.segments[at].previous);
+        let Extent { position, last_seq, bytes, readings, .. } = frame;
+        let sealed = self.seal_time(&frame);
+        let gap = recovery::gap(position, last_seq, previous, GapReason::Quarantined, sealed, readings);
+        let found = held.iter().zip(self.without_damage(&held, previous)?);
+        let (mut pieces, mut damaged) = (Vec::with_capacity(held.len()), Loss::default());
+        for (extent, piece) in found {
+            match piece {
+                _ if extent.position == position => pieces.extend(gap.clone().map(Piece::Gap)),
+                piece => {
+                    if !extent.gap && matches!(piece, Piece::Gap(_)) {
+                        damaged += [extent].into_iter().collect();
+                    }
+                    pieces.push(piece);
+                }
+            }
+        }
+        let first = held.first().map_or(position, |e| e.position);
+        self.put(at, first, pieces)?;
         self.losses.quarantined += Loss { batches: 1, readings };
+        self.losses.damaged += damaged;
         tracing::error!(frame = %position, bytes, readings, "a batch that the broker refuses is quarantined");
         Ok(())
     }
