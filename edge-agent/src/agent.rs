@@ -154,13 +154,13 @@ impl Agent {
         let endpoint = Endpoint::new(&config, &identity);
         let (metrics, stop) = (Metrics::new(&config.agent), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let tls = self::tls(&config, &metrics, &stop, &mut tasks)?;
         let (log, reader) = (spool.log(), spool.reader());
         let [jitter @ .., _, _, _, _, _, _, _, _] = spool.next().0.epoch.0;
         let (batches, batches_inbox) = mpsc::channel(BATCHES_QUEUED_MAX);
         let (requests, requests_inbox) = mpsc::channel(REQUESTS_QUEUED_MAX);
         let (replace, replacements) = mpsc::channel(1);
         let (settings, follow) = watch::channel(Settings { birth: birth.clone(), window: config.window.clone() });
+        let tls = self::tls(&config, &metrics, &follow, &stop, &mut tasks)?;
         let cutter = Cutter::new(sources, builder, config.batch.bytes_max, birth.clone(), spool.sealed());
         let (writer, progress) = Writer::new(spool, metrics.clone(), stop.clone());
         let beats = writer.beats();
@@ -203,6 +203,7 @@ impl Agent {
 fn tls(
     config: &AgentConfig,
     metrics: &Metrics,
+    settings: &watch::Receiver<Settings>,
     stop: &CancellationToken,
     tasks: &mut JoinSet<Result<(), AgentError>>,
 ) -> Result<watch::Receiver<Tls>, AgentError> {
@@ -210,9 +211,9 @@ fn tls(
         return Ok(watch::channel(None).1);
     };
     let (certificates, tls) = Certificates::load(files.clone(), metrics.clone())?;
-    let (every, stop) = (config.mqtt.patience.certificates_every, stop.clone());
+    let (every, settings, stop) = (config.mqtt.patience.certificates_every, settings.clone(), stop.clone());
     tasks.spawn(async move {
-        certificates.watch(every, stop).await;
+        certificates.watch(every, settings, stop).await;
         Ok(())
     });
     Ok(tls)

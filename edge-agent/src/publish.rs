@@ -12,7 +12,7 @@ use proto::{ack::Ack, position::Position, wire::telemetry::Birth};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rumqttc::{
-    AsyncClient, ClientError, ConnectionError, Event, EventLoop, Outgoing, Packet, Publish, QoS, StateError, mqttbytes,
+    AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, Publish, QoS, StateError, mqttbytes,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -224,7 +224,8 @@ enum Stage {
     Draining(Instant),
     /// The status says that this is a clean stop.
     Farewell(Instant),
-    /// Disconnecting in form: otherwise the broker would publish the will.
+    /// Disconnecting in form: otherwise the broker would publish the will. It is the broker that closes: if we did, with
+    /// something of it unread, the reset could overtake the goodbye.
     Leaving(Instant),
     Left,
 }
@@ -288,9 +289,13 @@ impl<'p> Session<'p> {
                 let wakeup = self.wakeup();
                 let running = self.stage == Stage::Running;
                 tokio::select! {
-                    event = &mut poll => {
-                        break event.map_err(|_| SessionError::Silent(silence_max))?.map_err(Box::new)?
-                    }
+                    event = &mut poll => match event {
+                        Ok(Ok(event)) => break event,
+                        // It has said goodbye, too.
+                        _ if matches!(self.stage, Stage::Leaving(_)) => return Ok(farewell),
+                        Ok(Err(error)) => return Err(Box::new(error).into()),
+                        Err(_) => return Err(SessionError::Silent(silence_max)),
+                    },
                     frames = finished(&mut self.reading) => self.publish(frames)?,
                     moved = self.progress.changed(), if running => {
                         match moved {
@@ -365,7 +370,6 @@ impl<'p> Session<'p> {
             }
             Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish),
             Event::Incoming(Packet::PubAck(_)) => self.on_acknowledged(),
-            Event::Outgoing(Outgoing::Disconnect) => self.stage = Stage::Left,
             _ => {}
         }
         Ok(())

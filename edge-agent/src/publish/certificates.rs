@@ -16,7 +16,7 @@ use rustls::{
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::mqtt::MqttError;
+use super::{Settings, changed, mqtt::MqttError};
 use crate::{config::TlsFiles, telemetry::Metrics};
 
 /// What connections are made with; None: without TLS.
@@ -40,9 +40,14 @@ impl Certificates {
         Ok((certificates, follow))
     }
 
-    /// Looks at the files again and again until it is stopped.
-    pub async fn watch(mut self, every: Duration, stop: CancellationToken) {
-        while stop.run_until_cancelled(sleep(every)).await.is_some() {
+    /// Looks at the files again and again, and when the agent is reloaded, until it is stopped.
+    pub async fn watch(mut self, every: Duration, mut settings: watch::Receiver<Settings>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(every) => {}
+                () = changed(&mut settings) => {}
+            }
             let looked = spawn_blocking(move || {
                 self.look();
                 self

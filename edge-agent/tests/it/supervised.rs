@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     broker::{Mosquitto, signal, wait_until},
+    certificates::{Authority, Installed},
     processor::Processor,
 };
 
@@ -36,10 +37,14 @@ impl Program {
     }
 
     fn configure(&self, agent: &str, machines: u32) {
+        self.configure_with(agent, &format!("url = 'mqtt://127.0.0.1:{}'", self.broker), machines);
+    }
+
+    fn configure_with(&self, agent: &str, mqtt: &str, machines: u32) {
         let text = format!(
-            "site = 'mill'\nagent = '{agent}'\ndata = 'spool'\n[mqtt]\nurl = 'mqtt://127.0.0.1:{}'\n\
-             [serve]\nmetrics = '{}'\n[batch]\nflush_ms = 20\n[[source]]\ntype = 'simulator'\nmachines = {machines}\n",
-            self.broker, self.metrics
+            "site = 'mill'\nagent = '{agent}'\ndata = 'spool'\n[mqtt]\n{mqtt}\n[serve]\nmetrics = '{}'\n\
+             [batch]\nflush_ms = 20\n[[source]]\ntype = 'simulator'\nmachines = {machines}\n",
+            self.metrics
         );
         fs::write(self.path("gateway.toml"), text).unwrap();
     }
@@ -146,6 +151,36 @@ async fn a_reload_changes_sources_and_neither_spool_nor_connection() {
     let connects = broker.log().lines().filter(|line| line.contains(" as gw-")).count();
     assert_eq!(connects, 1, "{}", broker.log());
     assert_eq!(program.metric("millwright_agent_connection_attempts_total", ""), 1.0);
+    program.signal("TERM");
+    assert_eq!(program.wait(), Some(0));
+}
+
+#[test]
+fn a_reload_looks_at_the_certificates_at_once() {
+    let Some(authority) = Authority::new() else { return };
+    let Some(broker) = Mosquitto::start(&authority.broker_lines("broker", &authority)) else { return };
+    let installed = Installed::new(&authority.certificate(), &authority.issue("first", 10));
+    let files = installed.files();
+    let (certificate, key) = files.client.unwrap();
+    let mut program = Program::new(broker.port());
+    let mqtt = format!(
+        "url = 'mqtts://127.0.0.1:{}'\nca_file = '{}'\ncert_file = '{}'\nkey_file = '{}'",
+        broker.port(),
+        files.ca.display(),
+        certificate.display(),
+        key.display()
+    );
+    program.configure_with("gw", &mqtt, 1);
+    program.start(&[]);
+    wait_until("a connection", || broker.log().contains("u'first'"));
+    let expiry = |program: &Program| program.metric("millwright_agent_certificate_expiry_seconds", "");
+    let first = expiry(&program);
+    installed.renew(&authority.issue("second", 20));
+    program.signal("HUP");
+    wait_until("the second certificate", || broker.log().contains("u'second'"));
+    assert_eq!(program.metric("millwright_agent_certificate_reloads_total", "outcome=\"ok\""), 1.0);
+    let days = (expiry(&program) - first) / 86_400.0;
+    assert!((9.9..10.1).contains(&days), "{days}");
     program.signal("TERM");
     assert_eq!(program.wait(), Some(0));
 }

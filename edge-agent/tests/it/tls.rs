@@ -53,6 +53,7 @@ async fn a_renewed_certificate_is_used_at_once_and_a_broken_one_never() {
 
     installed.renew(&second);
     wait_until("the second certificate", || connects_as(&broker, "second") == 1);
+    processor.wait_for("a second introduction", |seen| seen.announced.len() == 2).await;
     processor.catch_up(&handle).await;
     let done = handle.stop().await;
     processor.wait_for_all(done).await;
