@@ -4,7 +4,9 @@
 use std::{fs, time::Duration};
 
 use edge_agent::config::MqttConfig;
-use proto::wire::telemetry::GapReason;
+use proto::{time::wall_now_ms, wire::telemetry::GapReason};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tokio::time::sleep;
 
 use crate::{
@@ -34,6 +36,30 @@ async fn a_broker_that_is_away_or_dies_delays_and_costs_nothing() {
         progress.wait_for(|p| p.batches > batches + 5).await.unwrap();
     }
     broker.restart();
+    processor.catch_up(&handle).await;
+    let done = handle.stop().await;
+    processor.wait_for_all(done).await;
+    processor.look(|seen| assert!(seen.gaps.is_empty() && seen.readings == done.readings_sealed, "{seen:?}"));
+}
+
+/// Each time within a few round trips, so that frames are on their way at most ends of a connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_dies_again_and_again_brings_no_batch_under_suspicion() {
+    const KILLS: u32 = 40;
+    let Some(mut broker) = Mosquitto::open() else { return };
+    let seed = wall_now_ms() as u64;
+    println!("seed {seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let data = tempfile::tempdir().unwrap();
+    let mut config = config(data.path(), MqttConfig::plain(broker.address()));
+    config.window.return_jitter_max = Duration::ZERO;
+    let handle = start(config, Ticks::of("press"));
+    for _ in 0..KILLS {
+        wait_until("a connection", || connects(&broker) > 0);
+        sleep(Duration::from_millis(rng.random_range(0..15))).await;
+        broker.restart();
+    }
+    let processor = Processor::on(broker.port());
     processor.catch_up(&handle).await;
     let done = handle.stop().await;
     processor.wait_for_all(done).await;
