@@ -83,10 +83,10 @@ pub trait Source: Send {
     /// Plant time of the next item, if the source knows: no need to poll before it. None: it has ended.
     fn next_due(&self) -> Option<PlantTime>;
 
-    /// Would a source that is built anew, to go on from an earlier point, give again what this one gave behind it? Those
-    /// that read a file or make things up do; a sensor does not.
-    fn gives_again(&self) -> bool {
-        true
+    /// Whether what it gives is given once. One that reads a file or makes things up gives it again when it is built anew
+    /// to go on from an earlier point.
+    fn is_live(&self) -> bool {
+        false
     }
 
     /// Items that it has and does not give, since they are at or before the point from which it goes on.

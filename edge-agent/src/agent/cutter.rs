@@ -98,7 +98,7 @@ impl Cutter {
     /// What the old ones have given from behind it is given again by those that can. Of the others it is kept, unless
     /// their machine has changed; returns how many items were not.
     pub fn replace(&mut self, sources: Vec<Box<dyn Source>>, builder: BatchBuilder, birth: Birth) -> u64 {
-        let (again, kept): (Vec<_>, Vec<_>) = self.sources.iter().partition(|source| source.gives_again());
+        let (kept, again): (Vec<_>, Vec<_>) = self.sources.iter().partition(|source| source.is_live());
         let again: BTreeSet<_> = again.iter().flat_map(|source| source.machines()).map(|m| m.machine).collect();
         let kept = kept.iter().flat_map(|source| source.machines()).filter(|m| birth.machines.contains(m));
         let kept: BTreeSet<_> = kept.map(|m| m.machine).collect();

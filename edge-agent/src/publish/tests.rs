@@ -74,3 +74,29 @@ async fn a_birth_names_the_epochs_in_the_spool() {
     let position = spool.log().lock().last().unwrap();
     assert_eq!(publisher.birth().epochs, [position.into()]);
 }
+
+#[test]
+fn attempts_to_connect_become_rare_and_never_end() {
+    let (mut failures, most) = (Failures::default(), Duration::from_secs(60));
+    let waits: Vec<_> = (0..40).map(|_| failures.add(&SessionError::Refused, most)).collect();
+    assert_eq!(waits[0], BACK_OFF_MIN);
+    assert!(waits.windows(2).all(|pair| pair[1] == (2 * pair[0]).min(most)), "{waits:?}");
+    assert_eq!(waits[39], most);
+}
+
+#[test]
+fn a_line_that_falls_silent_is_not_taken_for_a_broker_that_closes() {
+    let io = |kind| SessionError::from(Box::new(ConnectionError::Io(io::Error::from(kind))));
+    assert!(io(io::ErrorKind::ConnectionReset).closed_by_broker());
+    let aborted = ConnectionError::MqttState(StateError::ConnectionAborted);
+    assert!(SessionError::from(Box::new(aborted)).closed_by_broker());
+    for silent in [
+        io(io::ErrorKind::TimedOut),
+        io(io::ErrorKind::HostUnreachable),
+        SessionError::from(Box::new(ConnectionError::FlushTimeout)),
+        SessionError::Silent(Duration::ZERO),
+        SessionError::Stalled(Duration::ZERO),
+    ] {
+        assert!(!silent.closed_by_broker(), "{silent}");
+    }
+}

@@ -68,8 +68,8 @@ impl Source for Script {
         self.items.get(self.next).map(time)
     }
 
-    fn gives_again(&self) -> bool {
-        !self.live
+    fn is_live(&self) -> bool {
+        self.live
     }
 }
 
