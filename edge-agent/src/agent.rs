@@ -15,7 +15,7 @@ use proto::{
     wire::telemetry::Birth,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,23 +25,26 @@ pub mod clock;
 pub mod cutter;
 pub mod identity;
 pub mod sampler;
+pub mod watchdog;
 pub mod writer;
 
 use crate::{
     config::AgentConfig,
     publish::{
-        Publisher,
+        Publisher, Settings,
+        certificates::{Certificates, Tls},
         mqtt::{Endpoint, MqttError},
     },
-    source::Source,
+    source::{Source, SourceError},
     spool::{Recovered, Spool, SpoolError, disk::Folder},
     telemetry::Metrics,
 };
 use batch::{BatchBuilder, BatchError};
 use cutter::{CutError, Cutter};
 use identity::Identity;
-use sampler::Sampler;
-use writer::Writer;
+use sampler::{OpenSources, Replacement, Sampler};
+use watchdog::Beats;
+use writer::{Writer, WriterRequest};
 
 /// Batches between sampler and writer.
 const BATCHES_QUEUED_MAX: usize = 8;
@@ -64,6 +67,10 @@ pub enum AgentError {
     Thread(io::Error),
     #[error("a source failed: {0}")]
     Source(#[from] CutError),
+    #[error(transparent)]
+    NotOpened(#[from] SourceError),
+    #[error("`{0}` can't be changed without a restart")]
+    Fixed(&'static str),
     #[error("{0} ended by itself")]
     Ended(&'static str),
 }
@@ -144,21 +151,27 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").into(),
             epochs: Vec::new(),
         };
-        let endpoint = Endpoint::new(&config, &identity)?;
+        let endpoint = Endpoint::new(&config, &identity);
         let (metrics, stop) = (Metrics::new(&config.agent), CancellationToken::new());
+        let mut tasks = JoinSet::new();
         let (log, reader) = (spool.log(), spool.reader());
         let [jitter @ .., _, _, _, _, _, _, _, _] = spool.next().0.epoch.0;
         let (batches, batches_inbox) = mpsc::channel(BATCHES_QUEUED_MAX);
         let (requests, requests_inbox) = mpsc::channel(REQUESTS_QUEUED_MAX);
+        let (replace, replacements) = mpsc::channel(1);
+        let (settings, follow) = watch::channel(Settings { birth: birth.clone(), window: config.window.clone() });
+        let tls = self::tls(&config, &metrics, &follow, &stop, &mut tasks)?;
         let cutter = Cutter::new(sources, builder, config.batch.bytes_max, birth.clone(), spool.sealed());
         let (writer, progress) = Writer::new(spool, metrics.clone(), stop.clone());
+        let beats = writer.beats();
         let publisher = Publisher {
             endpoint,
-            birth,
+            tls,
+            patience: config.mqtt.patience.clone(),
+            settings: follow,
             log,
             reader,
-            window: config.window.clone(),
-            requests,
+            requests: requests.clone(),
             progress: progress.clone(),
             metrics: metrics.clone(),
             jitter_seed: u64::from_le_bytes(jitter),
@@ -167,21 +180,43 @@ impl Agent {
             cutter,
             boot: identity.boot,
             flush: config.batch.flush,
+            replacements,
+            beats: beats.clone(),
             backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,
             clock,
             progress: progress.clone(),
             batches,
-            metrics,
+            metrics: metrics.clone(),
         };
         writer.spawn(&config.agent, batches_inbox, requests_inbox).map_err(AgentError::Thread)?;
-        let mut tasks = JoinSet::new();
         tasks.spawn(sampler.run(stop.clone()));
         tasks.spawn(async {
             publisher.run().await;
             Ok(())
         });
-        Ok(AgentHandle { progress, stop, tasks })
+        let control = Control { config, replace, settings, requests };
+        Ok(AgentHandle { progress, beats, metrics, control, stop, tasks })
     }
+}
+
+/// Connections are made with what the certificate files hold at the moment.
+fn tls(
+    config: &AgentConfig,
+    metrics: &Metrics,
+    settings: &watch::Receiver<Settings>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<Result<(), AgentError>>,
+) -> Result<watch::Receiver<Tls>, AgentError> {
+    let Some(files) = &config.mqtt.tls else {
+        return Ok(watch::channel(None).1);
+    };
+    let (certificates, tls) = Certificates::load(files.clone(), metrics.clone())?;
+    let (every, settings, stop) = (config.mqtt.patience.certificates_every, settings.clone(), stop.clone());
+    tasks.spawn(async move {
+        certificates.watch(every, settings, stop).await;
+        Ok(())
+    });
+    Ok(tls)
 }
 
 /// One point serves all sources, and it is not told what they read before: an older file behind it stays unread.
@@ -196,13 +231,65 @@ fn warn_of_skipped(sources: &[Box<dyn Source>], resume_after: Option<PlantTime>)
 /// A running agent. Dropping it ends it at once, as a crash would: nothing that is durable is lost.
 pub struct AgentHandle {
     progress: watch::Receiver<AgentProgress>,
+    beats: Arc<Beats>,
+    metrics: Metrics,
+    control: Control,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), AgentError>>,
+}
+
+/// The way to change a running agent.
+struct Control {
+    config: AgentConfig,
+    replace: mpsc::Sender<Replacement>,
+    settings: watch::Sender<Settings>,
+    requests: mpsc::Sender<WriterRequest>,
+}
+
+impl Control {
+    async fn reload(&mut self, config: AgentConfig, sources: OpenSources) -> Result<(), AgentError> {
+        if let Some(key) = self.config.needs_restart(&config) {
+            return Err(AgentError::Fixed(key));
+        }
+        let (done, replaced) = oneshot::channel();
+        let replacement = Replacement {
+            sources,
+            batch: config.batch.clone(),
+            backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,
+            birth: self.settings.borrow().birth.clone(),
+            done,
+        };
+        let ended = || AgentError::Ended("sampling");
+        self.replace.send(replacement).await.map_err(|_| ended())?;
+        let birth = replaced.await.map_err(|_| ended())??;
+        self.settings.send_replace(Settings { birth, window: config.window.clone() });
+        let bounds = WriterRequest::Reconfigure(config.spool.clone());
+        self.requests.send(bounds).await.map_err(|_| AgentError::Ended("the spool's writer"))?;
+        self.config = config;
+        Ok(())
+    }
 }
 
 impl AgentHandle {
     pub fn progress(&self) -> watch::Receiver<AgentProgress> {
         self.progress.clone()
+    }
+
+    /// What shows that its stages go on.
+    pub fn beats(&self) -> Arc<Beats> {
+        self.beats.clone()
+    }
+
+    /// Reads `sources` and keeps to the limits of `config` from the next batch on; spool and connection stay as they are.
+    /// After an error, which says what is wrong, everything goes on as before.
+    pub async fn reload(&mut self, config: AgentConfig, sources: OpenSources) -> Result<(), AgentError> {
+        self.control.reload(config, sources).await
+    }
+
+    /// Counts a reload, also one that got no further than a file with mistakes.
+    pub fn count_reload(&self, succeeded: bool) {
+        let outcome = if succeeded { "ok" } else { "failed" };
+        self.metrics.reloads.add(1, &self.metrics.with("outcome", outcome));
     }
 
     /// Pends while the agent runs, and says why it ended by itself. What its sources had read in full is durable then;

@@ -36,6 +36,22 @@ pub enum Item {
     Event(EventRecord),
 }
 
+impl Item {
+    pub fn time(&self) -> PlantTime {
+        match self {
+            Item::Sample(sample) => sample.time,
+            Item::Event(event) => PlantTime(event.time_ms),
+        }
+    }
+
+    pub fn machine(&self) -> &str {
+        match self {
+            Item::Sample(sample) => sample.machine.as_str(),
+            Item::Event(event) => &event.machine,
+        }
+    }
+}
+
 /// A source gives an instant as a whole, so it must fit into memory.
 pub const INSTANT_ITEMS_MAX: usize = 65_536;
 
@@ -66,6 +82,12 @@ pub trait Source: Send {
 
     /// Plant time of the next item, if the source knows: no need to poll before it. None: it has ended.
     fn next_due(&self) -> Option<PlantTime>;
+
+    /// Whether what it gives is given once. One that reads a file or makes things up gives it again when it is built anew
+    /// to go on from an earlier point.
+    fn is_live(&self) -> bool {
+        false
+    }
 
     /// Items that it has and does not give, since they are at or before the point from which it goes on.
     fn skipped(&self) -> u64 {

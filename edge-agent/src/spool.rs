@@ -115,6 +115,7 @@ pub struct Loss {
 pub struct Losses {
     pub evicted: Loss,
     pub damaged: Loss,
+    pub quarantined: Loss,
 }
 
 impl<'e> FromIterator<&'e Extent> for Loss {
@@ -271,6 +272,11 @@ impl<D: Disk> Spool<D> {
     /// Seal time of the newest durable frame, also from before this start: up to here sources need not go back.
     pub fn sealed(&self) -> Option<PlantTime> {
         self.sealed
+    }
+
+    /// Other bounds, which the next commit keeps to.
+    pub fn reconfigure(&mut self, config: SpoolConfig) {
+        self.config = config;
     }
 
     pub fn losses(&self) -> Losses {

@@ -8,7 +8,7 @@
 //! newest durable batch is the one point from which all sources go on after a restart, with nothing doubled or left
 //! out. What is newer waits for the next batch. Seal times never fall, even if the wall clock does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     time::PlantTime,
@@ -85,6 +85,29 @@ impl Cutter {
         }
     }
 
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max.min(BATCH_BYTES_MAX);
+    }
+
+    /// Seal time of the newest batch; everything at or before it has been cut.
+    pub fn sealed(&self) -> Option<PlantTime> {
+        Some(self.sealed).filter(|sealed| *sealed > PlantTime::MIN)
+    }
+
+    /// Reads other sources from now on, which go on behind [`Cutter::sealed`], and begins with a batch for `birth`.
+    /// What the old ones have given from behind it is given again by those that can. Of the others it is kept, unless
+    /// their machine has changed; returns how many items were not.
+    pub fn replace(&mut self, sources: Vec<Box<dyn Source>>, builder: BatchBuilder, birth: Birth) -> u64 {
+        let (kept, again): (Vec<_>, Vec<_>) = self.sources.iter().partition(|source| source.is_live());
+        let again: BTreeSet<_> = again.iter().flat_map(|source| source.machines()).map(|m| m.machine).collect();
+        let kept = kept.iter().flat_map(|source| source.machines()).filter(|m| birth.machines.contains(m));
+        let kept: BTreeSet<_> = kept.map(|m| m.machine).collect();
+        (self.sources, self.builder, self.birth, self.held_bytes) = (sources, builder, Some(birth), 0);
+        let held = std::mem::take(&mut self.held);
+        let items = held.into_values().flat_map(|instant| instant.items).filter(|item| !again.contains(item.machine()));
+        items.map(|item| u64::from(!kept.contains(item.machine()) || self.hold(item).is_err())).sum()
+    }
+
     /// Reads the source that is furthest behind: it alone sets the pace, since there is one log with one seal time.
     /// If what it has is from before `history`, it waits, and with it all others. After an error the batches end
     /// where the source did.
@@ -112,10 +135,7 @@ impl Cutter {
 
     /// The instant is an error if there is no room for the item in it.
     fn hold(&mut self, item: Item) -> Result<(), PlantTime> {
-        let time = match &item {
-            Item::Sample(sample) => sample.time,
-            Item::Event(event) => PlantTime(event.time_ms),
-        };
+        let time = item.time();
         let bytes = match self.builder.measure(&item) {
             Ok(bytes) => bytes,
             Err(error) => {

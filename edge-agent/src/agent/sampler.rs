@@ -1,35 +1,59 @@
 //! Drives the [`Cutter`] by the plant clock: polls, and hands batches on at every flush, an empty one too, and when one
 //! is full.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proto::{
     time::{PlantClock, PlantTime},
-    wire::telemetry::SealTime,
+    wire::telemetry::{Birth, SealTime},
 };
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     AgentError, AgentProgress,
+    batch::BatchBuilder,
     cutter::{Cutter, Polled},
     identity::Boot,
+    watchdog::Beats,
     writer::SealedBatch,
 };
-use crate::telemetry::Metrics;
+use crate::{
+    config::BatchConfig,
+    publish::changed,
+    source::{Source, SourceError},
+    telemetry::Metrics,
+};
 
 /// Wall time by which a source may be behind before what it gives counts as history.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(10);
 
 const WRITER_ENDED: AgentError = AgentError::Ended("the spool's writer");
 
+/// Opens sources that go on behind a point in plant time. It may block.
+pub type OpenSources = Box<dyn FnOnce(Option<PlantTime>) -> Result<Vec<Box<dyn Source>>, SourceError> + Send>;
+
+/// Other sources in the place of all that there are, and how to cut them.
+pub struct Replacement {
+    pub sources: OpenSources,
+    pub batch: BatchConfig,
+    pub backlog_bytes_max: u64,
+    /// With the machines of the sources still to be filled in.
+    pub birth: Birth,
+    /// What went into the log, or why everything stays as it was.
+    pub done: oneshot::Sender<Result<Birth, AgentError>>,
+}
+
 pub struct Sampler {
     pub cutter: Cutter,
     pub boot: Boot,
     pub flush: Duration,
+    pub replacements: mpsc::Receiver<Replacement>,
+    pub beats: Arc<Beats>,
     /// With more than this in the spool, history waits; what is live never does.
     pub backlog_bytes_max: u64,
     pub clock: watch::Receiver<PlantClock>,
@@ -41,8 +65,7 @@ pub struct Sampler {
 impl Sampler {
     /// Until it is stopped, or a source fails: then what is complete is sealed, and the rest is read after a restart.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
-        let mut flush = interval_at(Instant::now() + self.flush, self.flush);
-        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flush = every(self.flush);
         let failure = loop {
             let wait = match self.poll() {
                 Ok(wait) => wait,
@@ -56,17 +79,52 @@ impl Sampler {
                 () = stop.cancelled() => break None,
                 () = self.batches.closed() => return Err(WRITER_ENDED),
                 _ = flush.tick() => self.cut().await?,
+                Some(replacement) = self.replacements.recv() => {
+                    self.replace(replacement).await?;
+                    flush = every(self.flush);
+                }
                 () = tokio::task::yield_now(), if wait == Wait::None => {}
                 () = changed(&mut self.clock) => {}
                 () = changed(&mut self.progress), if wait == Wait::Room => {}
                 () = pause(wait), if wait != Wait::None => {}
             }
         };
+        self.cut_all().await?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Everything that is complete.
+    async fn cut_all(&mut self) -> Result<(), AgentError> {
         while self.cutter.is_full(self.now()) {
             self.cut().await?;
         }
-        self.cut().await?;
-        failure.map_or(Ok(()), Err)
+        self.cut().await
+    }
+
+    /// At the border of a batch. The old sources wait until the new ones are there, and go on if those can't be opened.
+    async fn replace(&mut self, replacement: Replacement) -> Result<(), AgentError> {
+        let Replacement { sources, batch, backlog_bytes_max, birth, done } = replacement;
+        self.cut_all().await?;
+        let sealed = self.cutter.sealed();
+        let opened = spawn_blocking(move || {
+            let sources = sources(sealed)?;
+            let machines: Vec<_> = sources.iter().flat_map(|s| s.machines()).collect();
+            let builder = BatchBuilder::new(&machines)?;
+            Ok((sources, builder, Birth { machines, ..birth }))
+        });
+        let opened = opened.await.unwrap_or(Err(AgentError::Ended("opening the sources")));
+        let outcome = opened.map(|(sources, builder, birth)| {
+            let lost = self.cutter.replace(sources, builder, birth.clone());
+            if lost > 0 {
+                self.metrics.readings_not_taken.add(lost, &self.metrics.agent);
+                tracing::error!(lost, "readings of machines that have changed or are gone were not taken");
+            }
+            self.cutter.set_bytes_max(batch.bytes_max);
+            (self.flush, self.backlog_bytes_max) = (batch.flush, backlog_bytes_max);
+            birth
+        });
+        let _ = done.send(outcome);
+        Ok(())
     }
 
     fn now(&self) -> PlantTime {
@@ -96,8 +154,16 @@ impl Sampler {
             SealTime { time_ms: 0, boot_id: self.boot.id, monotonic_ms: self.boot.monotonic_ms(), trusted: true };
         let (batch, readings) = self.cutter.cut(self.now(), stamp);
         let batch = SealedBatch { batch: Box::new(batch), readings };
-        self.batches.send(batch).await.map_err(|_| WRITER_ENDED)
+        self.batches.send(batch).await.map_err(|_| WRITER_ENDED)?;
+        self.beats.cut(self.flush);
+        Ok(())
     }
+}
+
+fn every(flush: Duration) -> Interval {
+    let mut flush = interval_at(Instant::now() + flush, flush);
+    flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    flush
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,11 +186,4 @@ async fn pause(wait: Wait) {
 fn wall(plant_ms: i64, clock: &PlantClock, most: Duration) -> Duration {
     let seconds = plant_ms.max(0) as f64 / clock.speed / 1000.0;
     Duration::try_from_secs_f64(seconds).unwrap_or(most).min(most)
-}
-
-/// Pends for ever when the sender is gone: the last value stays.
-async fn changed<T>(receiver: &mut watch::Receiver<T>) {
-    if receiver.changed().await.is_err() {
-        std::future::pending().await
-    }
 }

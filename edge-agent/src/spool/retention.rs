@@ -27,6 +27,10 @@ pub struct Checkpoint {
     pub sealed: Option<PlantTime>,
 }
 
+/// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
+const QUARANTINED: &str = ".quarantined";
+pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
+
 const CHECKPOINT: &str = "checkpoint";
 const CHECKPOINT_BYTES: usize = 44;
 
@@ -166,6 +170,52 @@ impl<D: Disk> Spool<D> {
         self.losses.damaged += loss;
         let Loss { batches, readings } = loss;
         tracing::error!(frame = %position, batches, readings, "damaged frames became a gap");
+        Ok(())
+    }
+
+    /// Puts a gap in the place of a frame that nobody takes, so that the log goes on behind it. Its bytes are kept beside
+    /// the log. What is not held, or a gap already, stays as it is.
+    pub fn quarantine(&mut self, position: Position) -> Result<(), SpoolError> {
+        let frame = self.log.lock().covering(position).copied().filter(|e| !e.gap);
+        let at = frame.and_then(|f| self.segments.iter().position(|s| s.number == f.place.segment));
+        let (Some(frame), Some(at)) = (frame, at) else {
+            return Ok(());
+        };
+        self.keep_aside(&frame)?;
+        let (held, previous) = (self.held(frame.place.segment), self.segments[at].previous);
+        let Extent { position, last_seq, bytes, readings, .. } = frame;
+        let sealed = self.seal_time(&frame);
+        let gap = recovery::gap(position, last_seq, previous, GapReason::Quarantined, sealed, readings);
+        let found = held.iter().zip(self.without_damage(&held, previous)?);
+        let (mut pieces, mut damaged) = (Vec::with_capacity(held.len()), Loss::default());
+        for (extent, piece) in found {
+            match piece {
+                _ if extent.position == position => pieces.extend(gap.clone().map(Piece::Gap)),
+                piece => {
+                    if !extent.gap && matches!(piece, Piece::Gap(_)) {
+                        damaged += [extent].into_iter().collect();
+                    }
+                    pieces.push(piece);
+                }
+            }
+        }
+        let first = held.first().map_or(position, |e| e.position);
+        self.put(at, first, pieces)?;
+        self.losses.quarantined += Loss { batches: 1, readings };
+        self.losses.damaged += damaged;
+        tracing::error!(frame = %position, bytes, readings, "a batch that the broker refuses is quarantined");
+        Ok(())
+    }
+
+    fn keep_aside(&self, frame: &Extent) -> Result<(), SpoolError> {
+        let kept = self.disk.list().context("list", "the folder")?;
+        let record = self.reader().read_at(frame)?;
+        if let Some(record) =
+            record.filter(|_| kept.iter().filter(|name| name.ends_with(QUARANTINED)).count() < QUARANTINED_FRAMES_MAX)
+        {
+            let name = format!("{}-{}{QUARANTINED}", frame.position.epoch, frame.position.seq);
+            self.disk.replace(&name, &record.bytes).context("write", &name)?;
+        }
         Ok(())
     }
 
