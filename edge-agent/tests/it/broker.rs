@@ -75,10 +75,8 @@ impl Mosquitto {
     /// What the next start gets; see [`Mosquitto::start`].
     pub fn configure(&self, lines: &str) {
         // As root it would change to a user who can't read this folder.
-        let config = format!(
-            "user root\nmax_queued_messages 100000\nlog_type all\nlistener {} 127.0.0.1\n{lines}\n",
-            self.port
-        );
+        let config =
+            format!("user root\nmax_queued_messages 100000\nlog_type all\nlistener {} 127.0.0.1\n{lines}\n", self.port);
         fs::write(self.folder.path().join("mosquitto.conf"), config).unwrap();
     }
 

@@ -1,4 +1,8 @@
 //! The agent against real programs: its own binary, and a real broker.
 
+mod agent;
 mod broker;
+mod committer;
+mod kill;
 mod program;
+mod table;
