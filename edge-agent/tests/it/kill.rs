@@ -200,7 +200,6 @@ impl Hall {
             missing,
             committed.arrivals,
         );
-        assert!(committed.chain.epochs() as u32 > self.kills / 4, "most lives must get somewhere");
         missing
     }
 }
@@ -226,7 +225,9 @@ fn nothing_is_lost_or_doubled_however_often_anyone_is_killed() {
     hall.end_table();
     hall.drain();
     assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED]), 0);
-    assert!(hall.archive.lock().arrivals.duplicate > 0, "frames were sent again");
+    let committed = hall.archive.lock();
+    assert!(committed.chain.epochs() as u32 > kills / 4, "most lives must get somewhere");
+    assert!(committed.arrivals.duplicate > 0, "frames must be sent again");
 }
 
 #[test]
