@@ -209,15 +209,16 @@ pub fn drain() {
     spool.commit().expect("room on the disk");
     drop(spool);
     println!("  {frames} frames of {} bytes, {} MB", bytes / frames, bytes / 1_000_000);
-    site.start_committer();
+    site.broker_down();
     let begun = Instant::now();
-    site.start_agent(&format!(
-        "[spool]\nbytes_max = {}\n[clock]\nstart = {START_MS}\n{}",
-        2u64 << 30,
-        simulator(1_000)
-    ));
-    site.wait("recovery", HOUR, |s| s.archive.lock().readings > 0);
-    println!("  first commit {:.1} s after the start", begun.elapsed().as_secs_f64());
+    site.start_agent(&format!("[spool]\nbytes_max = {}\n{}{}", 2u64 << 30, clock(1.0), simulator(1_000)));
+    site.wait("recovery", HOUR, |s| s.log().contains("spool recovered"));
+    println!("  recovered {:.1} s after the start", begun.elapsed().as_secs_f64());
+    sleep(5 * SECOND);
+    let (now, most, anonymous) = memory(site.agent());
+    println!("  resident {now:.1} MiB ({anonymous:.1} anonymous), at most {most:.1} MiB");
+    site.broker_up();
+    site.start_committer();
     let (before, done) = (usage(site.agent()), site.archive.lock().readings);
     site.wait("the backlog", HOUR, |s| s.archive.lock().readings >= frames * 2_000);
     let readings = site.archive.lock().readings - done;
