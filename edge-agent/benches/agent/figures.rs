@@ -173,7 +173,7 @@ pub fn day() {
     println!("  backlog {:.1} MB", site.archive.lock().bytes as f64 / 1e6);
 }
 
-/// A gigabyte that does not compress, in batches of a second at 2,000 readings a second.
+/// A gigabyte of batches of a second, of 2,000 readings each with two decimals.
 pub fn drain() {
     let (bytes_max, machines, sensors, rows) = (1 << 30, 20, 10, 10);
     let mut site = Site::new();
@@ -187,7 +187,7 @@ pub fn drain() {
         let stamps: Vec<i64> = (0..rows).map(|row| ms + row * 100).collect();
         let sensor = |s: usize, rng: &mut ChaCha8Rng| SensorColumn {
             sensor: format!("s{s}"),
-            value: (0..rows).map(|_| rng.random()).collect(),
+            value: (0..rows).map(|_| f64::from(rng.random_range(0..10_000u16)) / 100.0).collect(),
             quality: Vec::new(),
         };
         let machine = |m: usize| MachineReadings {

@@ -17,14 +17,14 @@ pub struct Agent {
 impl Agent {
     /// With the `gateway.toml` in a folder; its log lines are added to those of its earlier lives.
     pub fn start(folder: &Path) -> Self {
-        let log = OpenOptions::new().create(true).append(true).open(log_file(folder)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));
-        command.arg("--config").arg(folder.join("gateway.toml")).stdin(Stdio::null()).stdout(Stdio::null());
-        Agent { child: command.stderr(log).spawn().unwrap() }
+        Self::start_in(folder, &mut Command::new(env!("CARGO_BIN_EXE_edge-agent")))
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// The same by a command that ends in starting the program with the arguments that are added to it.
+    pub fn start_in(folder: &Path, command: &mut Command) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(log_file(folder)).unwrap();
+        command.arg("--config").arg(folder.join("gateway.toml")).stdin(Stdio::null()).stdout(Stdio::null());
+        Agent { child: command.stderr(log).spawn().unwrap() }
     }
 
     /// With SIGKILL. It must have been running.

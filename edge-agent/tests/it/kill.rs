@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -35,18 +36,18 @@ const STEPS_PER_SECOND: i64 = 100;
 const AHEAD: Duration = Duration::from_secs(5);
 /// Without any progress for so long, nothing more is waited for.
 const STALL_MAX: Duration = Duration::from_secs(60);
-const STOP_MAX: Duration = Duration::from_secs(20);
+pub const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// Nothing is lost by these, and each is said once for a reason that the test gave.
-const BROKER_LOST: &str = "no connection to the broker; the spool keeps everything";
-const ROWS_SKIPPED: &str = "rows at or before the time up to which the spool is sealed are not replayed";
+pub const BROKER_LOST: &str = "no connection to the broker; the spool keeps everything";
+pub const ROWS_SKIPPED: &str = "rows at or before the time up to which the spool is sealed are not replayed";
 const EVICTED: &str = "spool full: oldest readings evicted";
 
 /// A gateway, its broker and its processor, on one machine.
-struct Hall {
+pub struct Hall {
     rng: ChaCha8Rng,
     folder: TempDir,
-    broker: Mosquitto,
+    pub broker: Mosquitto,
     ids: (AssetId, AssetId),
     archive: Archive,
     committer: Option<Committer>,
@@ -60,7 +61,7 @@ struct Hall {
 }
 
 impl Hall {
-    fn new(note_bytes: usize, settings: &str) -> Option<Hall> {
+    pub fn new(note_bytes: usize, settings: &str) -> Option<Hall> {
         let seed = match std::env::var("MILLWRIGHT_SEED") {
             Ok(seed) => seed.parse().unwrap(),
             Err(_) => wall_now_ms() as u64,
@@ -98,6 +99,10 @@ impl Hall {
         Some(hall)
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn now_step(&self) -> i64 {
         self.clock.now().millis() / STEP_MS
     }
@@ -109,7 +114,7 @@ impl Hall {
     }
 
     /// The window of the table from what the archive has; never without a row.
-    fn write_table(&self) {
+    pub fn write_table(&self) {
         let ahead = self.now_step() + STEPS_PER_SECOND * AHEAD.as_secs() as i64;
         let last = self.end_step.unwrap_or(ahead);
         table::write(self.folder.path(), self.archived_step().clamp(self.first_step, last)..=last, self.note_bytes);
@@ -122,7 +127,7 @@ impl Hall {
             Some(Committer::start(self.broker.port(), ids, &self.archive, Manner::LATE, self.rng.random()));
     }
 
-    fn kill_broker(&mut self) {
+    pub fn kill_broker(&mut self) {
         self.broker.kill();
         self.broker_kills += 1;
     }
@@ -161,7 +166,11 @@ impl Hall {
 
     /// No rows after this moment.
     fn end_table(&mut self) {
-        self.end_step = Some(self.now_step());
+        self.end_table_after(Duration::ZERO);
+    }
+
+    pub fn end_table_after(&mut self, time: Duration) {
+        self.end_step = Some(self.now_step() + STEPS_PER_SECOND * time.as_secs() as i64);
     }
 
     fn is_drained(&self) -> bool {
@@ -172,6 +181,11 @@ impl Hall {
     fn drain(&mut self) {
         self.write_table();
         let agent = Agent::start(self.folder.path());
+        self.wait_drained();
+        assert!(agent.stop(STOP_MAX).success());
+    }
+
+    pub fn wait_drained(&self) {
         let (mut before, mut since) = (0, Instant::now());
         while !self.is_drained() {
             let frames = self.archive.lock().frames.len();
@@ -181,11 +195,10 @@ impl Hall {
             assert!(since.elapsed() < STALL_MAX, "no progress: {:#?}", agent::log(self.folder.path()));
             sleep(POLL);
         }
-        assert!(agent.stop(STOP_MAX).success());
     }
 
     /// Readings that are missing in breaks that were declared.
-    fn check(&self, expected: &[&str]) -> u64 {
+    pub fn check(&self, expected: &[&str]) -> u64 {
         agent::expect_only(self.folder.path(), expected);
         let committed = self.archive.lock();
         let missing = table::check(&committed.frames, self.first_step..=self.end_step.unwrap());

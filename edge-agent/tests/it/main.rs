@@ -4,5 +4,6 @@ mod agent;
 mod broker;
 mod committer;
 mod kill;
+mod outage;
 mod program;
 mod table;
