@@ -73,7 +73,9 @@ fn load(path: &Path) -> anyhow::Result<Gateway> {
 }
 
 fn start(config: PathBuf, gateway: Gateway) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One thread carries far more than a gateway reads, since none of its tasks waits for the disk. More of them would
+    // take memory, each for itself, and CPU time to hand work over.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(run(config, gateway));
     // Whoever asked to stop now does not want to wait for a blocking thread.
     runtime.shutdown_background();

@@ -137,7 +137,7 @@ impl<D: Disk> Spool<D> {
             let (from, readings) = (first.position, covered.iter().map(|e| e.readings).sum());
             let sealed = self.seal_time(last);
             let gap = recovery::gap(from, last.last_seq, segment.previous, GapReason::Evicted, sealed, readings);
-            self.put(at, from, gap.into_iter().map(Piece::Gap).collect())?;
+            self.put(at, from, gap.into_iter().map(Piece::gap).collect())?;
             self.losses.evicted += loss;
             let Loss { batches, readings } = loss;
             tracing::error!(%from, to = last.last_seq, batches, readings, "spool full: oldest readings evicted");
@@ -256,7 +256,7 @@ impl<D: Disk> Spool<D> {
                 Some(_) => Some(Piece::Keep(*extent)),
                 None => {
                     recovery::gap(extent.position, extent.last_seq, previous, GapReason::Damaged, None, extent.readings)
-                        .map(Piece::Gap)
+                        .map(Piece::gap)
                 }
             });
         }
