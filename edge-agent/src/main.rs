@@ -8,12 +8,11 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use edge_agent::{
-    agent::{Agent, batch::BatchBuilder},
+    agent::{Agent, batch::BatchBuilder, clock::AgentClock},
     config::Gateway,
     source::{Source, SourceConfig},
     telemetry::{self, Health},
 };
-use proto::time::PlantClock;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -96,7 +95,6 @@ async fn run(gateway: Gateway) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    let (_clock, clock) = watch::channel(clock);
     let mut handle = agent.start(sources, clock)?;
     health.send_replace(Health::Running);
     let ended = tokio::select! {
@@ -120,17 +118,17 @@ async fn run(gateway: Gateway) -> anyhow::Result<()> {
 struct Opened {
     agent: Agent,
     sources: Vec<Box<dyn Source>>,
-    clock: PlantClock,
+    clock: AgentClock,
 }
 
 fn open(gateway: &Gateway) -> anyhow::Result<Opened> {
     let agent = Agent::open(gateway.agent.clone())?;
-    let (resume_after, kept) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
-    let now = kept.clock.now();
+    let (resume_after, (clock, since)) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
+    let now = clock.look().time;
     if let Some(sealed) = resume_after.filter(|sealed| *sealed > now) {
-        tracing::warn!(%now, %sealed, "plant time is behind what the spool is sealed up to: nothing is read until it is past");
+        tracing::warn!(%now, %sealed, "plant time is behind what was read before: simulators and replays wait until it is past");
     }
-    let build = |source: &SourceConfig| source.starting_at(kept.since).build(&gateway.base, resume_after);
+    let build = |source: &SourceConfig| source.starting_at(since).build(&gateway.base, resume_after);
     let sources = gateway.sources.iter().map(build).collect::<Result<_, _>>()?;
-    Ok(Opened { agent, sources, clock: kept.clock })
+    Ok(Opened { agent, sources, clock })
 }

@@ -22,7 +22,7 @@ pub mod mqtt;
 pub mod window;
 
 use crate::{
-    agent::{AgentProgress, writer::WriterRequest},
+    agent::{AgentProgress, clock::AgentClock, writer::WriterRequest},
     spool::{ReadError, SharedLog, SpoolReader, disk::Folder},
     telemetry::Metrics,
 };
@@ -67,6 +67,8 @@ pub struct Publisher {
     /// Moves with every commit; closes when nothing more will become durable.
     pub progress: watch::Receiver<AgentProgress>,
     pub metrics: Metrics,
+    /// Learns the time from acks.
+    pub clock: AgentClock,
     /// Differs from agent to agent.
     pub jitter_seed: u64,
 }
@@ -235,7 +237,7 @@ impl<'p> Session<'p> {
                 }
                 self.on_subscribed()?;
             }
-            Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish.payload),
+            Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish.payload, !publish.retain),
             Event::Incoming(Packet::PubAck(_)) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.waiting_since = Instant::now();
@@ -261,7 +263,8 @@ impl<'p> Session<'p> {
         Ok(())
     }
 
-    fn on_ack(&mut self, payload: &[u8]) {
+    /// `live`: it was sent a moment ago, and not kept by the broker since who knows when.
+    fn on_ack(&mut self, payload: &[u8], live: bool) {
         let metrics = &self.publisher.metrics;
         let ack = match Ack::decode(payload) {
             Ok(ack) => ack,
@@ -271,7 +274,11 @@ impl<'p> Session<'p> {
                 return;
             }
         };
+        let taken = self.window.counters().acks;
         self.window.on_ack(&self.publisher.log.lock(), &ack, self.now());
+        if live && self.window.counters().acks > taken {
+            self.publisher.clock.on_ack(ack.plant_time);
+        }
         metrics.paused.record(u64::from(self.window.paused()), &metrics.agent);
         self.free();
     }

@@ -6,7 +6,7 @@
 //!
 //! A batch holds everything up to its seal time that no batch before it held, and nothing newer: so the seal time of the
 //! newest durable batch is the one point from which all sources go on after a restart, with nothing doubled or left
-//! out. What is newer waits for the next batch. Seal times never fall, even if the wall clock does.
+//! out. What is newer waits for the next batch. Seal times never fall with the clock, unless the caller knows better.
 
 use std::collections::BTreeMap;
 
@@ -132,6 +132,16 @@ impl Cutter {
         instant.items.push(item);
         self.held_bytes += bytes;
         Ok(())
+    }
+
+    /// Seal time of the newest batch; [`PlantTime::MIN`] if there is none.
+    pub fn sealed(&self) -> PlantTime {
+        self.sealed
+    }
+
+    /// Time before was wrong, and what it is now is known: the next batch is sealed by that, even if it is earlier.
+    pub fn fall_back(&mut self) {
+        self.sealed = PlantTime::MIN;
     }
 
     /// How many items were not taken since the last call, and why the last of them.

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use proto::{
-    time::{PlantClock, PlantTime},
-    wire::telemetry::SealTime,
-};
+use proto::{time::PlantTime, wire::telemetry::SealTime};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at, sleep},
@@ -15,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AgentError, AgentProgress,
+    clock::{AgentClock, Look, trust::NEAR_MS},
     cutter::{Cutter, Polled},
     identity::Boot,
     writer::SealedBatch,
@@ -24,6 +22,9 @@ use crate::telemetry::Metrics;
 /// Wall time by which a source may be behind before what it gives counts as history.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(10);
 
+/// Polls for what was stamped before a break in the time. What is not read by then gets the new time.
+const CLOSING_POLLS_MAX: usize = 64;
+
 const WRITER_ENDED: AgentError = AgentError::Ended("the spool's writer");
 
 pub struct Sampler {
@@ -32,7 +33,9 @@ pub struct Sampler {
     pub flush: Duration,
     /// With more than this in the spool, history waits; what is live never does.
     pub backlog_bytes_max: u64,
-    pub clock: watch::Receiver<PlantClock>,
+    pub clock: AgentClock,
+    /// At the time since the last break in it: what was read under it is sealed under it.
+    pub look: Look,
     pub progress: watch::Receiver<AgentProgress>,
     pub batches: mpsc::Sender<SealedBatch>,
     pub metrics: Metrics,
@@ -43,12 +46,14 @@ impl Sampler {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
         let mut flush = interval_at(Instant::now() + self.flush, self.flush);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.fall_back().await;
         let failure = loop {
+            self.follow().await?;
             let wait = match self.poll() {
                 Ok(wait) => wait,
                 Err(error) => break Some(error),
             };
-            while self.cutter.is_full(self.now()) {
+            while self.cutter_is_full() {
                 self.cut().await?;
             }
             tokio::select! {
@@ -57,27 +62,69 @@ impl Sampler {
                 () = self.batches.closed() => return Err(WRITER_ENDED),
                 _ = flush.tick() => self.cut().await?,
                 () = tokio::task::yield_now(), if wait == Wait::None => {}
-                () = changed(&mut self.clock) => {}
+                () = self.clock.changed() => {}
                 () = changed(&mut self.progress), if wait == Wait::Room => {}
                 () = pause(wait), if wait != Wait::None => {}
             }
         };
-        while self.cutter.is_full(self.now()) {
+        while self.cutter_is_full() {
             self.cut().await?;
         }
         self.cut().await?;
         failure.map_or(Ok(()), Err)
     }
 
-    fn now(&self) -> PlantTime {
-        self.clock.borrow().now()
+    /// After a break in the time, the old one goes on until what was read by it is sealed.
+    fn now(&mut self) -> PlantTime {
+        let look = self.clock.look();
+        if look.era == self.look.era {
+            self.look = look;
+        }
+        self.look.gone_on_to(&look)
+    }
+
+    /// Goes over to another time, if there is one.
+    async fn follow(&mut self) -> Result<(), AgentError> {
+        while self.clock.look().era != self.look.era {
+            for _ in 0..CLOSING_POLLS_MAX {
+                let before = self.now();
+                if self.cutter.poll(before, Some(before.plus_millis(-self.live_lag_ms())))? != Polled::More {
+                    break;
+                }
+            }
+            while self.cutter_is_full() {
+                self.cut().await?;
+            }
+            self.cut().await?;
+            self.look = self.clock.look();
+            self.fall_back().await;
+        }
+        Ok(())
+    }
+
+    /// Seal times fall with a time that is known to be right. Plant time of one's own (a replay) never falls.
+    async fn fall_back(&mut self) {
+        let sealed = self.cutter.sealed();
+        let fallen = self.look.trusted && sealed > self.look.time.plus_millis(NEAR_MS);
+        if let Some(keeper) = self.clock.keeper().filter(|keeper| fallen && keeper.is_shared()) {
+            tracing::warn!(%sealed, now = %self.look.time, "batches were sealed in the future; seal times fall back");
+            keeper.leave(sealed).await;
+            self.cutter.fall_back();
+        }
+    }
+
+    fn cutter_is_full(&mut self) -> bool {
+        let now = self.now();
+        self.cutter.is_full(now)
+    }
+
+    fn live_lag_ms(&self) -> i64 {
+        (LIVE_LAG_MAX.as_millis() as f64 * self.clock.speed()) as i64
     }
 
     fn poll(&mut self) -> Result<Wait, AgentError> {
-        let clock = *self.clock.borrow_and_update();
-        let now = clock.now();
+        let (now, live_lag_ms) = (self.now(), self.live_lag_ms());
         let full = self.progress.borrow_and_update().backlog_bytes > self.backlog_bytes_max;
-        let live_lag_ms = (LIVE_LAG_MAX.as_millis() as f64 * clock.speed) as i64;
         let polled = self.cutter.poll(now, full.then(|| now.plus_millis(-live_lag_ms)))?;
         if let Some((count, error)) = self.cutter.refused() {
             self.metrics.readings_not_taken.add(count, &self.metrics.agent);
@@ -86,15 +133,21 @@ impl Sampler {
         Ok(match polled {
             Polled::More => Wait::None,
             Polled::Idle(None) => Wait::For(self.flush),
-            Polled::Idle(Some(due)) => Wait::For(wall(due.0.saturating_sub(now.0), &clock, self.flush)),
+            Polled::Idle(Some(due)) => Wait::For(wall(due.0.saturating_sub(now.0), self.clock.speed(), self.flush)),
             Polled::Held => Wait::Room,
         })
     }
 
     async fn cut(&mut self) -> Result<(), AgentError> {
-        let stamp =
-            SealTime { time_ms: 0, boot_id: self.boot.id, monotonic_ms: self.boot.monotonic_ms(), trusted: true };
-        let (batch, readings) = self.cutter.cut(self.now(), stamp);
+        let now = self.now();
+        let stamp = SealTime {
+            time_ms: 0,
+            boot_id: self.boot.id,
+            monotonic_ms: self.boot.monotonic_ms(),
+            trusted: self.look.trusted,
+            offset_ms: self.look.offset_ms,
+        };
+        let (batch, readings) = self.cutter.cut(now, stamp);
         let batch = SealedBatch { batch: Box::new(batch), readings };
         self.batches.send(batch).await.map_err(|_| WRITER_ENDED)
     }
@@ -117,8 +170,8 @@ async fn pause(wait: Wait) {
 }
 
 /// Plant milliseconds as wall time; a clock that stands still takes for ever, which is `most`.
-fn wall(plant_ms: i64, clock: &PlantClock, most: Duration) -> Duration {
-    let seconds = plant_ms.max(0) as f64 / clock.speed / 1000.0;
+fn wall(plant_ms: i64, speed: f64, most: Duration) -> Duration {
+    let seconds = plant_ms.max(0) as f64 / speed / 1000.0;
     Duration::try_from_secs_f64(seconds).unwrap_or(most).min(most)
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use proto::{
     asset::AssetId,
     telemetry::{Frame, FrameKind, check_batch, delta_decode},
+    time::PlantClock,
     wire::telemetry::{MachineInfo, Quality, SensorInfo, TelemetryBatch},
 };
 

@@ -4,7 +4,7 @@ use proto::{
     asset::AssetId,
     position::Epoch,
     telemetry::Frame,
-    time::PlantTime,
+    time::{PlantClock, PlantTime},
     wire::telemetry::{SealTime, TelemetryBatch},
 };
 
@@ -43,6 +43,7 @@ fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
         requests: mpsc::channel(1).0,
         progress: watch::channel(progress).1,
         metrics: Metrics::new(&config.agent),
+        clock: watch::channel(PlantClock::WALL).1.into(),
         jitter_seed: 1,
     };
     (publisher, spool)
