@@ -100,7 +100,7 @@ impl Agent {
         let folder = |source| AgentError::Folder { folder: config.data.clone(), source };
         let disk = Arc::new(Folder::open(&config.data).map_err(folder)?);
         let identity = Identity::load(&*disk).map_err(folder)?;
-        let kept_time = KeptTime::load(&*disk).map_err(folder)?;
+        let kept_time = KeptTime::load(&*disk);
         let epoch = Epoch(identity::random_bytes().map_err(folder)?);
         let (spool, recovered) = Spool::open(disk.clone(), config.spool.clone(), epoch)?;
         let Recovered { frames, lost, damaged_bytes } = recovered;
@@ -134,11 +134,7 @@ impl Agent {
 
     /// Samples and publishes on the current tokio runtime until it is stopped. Plant time is what `clock` says at the
     /// moment: the owner of one that is given may hold it (speed 0) and let it run on.
-    pub fn start(
-        self,
-        sources: Vec<Box<dyn Source>>,
-        clock: impl Into<AgentClock>,
-    ) -> Result<AgentHandle, AgentError> {
+    pub fn start(self, sources: Vec<Box<dyn Source>>, clock: impl Into<AgentClock>) -> Result<AgentHandle, AgentError> {
         let clock = clock.into();
         let resume_after = self.resume_after();
         let Agent { config, identity, spool, .. } = self;
@@ -189,7 +185,10 @@ impl Agent {
         match clock.keeper().cloned() {
             Some(keeper) => {
                 let stop = stop.clone();
-                tasks.spawn(async { Ok(keeper.run(metrics, stop).await) });
+                tasks.spawn(async {
+                    keeper.run(metrics, stop).await;
+                    Ok(())
+                });
             }
             None => metrics.clock_trusted.record(1, &metrics.agent),
         }

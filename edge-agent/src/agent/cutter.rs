@@ -139,9 +139,19 @@ impl Cutter {
         self.sealed
     }
 
-    /// Time before was wrong, and what it is now is known: the next batch is sealed by that, even if it is earlier.
-    pub fn fall_back(&mut self) {
+    /// The newest instant that is in no batch yet.
+    pub fn newest(&self) -> Option<PlantTime> {
+        self.held.last_key_value().map(|(time, _)| *time)
+    }
+
+    /// Time was wrong before, and is known now: the next batch is sealed by it, even if it is earlier. What is held from
+    /// beyond does not wait until then: it keeps its stamp, and goes out with the next batches.
+    pub fn fall_back(&mut self, now: PlantTime) {
         self.sealed = PlantTime::MIN;
+        let beyond = self.held.split_off(&now);
+        for (at, instant) in (now.millis()..).zip(beyond.into_values()) {
+            self.held.insert(PlantTime(at), instant);
+        }
     }
 
     /// How many items were not taken since the last call, and why the last of them.

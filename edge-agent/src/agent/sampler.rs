@@ -48,7 +48,9 @@ impl Sampler {
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.fall_back().await;
         let failure = loop {
-            self.follow().await?;
+            if let Err(error) = self.follow().await {
+                break Some(error);
+            }
             let wait = match self.poll() {
                 Ok(wait) => wait,
                 Err(error) => break Some(error),
@@ -86,16 +88,17 @@ impl Sampler {
     /// Goes over to another time, if there is one.
     async fn follow(&mut self) -> Result<(), AgentError> {
         while self.clock.look().era != self.look.era {
+            // A small step back may just have left something beyond the old time.
+            let end = self.cutter.newest().map_or(self.now(), |newest| newest.max(self.now()));
             for _ in 0..CLOSING_POLLS_MAX {
-                let before = self.now();
-                if self.cutter.poll(before, Some(before.plus_millis(-self.live_lag_ms())))? != Polled::More {
+                if self.cutter.poll(end, None)? != Polled::More {
                     break;
                 }
             }
-            while self.cutter_is_full() {
-                self.cut().await?;
+            while self.cutter.is_full(end) {
+                self.cut_at(end).await?;
             }
-            self.cut().await?;
+            self.cut_at(end).await?;
             self.look = self.clock.look();
             self.fall_back().await;
         }
@@ -109,7 +112,7 @@ impl Sampler {
         if let Some(keeper) = self.clock.keeper().filter(|keeper| fallen && keeper.is_shared()) {
             tracing::warn!(%sealed, now = %self.look.time, "batches were sealed in the future; seal times fall back");
             keeper.leave(sealed).await;
-            self.cutter.fall_back();
+            self.cutter.fall_back(self.look.time);
         }
     }
 
@@ -118,12 +121,9 @@ impl Sampler {
         self.cutter.is_full(now)
     }
 
-    fn live_lag_ms(&self) -> i64 {
-        (LIVE_LAG_MAX.as_millis() as f64 * self.clock.speed()) as i64
-    }
-
     fn poll(&mut self) -> Result<Wait, AgentError> {
-        let (now, live_lag_ms) = (self.now(), self.live_lag_ms());
+        let now = self.now();
+        let live_lag_ms = (LIVE_LAG_MAX.as_millis() as f64 * self.clock.speed()) as i64;
         let full = self.progress.borrow_and_update().backlog_bytes > self.backlog_bytes_max;
         let polled = self.cutter.poll(now, full.then(|| now.plus_millis(-live_lag_ms)))?;
         if let Some((count, error)) = self.cutter.refused() {
@@ -140,6 +140,10 @@ impl Sampler {
 
     async fn cut(&mut self) -> Result<(), AgentError> {
         let now = self.now();
+        self.cut_at(now).await
+    }
+
+    async fn cut_at(&mut self, now: PlantTime) -> Result<(), AgentError> {
         let stamp = SealTime {
             time_ms: 0,
             boot_id: self.boot.id,
@@ -181,3 +185,6 @@ async fn changed<T>(receiver: &mut watch::Receiver<T>) {
         std::future::pending().await
     }
 }
+
+#[cfg(test)]
+mod tests;

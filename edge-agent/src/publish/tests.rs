@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use proto::{
+    ack::ArchiveId,
     asset::AssetId,
+    clock::ClockConfig,
     position::Epoch,
     telemetry::Frame,
     time::{PlantClock, PlantTime},
@@ -10,9 +12,12 @@ use proto::{
 
 use super::*;
 use crate::{
-    agent::identity::Identity,
+    agent::{
+        clock::fake::{FakeClocks, HOUR, TODAY},
+        identity::Identity,
+    },
     config::{AgentConfig, MqttConfig},
-    spool::{Spool, SpoolConfig},
+    spool::{Spool, SpoolConfig, disk::memory::Memory},
 };
 
 /// A publisher with one frame to send and a broker that is not there.
@@ -72,4 +77,29 @@ async fn a_birth_names_the_epochs_in_the_spool() {
     let (publisher, spool) = publisher(data.path());
     let position = spool.log().lock().last().unwrap();
     assert_eq!(publisher.birth().epochs, [position.into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_is_taken_from_a_live_ack_of_the_writer_in_charge_only() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut publisher, _spool) = publisher(data.path());
+    let clocks = FakeClocks::at(0);
+    publisher.clock = clocks.resume(&Arc::new(Memory::default()), &ClockConfig::default());
+    let mut window = SendWindow::new(WindowConfig::default(), 1);
+    let mut session = Session::new(&publisher, &mut window, Instant::now());
+    let ack = |incarnation, plant_time| Ack {
+        archive: ArchiveId([7; 16]),
+        incarnation,
+        received: None,
+        committed: None,
+        paused: false,
+        plant_time: PlantTime(plant_time),
+    };
+    session.on_ack(&ack(2, TODAY - HOUR).encode(), false);
+    assert!(!publisher.clock.look().trusted, "who knows how long the broker kept it");
+    session.on_ack(&ack(1, TODAY - HOUR).encode(), true);
+    assert!(!publisher.clock.look().trusted, "a replaced writer");
+    session.on_ack(&ack(2, TODAY).encode(), true);
+    let look = publisher.clock.look();
+    assert_eq!((look.trusted, look.time), (true, PlantTime(TODAY)));
 }

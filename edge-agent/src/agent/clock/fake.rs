@@ -53,7 +53,7 @@ impl FakeClocks {
 
     /// The agent's clock of a start on this disk.
     pub fn resume(&self, disk: &Arc<Memory>, config: &ClockConfig) -> AgentClock {
-        let kept = KeptTime::load(&**disk).unwrap();
+        let kept = KeptTime::load(&**disk);
         AgentClock::resume(disk.clone(), config, BOOT, kept, None, self.clocks()).unwrap().0
     }
 }

@@ -206,7 +206,9 @@ fn tell(turn: Turn, wall_ms: i64, time_ms: i64, offset_ms: i64) {
     match turn {
         Turn::Gained => tracing::info!(%wall, %time, offset_ms, "the time is known and trusted"),
         Turn::Returned => tracing::info!(%wall, "the wall clock is right again"),
-        Turn::Corrected => tracing::warn!(%wall, %time, offset_ms, "the wall clock is wrong; the time is from the acks"),
+        Turn::Corrected => {
+            tracing::warn!(%wall, %time, offset_ms, "the wall clock is wrong; the time is from the acks")
+        }
         Turn::Followed => tracing::warn!(%wall, "the wall clock jumped, and is confirmed"),
         Turn::Carried => {
             tracing::warn!(%wall, %time, offset_ms, "the wall clock jumped away from a time that is confirmed; it is not followed")

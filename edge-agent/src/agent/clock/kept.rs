@@ -46,14 +46,17 @@ impl KeptTime {
         })
     }
 
-    /// Nothing at the first start, and nothing if it is damaged.
-    pub fn load(disk: &impl Disk) -> io::Result<Self> {
-        let Some(bytes) = disk.read_small(FILE, 2 * BYTES as u64)? else { return Ok(KeptTime::default()) };
-        let kept = KeptTime::decode(&bytes);
-        if kept.is_none() {
-            tracing::warn!("the last known good time is damaged; the wall clock alone has to be plausible");
-        }
-        Ok(kept.unwrap_or_default())
+    /// Nothing at the first start, nor if it can't be read: that keeps no agent from starting.
+    pub fn load(disk: &impl Disk) -> Self {
+        let kept = match disk.read_small(FILE, 2 * BYTES as u64) {
+            Ok(None) => Ok(KeptTime::default()),
+            Ok(Some(bytes)) => KeptTime::decode(&bytes).ok_or("it is damaged".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        kept.unwrap_or_else(|reason| {
+            tracing::warn!(reason, "the last known good time can't be read; the wall clock only has to be plausible");
+            KeptTime::default()
+        })
     }
 
     pub fn store(&self, disk: &dyn Disk) -> io::Result<()> {
@@ -70,7 +73,7 @@ mod tests {
     #[test]
     fn it_survives_a_start_and_damage_is_seen() {
         let disk = Memory::default();
-        assert_eq!(KeptTime::load(&disk).unwrap(), KeptTime::default());
+        assert_eq!(KeptTime::load(&disk), KeptTime::default());
         let known = Known { wall_ms: 5, boot_id: u64::MAX, monotonic_ms: 7, confirmed: true };
         for kept in [
             KeptTime::default(),
@@ -78,16 +81,16 @@ mod tests {
             KeptTime { known: Some(known), resume_after: Some(PlantTime(-9)) },
         ] {
             kept.store(&disk).unwrap();
-            assert_eq!(KeptTime::load(&disk).unwrap(), kept);
+            assert_eq!(KeptTime::load(&disk), kept);
         }
         for at in 0..BYTES {
             disk.damage(FILE, at);
-            assert_eq!(KeptTime::load(&disk).unwrap(), KeptTime::default(), "byte {at}");
+            assert_eq!(KeptTime::load(&disk), KeptTime::default(), "byte {at}");
             disk.damage(FILE, at);
         }
         for bytes in 0..BYTES {
             disk.replace(FILE, &vec![0; bytes]).unwrap();
-            assert_eq!(KeptTime::load(&disk).unwrap(), KeptTime::default(), "{bytes} bytes");
+            assert_eq!(KeptTime::load(&disk), KeptTime::default(), "{bytes} bytes");
         }
     }
 }

@@ -174,9 +174,7 @@ impl WallTrust {
             Basis::Wall { confirmed: before } if !jumped => {
                 self.turn(Basis::Wall { confirmed: before || now.is_synchronised() }, wall, None)
             }
-            Basis::Wall { .. } if confirmed => {
-                self.turn(Basis::Wall { confirmed: true }, wall, Some(Turn::Followed))
-            }
+            Basis::Wall { .. } if confirmed => self.turn(Basis::Wall { confirmed: true }, wall, Some(Turn::Followed)),
             Basis::Wall { confirmed: true } => self.turn(Basis::Carried, self.offset_ms, Some(Turn::Carried)),
             Basis::Wall { confirmed: false } => {
                 self.turn(Basis::Estimated { jumped: true }, self.offset_ms, Some(Turn::Lost))
@@ -208,22 +206,16 @@ impl WallTrust {
         self.contradicted &= !wall_agrees;
         match self.basis {
             Basis::Wall { .. } if wall_agrees => self.turn(Basis::Wall { confirmed: true }, wall, None),
-            Basis::Wall { confirmed: false } if !too_far => {
-                self.turn(Basis::Carried, ack, Some(Turn::Corrected))
-            }
+            Basis::Wall { confirmed: false } if !too_far => self.turn(Basis::Carried, ack, Some(Turn::Corrected)),
             Basis::Wall { .. } => self.contradict(),
             Basis::Estimated { .. } if wall_agrees => {
                 self.turn(Basis::Wall { confirmed: true }, wall, Some(Turn::Gained))
             }
             Basis::Estimated { .. } => self.turn(Basis::Carried, ack, Some(Turn::Gained)),
-            Basis::Carried if wall_agrees => {
-                self.turn(Basis::Wall { confirmed: true }, wall, Some(Turn::Returned))
-            }
+            Basis::Carried if wall_agrees => self.turn(Basis::Wall { confirmed: true }, wall, Some(Turn::Returned)),
             Basis::Carried if too_far => self.contradict(),
             // An ack is late by its way: the one that was fastest is right, unless this clock itself runs fast.
-            Basis::Carried if near(ack, self.offset_ms) => {
-                self.turn(Basis::Carried, self.offset_ms.max(ack), None)
-            }
+            Basis::Carried if near(ack, self.offset_ms) => self.turn(Basis::Carried, self.offset_ms.max(ack), None),
             Basis::Carried => self.turn(Basis::Carried, ack, Some(Turn::Corrected)),
         }
     }
