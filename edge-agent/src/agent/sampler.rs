@@ -46,7 +46,6 @@ impl Sampler {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
         let mut flush = interval_at(Instant::now() + self.flush, self.flush);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.fall_back().await;
         let failure = loop {
             if let Err(error) = self.follow().await {
                 break Some(error);
@@ -85,35 +84,38 @@ impl Sampler {
         self.look.gone_on_to(&look)
     }
 
-    /// Goes over to another time, if there is one.
+    /// Goes over to another time, if there is one. Seal times fall with a time that is known to be right; plant time of
+    /// one's own (a replay) never falls.
     async fn follow(&mut self) -> Result<(), AgentError> {
         while self.clock.look().era != self.look.era {
-            // A small step back may just have left something beyond the old time.
-            let end = self.cutter.newest().map_or(self.now(), |newest| newest.max(self.now()));
-            for _ in 0..CLOSING_POLLS_MAX {
-                if self.cutter.poll(end, None)? != Polled::More {
-                    break;
-                }
-            }
-            while self.cutter.is_full(end) {
-                self.cut_at(end).await?;
-            }
-            self.cut_at(end).await?;
+            self.close().await?;
             self.look = self.clock.look();
-            self.fall_back().await;
+        }
+        let (sealed, now) = (self.cutter.sealed(), self.look.time);
+        let fallen = self.look.trusted && sealed > now.plus_millis(NEAR_MS);
+        if let Some(keeper) = self.clock.keeper().filter(|keeper| fallen && keeper.is_shared()).cloned() {
+            tracing::warn!(%sealed, %now, "batches were sealed in the future; seal times fall back");
+            if self.cutter.newest() > Some(now) {
+                self.close().await?;
+            }
+            keeper.leave(self.cutter.sealed()).await;
+            self.cutter.fall_back(now);
         }
         Ok(())
     }
 
-    /// Seal times fall with a time that is known to be right. Plant time of one's own (a replay) never falls.
-    async fn fall_back(&mut self) {
-        let sealed = self.cutter.sealed();
-        let fallen = self.look.trusted && sealed > self.look.time.plus_millis(NEAR_MS);
-        if let Some(keeper) = self.clock.keeper().filter(|keeper| fallen && keeper.is_shared()) {
-            tracing::warn!(%sealed, now = %self.look.time, "batches were sealed in the future; seal times fall back");
-            keeper.leave(sealed).await;
-            self.cutter.fall_back(self.look.time);
+    /// Seals what was read by the time until now, beyond it, too: a small step back may have left something there.
+    async fn close(&mut self) -> Result<(), AgentError> {
+        let end = self.cutter.newest().map_or(self.now(), |newest| newest.max(self.now()));
+        for _ in 0..CLOSING_POLLS_MAX {
+            if self.cutter.poll(end, None)? != Polled::More {
+                break;
+            }
         }
+        while self.cutter.is_full(end) {
+            self.cut_at(end).await?;
+        }
+        self.cut_at(end).await
     }
 
     fn cutter_is_full(&mut self) -> bool {
