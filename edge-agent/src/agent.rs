@@ -9,9 +9,9 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use proto::{
-    clock::{ClockConfig, KeptClock},
+    clock::ClockConfig,
     position::{Epoch, Position},
-    time::{PlantClock, PlantTime, wall_now_ms},
+    time::PlantTime,
     wire::telemetry::Birth,
 };
 use tokio::{
@@ -40,6 +40,7 @@ use crate::{
     telemetry::Metrics,
 };
 use batch::{BatchBuilder, BatchError};
+use clock::{AgentClock, keeper::clocks, kept::KeptTime};
 use cutter::{CutError, Cutter};
 use identity::Identity;
 use sampler::{OpenSources, Replacement, Sampler};
@@ -95,6 +96,7 @@ pub struct Agent {
     config: AgentConfig,
     disk: Arc<Folder>,
     identity: Identity,
+    kept_time: KeptTime,
     spool: Spool<Folder>,
     recovered: Recovered,
 }
@@ -105,6 +107,7 @@ impl Agent {
         let folder = |source| AgentError::Folder { folder: config.data.clone(), source };
         let disk = Arc::new(Folder::open(&config.data).map_err(folder)?);
         let identity = Identity::load(&*disk).map_err(folder)?;
+        let kept_time = KeptTime::load(&*disk);
         let epoch = Epoch(identity::random_bytes().map_err(folder)?);
         let (spool, recovered) = Spool::open(disk.clone(), config.spool.clone(), epoch)?;
         let Recovered { frames, lost, damaged_bytes } = recovered;
@@ -114,7 +117,7 @@ impl Agent {
                 tracing::error!(agent = %config.agent, frames, lost, damaged_bytes, "spool recovered, batches are lost")
             }
         }
-        Ok(Agent { config, disk, identity, spool, recovered })
+        Ok(Agent { config, disk, identity, kept_time, spool, recovered })
     }
 
     /// What opening found on the disk.
@@ -122,28 +125,29 @@ impl Agent {
         self.recovered
     }
 
-    /// Plant time up to which readings are durable from earlier starts: sources go on behind it.
+    /// Plant time up to which readings are durable from earlier starts: sources that can, go on behind it. It may be in
+    /// the future, if the time was wrong once.
     pub fn resume_after(&self) -> Option<PlantTime> {
-        self.spool.sealed()
+        self.spool.sealed().max(self.kept_time.resume_after)
     }
 
-    /// The plant clock that the configuration asks for, as it went on since the first start.
-    pub fn resume_clock(&self, config: &ClockConfig) -> Result<KeptClock, AgentError> {
+    /// Plant time as the configuration asks for, going on since the first start, by the gateway's own clocks; and the
+    /// plant time of that first start.
+    pub fn resume_clock(&self, config: &ClockConfig) -> Result<(AgentClock, PlantTime), AgentError> {
         let folder = |source| AgentError::Folder { folder: self.config.data.clone(), source };
-        clock::resume(&*self.disk, config, wall_now_ms()).map_err(folder)
+        let (boot, sealed) = (self.identity.boot, self.spool.sealed());
+        AgentClock::resume(self.disk.clone(), config, boot.id, self.kept_time, sealed, clocks(boot)).map_err(folder)
     }
 
     /// Samples and publishes on the current tokio runtime until it is stopped. Plant time is what `clock` says at the
-    /// moment: its owner may hold it (speed 0) and let it run on.
-    pub fn start(
-        self,
-        sources: Vec<Box<dyn Source>>,
-        clock: watch::Receiver<PlantClock>,
-    ) -> Result<AgentHandle, AgentError> {
+    /// moment: the owner of one that is given may hold it (speed 0) and let it run on.
+    pub fn start(self, sources: Vec<Box<dyn Source>>, clock: impl Into<AgentClock>) -> Result<AgentHandle, AgentError> {
+        let clock = clock.into();
+        let resume_after = self.resume_after();
         let Agent { config, identity, spool, .. } = self;
         let machines: Vec<_> = sources.iter().flat_map(|s| s.machines()).collect();
         let builder = BatchBuilder::new(&machines)?;
-        warn_of_skipped(&sources, spool.sealed());
+        warn_of_skipped(&sources, resume_after);
         let birth = Birth {
             install_id: identity.install.clone(),
             boot_id: identity.boot.id,
@@ -174,6 +178,7 @@ impl Agent {
             requests: requests.clone(),
             progress: progress.clone(),
             metrics: metrics.clone(),
+            clock: clock.clone(),
             jitter_seed: u64::from_le_bytes(jitter),
         };
         let sampler = Sampler {
@@ -183,13 +188,24 @@ impl Agent {
             replacements,
             beats: beats.clone(),
             backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,
-            clock,
+            look: clock.look(),
+            clock: clock.clone(),
             progress: progress.clone(),
             batches,
             metrics: metrics.clone(),
         };
         writer.spawn(&config.agent, batches_inbox, requests_inbox).map_err(AgentError::Thread)?;
         tasks.spawn(sampler.run(stop.clone()));
+        match clock.keeper().cloned() {
+            Some(keeper) => {
+                let (metrics, stop) = (metrics.clone(), stop.clone());
+                tasks.spawn(async {
+                    keeper.run(metrics, stop).await;
+                    Ok(())
+                });
+            }
+            None => metrics.clock_trusted.record(1, &metrics.agent),
+        }
         tasks.spawn(async {
             publisher.run().await;
             Ok(())

@@ -8,13 +8,13 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use edge_agent::{
-    agent::{Agent, AgentHandle, batch::BatchBuilder, sampler::OpenSources},
+    agent::{Agent, AgentHandle, batch::BatchBuilder, clock::AgentClock, sampler::OpenSources},
     config::Gateway,
     source::Source,
     supervisor::Supervisor,
     telemetry::{self, Health},
 };
-use proto::time::{PlantClock, PlantTime};
+use proto::time::PlantTime;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -102,7 +102,6 @@ async fn run(config: PathBuf, gateway: Gateway) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    let (_clock, clock) = watch::channel(clock);
     let mut handle = agent.start(sources, clock)?;
     supervisor.ready();
     let ended = {
@@ -144,20 +143,20 @@ async fn run(config: PathBuf, gateway: Gateway) -> anyhow::Result<()> {
 struct Opened {
     agent: Agent,
     sources: Vec<Box<dyn Source>>,
-    clock: PlantClock,
+    clock: AgentClock,
     running: Running,
 }
 
 fn open(gateway: Gateway) -> anyhow::Result<Opened> {
     let agent = Agent::open(gateway.agent.clone())?;
-    let (resume_after, kept) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
-    let now = kept.clock.now();
+    let (resume_after, (clock, since)) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
+    let now = clock.look().time;
     if let Some(sealed) = resume_after.filter(|sealed| *sealed > now) {
-        tracing::warn!(%now, %sealed, "plant time is behind what the spool is sealed up to: nothing is read until it is past");
+        tracing::warn!(%now, %sealed, "plant time is behind what was read before: simulators and replays wait until it is past");
     }
-    let running = Running { gateway, since: kept.since };
+    let running = Running { gateway, since };
     let sources = running.open_sources()(resume_after)?;
-    Ok(Opened { agent, sources, clock: kept.clock, running })
+    Ok(Opened { agent, sources, clock, running })
 }
 
 /// The configuration in force.

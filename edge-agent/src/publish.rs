@@ -11,9 +11,7 @@ use prost::Message;
 use proto::{ack::Ack, position::Position, wire::telemetry::Birth};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rumqttc::{
-    AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, Publish, QoS, StateError, mqttbytes,
-};
+use rumqttc::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, QoS, StateError, mqttbytes};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -26,7 +24,7 @@ pub mod suspects;
 pub mod window;
 
 use crate::{
-    agent::{AgentProgress, writer::WriterRequest},
+    agent::{AgentProgress, clock::AgentClock, writer::WriterRequest},
     spool::{ReadError, SharedLog, SpoolReader, disk::Folder},
     telemetry::Metrics,
 };
@@ -104,6 +102,8 @@ pub struct Publisher {
     /// Moves with every commit; closes when nothing more will become durable.
     pub progress: watch::Receiver<AgentProgress>,
     pub metrics: Metrics,
+    /// Learns the time from acks.
+    pub clock: AgentClock,
     /// Differs from agent to agent.
     pub jitter_seed: u64,
 }
@@ -368,7 +368,7 @@ impl<'p> Session<'p> {
                 }
                 self.on_subscribed()?;
             }
-            Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish),
+            Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish.payload, !publish.retain),
             Event::Incoming(Packet::PubAck(_)) => self.on_acknowledged(),
             _ => {}
         }
@@ -407,9 +407,10 @@ impl<'p> Session<'p> {
         Ok(())
     }
 
-    fn on_ack(&mut self, publish: &Publish) {
+    /// `live`: it was sent a moment ago, and not kept by the broker since who knows when.
+    fn on_ack(&mut self, payload: &[u8], live: bool) {
         let metrics = &self.publisher.metrics;
-        let ack = match Ack::decode(&publish.payload) {
+        let ack = match Ack::decode(payload) {
             Ok(ack) => ack,
             Err(error) => {
                 metrics.acks_ignored.add(1, &metrics.with("reason", "undecodable"));
@@ -417,7 +418,11 @@ impl<'p> Session<'p> {
                 return;
             }
         };
+        let taken = self.window.counters().acks;
         self.window.on_ack(&self.publisher.log.lock(), &ack, self.now());
+        if live && self.window.counters().acks > taken {
+            self.publisher.clock.on_ack(ack.plant_time);
+        }
         metrics.paused.record(u64::from(self.window.paused()), &metrics.agent);
         self.free();
     }

@@ -36,6 +36,10 @@ pub struct Metrics {
     pub backlog_bytes: Gauge<u64>,
     pub spool_bytes: Gauge<u64>,
     pub sealed_time: Gauge<f64>,
+    pub clock_trusted: Gauge<u64>,
+    pub clock_offset: Gauge<f64>,
+    /// By direction.
+    pub clock_jumps: Counter<u64>,
     pub frames_sent: Counter<u64>,
     pub frames_resent: Counter<u64>,
     pub frames_unreadable: Counter<u64>,
@@ -82,6 +86,13 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("Seal time of the newest durable batch, plant time since the Unix epoch")
                 .build(),
+            clock_trusted: gauge("millwright_agent_clock_trusted", "1 while the time is known to be right"),
+            clock_offset: meter
+                .f64_gauge("millwright_agent_clock_offset")
+                .with_unit("s")
+                .with_description("By how much the gateway's wall clock is behind the time that is used")
+                .build(),
+            clock_jumps: counter("millwright_agent_clock_jumps", "Jumps of the wall clock, by direction"),
             frames_sent: counter("millwright_agent_frames_sent", "Frames given to the broker, repeats too"),
             frames_resent: counter("millwright_agent_frames_resent", "Frames given to the broker again"),
             frames_unreadable: counter("millwright_agent_frames_unreadable", "Frames that could not be read back"),

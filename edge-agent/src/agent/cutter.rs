@@ -6,7 +6,7 @@
 //!
 //! A batch holds everything up to its seal time that no batch before it held, and nothing newer: so the seal time of the
 //! newest durable batch is the one point from which all sources go on after a restart, with nothing doubled or left
-//! out. What is newer waits for the next batch. Seal times never fall, even if the wall clock does.
+//! out. What is newer waits for the next batch. Seal times never fall with the clock, unless the caller knows better.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -152,6 +152,21 @@ impl Cutter {
         instant.items.push(item);
         self.held_bytes += bytes;
         Ok(())
+    }
+
+    /// The newest instant that is in no batch yet.
+    pub fn newest(&self) -> Option<PlantTime> {
+        self.held.last_key_value().map(|(time, _)| *time)
+    }
+
+    /// Time was wrong before, and is known now: the next batch is sealed by it, even if it is earlier. What is held from
+    /// beyond does not wait until then: it keeps its stamp, and goes out with the next batches.
+    pub fn fall_back(&mut self, now: PlantTime) {
+        self.sealed = PlantTime::MIN;
+        let beyond = self.held.split_off(&now);
+        for (at, instant) in (now.millis()..).zip(beyond.into_values()) {
+            self.held.insert(PlantTime(at), instant);
+        }
     }
 
     /// How many items were not taken since the last call, and why the last of them.

@@ -1,18 +1,23 @@
 use std::sync::Arc;
 
 use proto::{
+    ack::ArchiveId,
     asset::AssetId,
+    clock::ClockConfig,
     position::Epoch,
     telemetry::Frame,
-    time::PlantTime,
+    time::{PlantClock, PlantTime},
     wire::telemetry::{SealTime, TelemetryBatch},
 };
 
 use super::*;
 use crate::{
-    agent::identity::Identity,
+    agent::{
+        clock::fake::{FakeClocks, HOUR, TODAY},
+        identity::Identity,
+    },
     config::{AgentConfig, MqttConfig},
-    spool::{Spool, SpoolConfig},
+    spool::{Spool, SpoolConfig, disk::memory::Memory},
 };
 
 /// A publisher with one frame to send and a broker that is not there.
@@ -44,6 +49,7 @@ fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
         requests: mpsc::channel(1).0,
         progress: watch::channel(progress).1,
         metrics: Metrics::new(&config.agent),
+        clock: watch::channel(PlantClock::WALL).1.into(),
         jitter_seed: 1,
     };
     (publisher, spool)
@@ -99,4 +105,30 @@ fn a_line_that_falls_silent_is_not_taken_for_a_broker_that_closes() {
     ] {
         assert!(!silent.closed_by_broker(), "{silent}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_is_taken_from_a_live_ack_of_the_writer_in_charge_only() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut publisher, _spool) = publisher(data.path());
+    let clocks = FakeClocks::at(0);
+    publisher.clock = clocks.resume(&Arc::new(Memory::default()), &ClockConfig::default());
+    let mut window = SendWindow::new(WindowConfig::default(), 1);
+    let mut suspects = Suspects::default();
+    let mut session = Session::new(&publisher, &mut window, &mut suspects, Instant::now());
+    let ack = |incarnation, plant_time| Ack {
+        archive: ArchiveId([7; 16]),
+        incarnation,
+        received: None,
+        committed: None,
+        paused: false,
+        plant_time: PlantTime(plant_time),
+    };
+    session.on_ack(&ack(2, TODAY - HOUR).encode(), false);
+    assert!(!publisher.clock.look().trusted, "who knows how long the broker kept it");
+    session.on_ack(&ack(1, TODAY - HOUR).encode(), true);
+    assert!(!publisher.clock.look().trusted, "a replaced writer");
+    session.on_ack(&ack(2, TODAY).encode(), true);
+    let look = publisher.clock.look();
+    assert_eq!((look.trusted, look.time), (true, PlantTime(TODAY)));
 }

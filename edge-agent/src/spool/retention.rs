@@ -190,7 +190,7 @@ impl<D: Disk> Spool<D> {
         let (mut pieces, mut damaged) = (Vec::with_capacity(held.len()), Loss::default());
         for (extent, piece) in found {
             match piece {
-                _ if extent.position == position => pieces.extend(gap.clone().map(Piece::Gap)),
+                _ if extent.position == position => pieces.extend(gap.clone().map(Piece::gap)),
                 piece => {
                     if !extent.gap && matches!(piece, Piece::Gap(_)) {
                         damaged += [extent].into_iter().collect();
@@ -245,6 +245,7 @@ impl<D: Disk> Spool<D> {
         match frame.header.kind {
             FrameKind::Data => frame.batch().ok()?.sealed,
             FrameKind::Gap => frame.gap_content().ok()?.sealed,
+            FrameKind::Bridge => None,
         }
     }
 

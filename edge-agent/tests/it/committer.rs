@@ -12,7 +12,7 @@ use proto::{
     asset::AssetId,
     position::Position,
     telemetry::{
-        Frame, FrameHeader,
+        Frame, FrameHeader, FrameKind,
         frame::{FRAME_BYTES_MAX, FrameError},
     },
     time::PlantTime,
@@ -53,6 +53,7 @@ impl Chain {
         let first = header.position;
         let left = self.0.iter().find(|end| end.epoch == first.epoch);
         match (self.position(), left) {
+            _ if header.kind == FrameKind::Bridge => Err(Refusal::OutOfOrder),
             (_, Some(end)) if header.last_seq <= end.seq => Err(Refusal::Duplicate),
             (Some(here), _) if here.epoch == first.epoch && first.seq <= here.seq + 1 => Ok(here.seq + 1),
             (here, None) if first.seq == 1 && header.previous == here => Ok(1),

@@ -221,6 +221,7 @@ fn sealed_ms(frame: &Frame) -> Option<i64> {
     let sealed = match frame.header.kind {
         FrameKind::Data => frame.batch().unwrap().sealed,
         FrameKind::Gap => frame.gap_content().unwrap().sealed,
+        FrameKind::Bridge => None,
     };
     sealed.map(|sealed| sealed.time_ms)
 }

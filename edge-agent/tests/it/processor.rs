@@ -150,6 +150,7 @@ impl Seen {
         frame.verify().unwrap();
         let header = frame.header;
         let next = match self.received {
+            _ if header.kind == FrameKind::Bridge => false,
             Some(at) if at.epoch == header.position.epoch => header.position.seq == at.seq + 1,
             at => header.position.seq == 1 && header.previous == at,
         };
@@ -166,6 +167,7 @@ impl Seen {
                 let gap = frame.gap_content().unwrap();
                 self.gaps.push((header.position.seq, header.last_seq, gap.reason(), gap.readings));
             }
+            FrameKind::Bridge => {}
         }
     }
 }

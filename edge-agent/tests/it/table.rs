@@ -91,6 +91,7 @@ pub fn check(archive: &[Taken], steps: RangeInclusive<i64>) -> u64 {
                 }
                 sealed_ms = up_to_ms;
             }
+            FrameKind::Bridge => panic!("the log of one spool and one archive has no break"),
             FrameKind::Gap => {
                 let gap = frame.gap_content().unwrap();
                 let up_to_ms = gap.sealed.unwrap().time_ms;

@@ -201,6 +201,27 @@ fn a_source_that_fails_holds_the_seal_where_it_was() {
 }
 
 #[test]
+fn what_is_held_from_beyond_goes_out_when_time_falls_back() {
+    let items = |m: &str, times: &[i64]| times.iter().map(|ms| sample(m, *ms, &[*ms as f64])).collect::<Vec<_>>();
+    let ahead = Script::after("a", &items("a", &[10, 9_000, 9_000, 9_500]), None);
+    // It keeps the other one's readings from being sealed.
+    let mut behind = Script::after("b", &items("b", &[10, 20]), None);
+    behind.fails_at = Some(1);
+    let mut cutter = cutter(vec![Box::new(ahead), Box::new(behind)], 10_000, Some(PlantTime(5)));
+    while cutter.poll(PlantTime(10_000), None).is_ok_and(|polled| polled == Polled::More) {}
+    while cutter.poll(PlantTime(10_000), None).unwrap() == Polled::More {}
+    cutter.failed = None;
+    assert_eq!((cutter.newest(), cutter.sealed()), (Some(PlantTime(9_500)), Some(PlantTime(5))));
+    cutter.fall_back(PlantTime(100));
+    assert_eq!(cutter.sealed(), None);
+    cutter.cut(PlantTime(101), SealTime::default());
+    let (batch, readings) = cutter.cut(PlantTime(101), SealTime::default());
+    assert_eq!((batch.sealed.as_ref().unwrap().time_ms, readings), (101, 5));
+    let stamps: Vec<_> = keys(&batch).iter().map(|key| key.1).collect();
+    assert_eq!(stamps, [10, 9_000, 9_000, 9_500, 10], "by machine, and as they were");
+}
+
+#[test]
 fn history_waits_for_room_and_what_is_live_does_not() {
     let items: Vec<_> = [0, 900].map(|ms| sample("a", ms, &[0.0])).into();
     let mut cutter = cutter(vec![Box::new(Script::after("a", &items, None))], 10_000, None);

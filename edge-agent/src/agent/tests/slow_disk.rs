@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
+use proto::time::wall_now_ms;
+
 use super::*;
 use crate::spool::disk::memory::Memory;
 
@@ -98,11 +100,15 @@ async fn a_slow_disk_delays_no_sampling_up_to_a_bound_and_loses_nothing() {
     let (_clock, clock) =
         watch::channel(PlantClock { wall_origin_ms: wall_now_ms(), plant_origin: PlantTime(0), speed });
     let queue = batches.clone();
+    let clock = AgentClock::from(clock);
     let sampler = Sampler {
         cutter,
         boot: Identity::load(&Memory::default()).unwrap().boot,
         flush: FLUSH,
+        replacements: mpsc::channel(1).1,
+        beats: Arc::default(),
         backlog_bytes_max: u64::MAX,
+        look: clock.look(),
         clock,
         progress: progress.clone(),
         batches,
