@@ -8,7 +8,12 @@ use std::{collections::VecDeque, io, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
-use proto::{ack::Ack, position::Position, wire::telemetry::Birth};
+use proto::{
+    ack::Ack,
+    position::Position,
+    telemetry::Frame,
+    wire::telemetry::{Birth, Gap},
+};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rumqttc::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, QoS, StateError, mqttbytes};
@@ -25,13 +30,13 @@ pub mod window;
 
 use crate::{
     agent::{AgentProgress, clock::AgentClock, writer::WriterRequest},
-    spool::{ReadError, SharedLog, SpoolReader, disk::Folder},
+    spool::{ReadError, SharedLog, SpoolReader, disk::Folder, log::Bridge},
     telemetry::Metrics,
 };
 use certificates::Tls;
 use mqtt::{Endpoint, INFLIGHT_MAX, Patience};
 use suspects::Suspects;
-use window::{SendWindow, WindowConfig, WindowCounters};
+use window::{Outgoing, SendWindow, WindowConfig, WindowCounters};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 /// A connection that lived this long, or carried a frame, was a good one: the next is tried for soon.
@@ -419,7 +424,7 @@ impl<'p> Session<'p> {
             }
         };
         let taken = self.window.counters().acks;
-        self.window.on_ack(&self.publisher.log.lock(), &ack, self.now());
+        self.window.on_ack(&self.publisher.log.lock(), &ack, live, self.now());
         if live && self.window.counters().acks > taken {
             self.publisher.clock.on_ack(ack.plant_time);
         }
@@ -439,24 +444,43 @@ impl<'p> Session<'p> {
         if !self.takes_frames() {
             return Ok(());
         }
-        let (mut positions, mut bytes) = (Vec::new(), 0);
+        let (mut positions, mut bytes, mut bridge) = (Vec::new(), 0, None);
         {
             let log = self.publisher.log.lock();
             while self.unacknowledged.len() + positions.len() < self.in_flight_max()
                 && bytes < READ_BYTES_MAX
-                && let Some(position) = self.window.next(&log, self.started.elapsed())
+                && bridge.is_none()
+                && let Some(next) = self.window.next(&log, self.started.elapsed())
             {
-                bytes += log.covering(position).map_or(0, |e| u64::from(e.bytes));
-                positions.push(position);
+                match next {
+                    Outgoing::Frame(position) => {
+                        bytes += log.covering(position).map_or(0, |e| u64::from(e.bytes));
+                        positions.push(position);
+                    }
+                    Outgoing::Bridge(declared) => bridge = Some(declared),
+                }
             }
         }
         self.count();
+        if let Some(bridge) = bridge {
+            self.declare(&bridge)?;
+        }
         if !positions.is_empty() {
             let reader = self.publisher.reader.clone();
             let read = move || positions.into_iter().map(|p| (p, reader.read(p))).collect();
             self.reading = Some(tokio::task::spawn_blocking(read));
         }
         Ok(())
+    }
+
+    /// Whoever runs the plant must look at this, whatever the reason: a spool or an archive is not what it was.
+    fn declare(&mut self, Bridge { from, to, reason }: &Bridge) -> Result<(), SessionError> {
+        let stands = from.map_or("nowhere".into(), |from| from.to_string());
+        let word = reason.as_str_name();
+        tracing::error!(stands, %to, reason = word, "the log does not go on where the processor stands: a break is declared");
+        let gap = Gap { reason: (*reason).into(), ..Default::default() };
+        let frame = Frame::bridge(*from, *to, &gap).encode();
+        self.hand_over(&self.publisher.endpoint.telemetry, false, frame.into(), None)
     }
 
     fn publish(&mut self, frames: Vec<(Position, Result<Bytes, ReadError>)>) -> Result<(), SessionError> {
@@ -544,6 +568,12 @@ impl<'p> Session<'p> {
         };
         ignored(now.acks_of_lower_incarnation - before.acks_of_lower_incarnation, "lower_incarnation");
         ignored(now.acks_of_other_archive - before.acks_of_other_archive, "other_archive");
+        let adopted = now.archives_adopted - before.archives_adopted;
+        metrics.archives_adopted.add(adopted, &metrics.agent);
+        metrics.breaks_declared.add(now.bridges - before.bridges, &metrics.agent);
+        if adopted > 0 {
+            tracing::error!("another archive answers than before; from now on it gets what the spool holds");
+        }
         self.counted = now;
     }
 }

@@ -196,8 +196,9 @@ impl<D: Disk> Spool<D> {
         let recovered = spool.recover(&numbers, checkpoint.committed)?;
         spool.losses.damaged.batches = recovered.lost;
         let newest = {
-            let log = spool.log.lock();
+            let mut log = spool.log.lock();
             spool.previous = log.last();
+            log.link(spool.epoch, spool.previous);
             log.extents().last().copied()
         };
         let sealed = newest.and_then(|e| spool.seal_time(&e)).map(|s| PlantTime(s.time_ms));
@@ -226,6 +227,7 @@ impl<D: Disk> Spool<D> {
             frames += extents.len() as u64;
             self.segments.push_back(Segment { number, epoch: first.epoch, previous, bytes });
             let mut log = self.log.lock();
+            log.link(first.epoch, previous);
             extents.into_iter().for_each(|e| log.push(e));
         }
         // Only now: a gap in a segment behind them stands for what was in them.

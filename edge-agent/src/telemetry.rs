@@ -46,6 +46,8 @@ pub struct Metrics {
     pub send_timeouts: Counter<u64>,
     pub acks: Counter<u64>,
     pub acks_ignored: Counter<u64>,
+    pub archives_adopted: Counter<u64>,
+    pub breaks_declared: Counter<u64>,
     pub in_flight: Gauge<u64>,
     pub connection_attempts: Counter<u64>,
     pub connects: Counter<u64>,
@@ -99,6 +101,14 @@ impl Metrics {
             send_timeouts: counter("millwright_agent_send_timeouts", "Times that acks stood still for too long"),
             acks: counter("millwright_agent_acks", "Acks taken"),
             acks_ignored: counter("millwright_agent_acks_ignored", "Acks not taken, by reason"),
+            archives_adopted: counter(
+                "millwright_agent_archives_adopted",
+                "Times that another archive took the place of the one before",
+            ),
+            breaks_declared: counter(
+                "millwright_agent_breaks_declared",
+                "Declarations, repeats too, that the log does not go on where the processor stands",
+            ),
             in_flight: gauge("millwright_agent_in_flight", "Publishes that the broker has not acknowledged"),
             connection_attempts: counter(
                 "millwright_agent_connection_attempts",

@@ -67,6 +67,9 @@ pub mod column {
     pub const EPOCH: &str = "epoch";
     pub const SEQ: &str = "seq";
     pub const LAST_SEQ: &str = "last_seq";
+    /// Of a break: where the log goes on.
+    pub const NEXT_EPOCH: &str = "next_epoch";
+    pub const NEXT_SEQ: &str = "next_seq";
     pub const READINGS: &str = "readings";
     pub const MACHINE: &str = "machine";
     pub const SENSOR: &str = "sensor";

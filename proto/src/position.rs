@@ -60,7 +60,7 @@ impl From<Epoch> for String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     pub epoch: Epoch,
-    /// Counts from 1 without gaps within an epoch.
+    /// Counts from 1 without gaps within an epoch. 0: before its first batch, where a bridge may lead.
     pub seq: u64,
 }
 
@@ -79,7 +79,7 @@ impl From<Position> for LogPosition {
 impl Position {
     pub fn from_wire(p: &LogPosition) -> Option<Self> {
         let epoch = Epoch::from_slice(&p.epoch)?;
-        (epoch != Epoch::NONE && p.seq > 0).then_some(Position { epoch, seq: p.seq })
+        (epoch != Epoch::NONE).then_some(Position { epoch, seq: p.seq })
     }
 }
 
@@ -99,7 +99,6 @@ mod tests {
     fn positions_that_cannot_be_are_refused() {
         assert_eq!(Position::from_wire(&LogPosition { epoch: vec![1; 15], seq: 1 }), None);
         assert_eq!(Position::from_wire(&LogPosition { epoch: vec![0; 16], seq: 1 }), None);
-        assert_eq!(Position::from_wire(&LogPosition { epoch: vec![1; 16], seq: 0 }), None);
         assert!(serde_json::from_str::<Epoch>("\"0g\"").is_err());
     }
 }

@@ -13,7 +13,7 @@ use proto::{
     telemetry::{BatchError, Frame, FrameError, FrameKind, check_batch, frame::FRAME_BYTES_MAX},
     time::PlantTime,
     topic::{Channel, Topic},
-    wire::telemetry::{Gap, TelemetryBatch},
+    wire::telemetry::{Gap, GapReason, TelemetryBatch},
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,11 @@ pub enum Content {
         readings: u64,
     },
     Gap(Gap),
+    /// The log goes on behind `position`, and not where it stood.
+    Break {
+        from: Option<Position>,
+        reason: GapReason,
+    },
     /// Both CRCs right, content not understood: takes its place in the log, so that poison never blocks or repeats.
     DeadLetter(DeadLetter),
 }
@@ -99,6 +104,7 @@ impl Decoded {
             Decoded::Taken(taken) => match taken.content {
                 Content::DeadLetter(_) => "dead_lettered_in_place",
                 Content::Gap(_) => "gap",
+                Content::Break { .. } => "break",
                 Content::Batch { .. } => "received",
             },
             Decoded::Lost(_) => "dead_lettered",
@@ -146,6 +152,11 @@ fn judge(intake: &mut Intake, site: &AssetId, arrival: &Arrival, now: PlantTime)
     let readings = u64::from(frame.header.readings);
     let from = match intake.offer(&agent, &frame.header, frame.verify().is_ok()) {
         Decision::Take { from } => from,
+        Decision::Bridge { from, to } => {
+            let content = Content::Break { from, reason: break_reason(&frame) };
+            let (position, last_seq, received) = (to, to.seq, arrival.received);
+            return Decoded::Taken(Taken { agent, position, last_seq, content, received });
+        }
         Decision::Conflict => {
             let reason = format!("{} is known with other content", frame.header.position);
             return Decoded::Conflict(agent, letter(reason, readings));
@@ -171,9 +182,18 @@ fn addressed(site: &AssetId, topic: &str) -> Result<AgentKey, String> {
     Ok(AgentKey { site: topic.site, agent: topic.agent })
 }
 
+/// A frame that is no declaration leads over what the archive has of its epoch.
+fn break_reason(frame: &Frame) -> GapReason {
+    match frame.header.kind {
+        FrameKind::Bridge => frame.gap_content().map_or(GapReason::Unspecified, |gap| gap.reason()),
+        FrameKind::Data | FrameKind::Gap => GapReason::Repeated,
+    }
+}
+
 fn content(frame: &Frame) -> Result<Content, String> {
     match frame.header.kind {
         FrameKind::Gap => frame.gap_content().map(Content::Gap).map_err(|e| e.to_string()),
+        FrameKind::Bridge => Err("a declared break where none is taken".into()),
         FrameKind::Data => {
             let batch = frame.batch().map_err(|e| e.to_string())?;
             let readings = check_batch(&batch).map_err(|e| e.to_string())?;

@@ -5,7 +5,8 @@
 //! no position yet, only with one that names none. Anything looser would lose data: were the first frame of epoch B
 //! taken while the last ones of A are still on their way, committing B would free A unseen. An agent whose older
 //! batches went into another archive is therefore not taken from an empty one: nothing is freed and its spool holds
-//! everything, until it declares the break itself.
+//! everything, until it declares the break itself. Its declaration counts only if it says exactly where we are; and what
+//! we had before of the epoch that it leads into (a disk was restored from an image) is not taken again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -18,8 +19,9 @@ use crate::decode::AgentKey;
 
 /// Payload CRCs kept per agent, to tell a repeat from another batch under the same name.
 pub const RECENT_CRCS_MAX: usize = 64;
-/// Epochs that an agent has left behind, kept to know late repeats of them.
-pub const EPOCHS_KEPT_MAX: usize = 8;
+/// Epochs that an agent has left behind, kept to know late repeats of them. A disk restored from an image that is more
+/// starts old than this would double what the archive has of it.
+pub const EPOCHS_KEPT_MAX: usize = 32;
 /// Agents with a log; the next one is not taken from.
 pub const AGENTS_MAX: usize = 65_536;
 
@@ -27,6 +29,8 @@ pub const AGENTS_MAX: usize = 65_536;
 pub enum Decision {
     /// The next one. It counts as received from now on; of a gap that begins earlier, only the part `from..` is new.
     Take { from: u64 },
+    /// The log goes on elsewhere: behind `to`, where we are from now on.
+    Bridge { from: Option<Position>, to: Position },
     /// Received before: the ack is due again.
     Duplicate,
     /// Not the next one: the ack asks for that by saying again where we are.
@@ -38,6 +42,9 @@ pub enum Decision {
     /// It would be the next one, but staging is full.
     Paused,
 }
+
+/// Where the epochs ended that each agent has left behind, the oldest first. Part of the state at a barrier.
+pub type EpochsLeft = BTreeMap<AgentKey, Vec<Position>>;
 
 #[derive(Debug, Default)]
 pub struct Intake {
@@ -56,8 +63,12 @@ struct AgentLog {
 
 impl Intake {
     /// Goes on from what is committed: nothing else of an earlier incarnation is known.
-    pub fn new(committed: &BTreeMap<AgentKey, Position>) -> Self {
-        let logs = committed.iter().map(|(agent, position)| (agent.clone(), AgentLog::at(*position))).collect();
+    pub fn new(committed: &BTreeMap<AgentKey, Position>, mut left: EpochsLeft) -> Self {
+        let mut log = |agent: &AgentKey, position: &Position| {
+            let left = left.remove(agent).unwrap_or_default().into();
+            AgentLog { left, ..AgentLog::at(*position) }
+        };
+        let logs = committed.iter().map(|(agent, position)| (agent.clone(), log(agent, position))).collect();
         Intake { logs, paused: false }
     }
 
@@ -78,37 +89,47 @@ impl Intake {
         self.logs.iter().map(|(agent, log)| (agent.clone(), log.received)).collect()
     }
 
+    /// For the snapshot at the same barrier.
+    pub fn left(&self) -> EpochsLeft {
+        let left = self.logs.iter().filter(|(_, log)| !log.left.is_empty());
+        left.map(|(agent, log)| (agent.clone(), log.left.iter().copied().collect())).collect()
+    }
+
     pub fn offer(&mut self, agent: &AgentKey, header: &FrameHeader, payload_intact: bool) -> Decision {
         if !payload_intact {
             return Decision::Damaged;
         }
         let decision = match self.logs.get(agent) {
             Some(log) => log.judge(header),
-            None if begins_a_log(header) && self.logs.len() < AGENTS_MAX => Decision::Take { from: 1 },
+            None if header.previous.is_some() || self.logs.len() >= AGENTS_MAX => Decision::OutOfOrder,
+            None if header.kind == FrameKind::Bridge => Decision::Bridge { from: None, to: header.position },
+            None if header.position.seq == 1 => Decision::Take { from: 1 },
             None => Decision::OutOfOrder,
         };
         match decision {
-            Decision::Take { .. } if self.paused => Decision::Paused,
-            Decision::Take { .. } => {
-                self.take(agent, header);
-                decision
+            Decision::Take { .. } | Decision::Bridge { .. } if self.paused => return Decision::Paused,
+            Decision::Take { .. } => self.take(agent, header),
+            Decision::Bridge { to, .. } => {
+                self.advance(agent, to);
             }
-            other => other,
+            _ => {}
         }
+        decision
+    }
+
+    fn advance(&mut self, agent: &AgentKey, received: Position) -> &mut AgentLog {
+        let log = self.logs.entry(agent.clone()).or_insert_with(|| AgentLog::at(received));
+        log.advance(received);
+        log
     }
 
     fn take(&mut self, agent: &AgentKey, header: &FrameHeader) {
         let received = Position { epoch: header.position.epoch, seq: header.last_seq };
-        let log = self.logs.entry(agent.clone()).or_insert_with(|| AgentLog::at(received));
-        log.advance(received);
+        let log = self.advance(agent, received);
         if header.kind == FrameKind::Data {
             push_bounded(&mut log.recent, (header.last_seq, header.payload_crc), RECENT_CRCS_MAX);
         }
     }
-}
-
-fn begins_a_log(header: &FrameHeader) -> bool {
-    header.position.seq == 1 && header.previous.is_none()
 }
 
 impl AgentLog {
@@ -118,6 +139,9 @@ impl AgentLog {
 
     fn judge(&self, header: &FrameHeader) -> Decision {
         let Position { epoch, seq } = header.position;
+        if header.kind == FrameKind::Bridge {
+            return self.judge_bridge(header);
+        }
         if epoch != self.received.epoch {
             return self.judge_other_epoch(header);
         }
@@ -129,18 +153,31 @@ impl AgentLog {
     }
 
     fn judge_other_epoch(&self, header: &FrameHeader) -> Decision {
-        if header.position.seq == 1 && header.previous == Some(self.received) && !self.has_left(header.position.epoch) {
-            return Decision::Take { from: 1 };
-        }
-        let behind = |end: &&Position| end.epoch == header.position.epoch && header.last_seq <= end.seq;
-        match self.left.iter().find(behind) {
-            Some(_) => Decision::Duplicate,
-            None => Decision::OutOfOrder,
+        let follows = header.position.seq == 1 && header.previous == Some(self.received);
+        match self.end_of(header.position.epoch) {
+            None if follows => Decision::Take { from: 1 },
+            // A restored disk sends again what we have: it is passed over as a whole.
+            Some(to) if follows => Decision::Bridge { from: Some(self.received), to },
+            Some(end) if header.last_seq <= end.seq => Decision::Duplicate,
+            _ => Decision::OutOfOrder,
         }
     }
 
-    fn has_left(&self, epoch: Epoch) -> bool {
-        self.left.iter().any(|end| end.epoch == epoch)
+    fn judge_bridge(&self, header: &FrameHeader) -> Decision {
+        let to = header.position;
+        if header.previous == Some(self.received) && to != self.received {
+            let known = self.end_of(to.epoch).map_or(0, |end| end.seq);
+            return Decision::Bridge { from: Some(self.received), to: Position { seq: to.seq.max(known), ..to } };
+        }
+        match to.epoch == self.received.epoch && to.seq <= self.received.seq {
+            true => Decision::Duplicate,
+            false => Decision::OutOfOrder,
+        }
+    }
+
+    /// Where an epoch ended that was left behind.
+    fn end_of(&self, epoch: Epoch) -> Option<Position> {
+        self.left.iter().rev().find(|end| end.epoch == epoch).copied()
     }
 
     /// A gap is never a contradiction: it replaces what was there.
@@ -152,6 +189,7 @@ impl AgentLog {
 
     fn advance(&mut self, received: Position) {
         if received.epoch != self.received.epoch {
+            self.left.retain(|end| end.epoch != received.epoch);
             push_bounded(&mut self.left, self.received, EPOCHS_KEPT_MAX);
             self.recent.clear();
         }

@@ -36,7 +36,7 @@ use crate::{
     archive::{Archive, ArchiveError, pending::Pending},
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
-    intake::Intake,
+    intake::{EpochsLeft, Intake},
     panics,
     serve::{
         self, ServeError, Services, Serving,
@@ -122,9 +122,9 @@ impl Processor {
 
         let store = Store::open(&config.s3).await?;
         let (archive, recovered) = Archive::open(store.clone(), &config.archive, SHARD, &config.owner).await?;
-        let stream = match &recovered.snapshot {
+        let (stream, left) = match &recovered.snapshot {
             Some(snapshot) => Stream::restore(stream_config, snapshot)?,
-            None => Stream::new(stream_config),
+            None => (Stream::new(stream_config), EpochsLeft::new()),
         };
         board.begin(recovered.incarnation, stream.open_alerts());
         board.recall(stream.fleet().known());
@@ -152,7 +152,7 @@ impl Processor {
             ingest,
             commands: commands_in,
             scorer,
-            intake: Intake::new(&recovered.positions),
+            intake: Intake::new(&recovered.positions, left),
             acks: Acks::new(recovered.archive_id, recovered.incarnation, &recovered.positions),
             stream,
             pending: Pending::new(&config.archive, config.site.clone(), &FeatureSchema::of(&config.features)),

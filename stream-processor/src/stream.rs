@@ -99,16 +99,23 @@ pub struct KnownEvent {
     pub known: PlantTime,
 }
 
-/// Batches that a gateway can't give any more, by its own declaration.
+/// What a gateway can't give any more, by its own declaration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loss {
     pub agent: AgentKey,
-    pub from: Position,
-    pub last_seq: u64,
+    pub lost: Lost,
     pub reason: GapReason,
     /// Known to be lost; 0 when unknown.
     pub readings: u64,
     pub declared: PlantTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// `from.seq..=last_seq`.
+    Batches { from: Position, last_seq: u64 },
+    /// Whatever there was behind `from`: the log goes on behind `to`. How much that is, if anything, nobody knows.
+    Break { from: Option<Position>, to: Position },
 }
 
 /// Everything that the next batch is judged by.
@@ -359,11 +366,17 @@ impl Steps {
                 self.take_records(&taken, batch);
             }
             Content::DeadLetter(letter) => self.dead(letter),
+            Content::Break { from, reason } => self.losses.push(Loss {
+                reason,
+                agent: taken.agent,
+                lost: Lost::Break { from, to: taken.position },
+                readings: 0,
+                declared: PlantTime(0),
+            }),
             Content::Gap(gap) => self.losses.push(Loss {
                 reason: gap.reason(),
                 agent: taken.agent,
-                from: taken.position,
-                last_seq: taken.last_seq,
+                lost: Lost::Batches { from: taken.position, last_seq: taken.last_seq },
                 readings: gap.readings,
                 declared: PlantTime(gap.sealed.map_or(0, |sealed| sealed.time_ms)),
             }),

@@ -66,6 +66,7 @@ pub struct Metrics {
     readings_lost: Counter<u64>,
     batches: Counter<u64>,
     batches_lost: Counter<u64>,
+    log_breaks: Counter<u64>,
     pub batches_committed: Counter<u64>,
     pub batches_pending: Gauge<u64>,
     pub batches_staged: Gauge<u64>,
@@ -103,6 +104,7 @@ impl Metrics {
             readings_duplicate: counter("millwright_readings_duplicate", "Readings in batches that were sent again"),
             readings_lost: counter("millwright_readings_lost", "Readings that gateways declared as lost, where known"),
             batches: counter("millwright_batches", "Messages that arrived, by outcome"),
+            log_breaks: counter("millwright_log_breaks", "Logs of gateways that went on elsewhere, by reason"),
             batches_lost: counter("millwright_batches_lost", "Batches that gateways declared as lost, by reason"),
             batches_committed: counter("millwright_batches_committed", "Batches taken whose manifest is in S3"),
             batches_pending: gauge("millwright_batches_pending", "Batches taken and not yet in a segment"),
@@ -157,6 +159,10 @@ impl Metrics {
     pub fn lost(&self, reason: &'static str, batches: u64, readings: u64) {
         self.batches_lost.add(batches, &[KeyValue::new("reason", reason)]);
         self.readings_lost.add(readings, &[]);
+    }
+
+    pub fn log_break(&self, reason: &'static str) {
+        self.log_breaks.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     pub fn alert(&self, state: &'static str, source: &'static str) {

@@ -44,7 +44,7 @@ const TICKS_TO_REST_MAX: u32 = 6_000;
 const TICKS_PER_FLUSH: u32 = 40;
 
 /// Without these the seeds prove nothing.
-const MUST_BE_REACHED: [&str; 19] = [
+const MUST_BE_REACHED: [&str; 23] = [
     "received",
     "commit of nothing",
     "duplicate",
@@ -64,6 +64,10 @@ const MUST_BE_REACHED: [&str; 19] = [
     "processor killed",
     "processor doubled",
     "broker restarted",
+    "disk image restored",
+    "spool lost",
+    "break declared",
+    "break",
 ];
 
 struct World {
@@ -104,6 +108,12 @@ impl World {
                 gateway.kill(&mut self.rng);
                 reached.count("agent killed");
             }
+            if self.rng.random_bool(self.faults.disk_copied) {
+                gateway.save_image(&mut self.rng);
+            }
+            if self.rng.random_bool(self.faults.disk_exchanged) {
+                gateway.restore(&mut self.rng, reached);
+            }
             if self.rng.random_bool(self.faults.agent_disconnected)
                 && let Some(agent) = &mut gateway.agent
             {
@@ -135,7 +145,7 @@ impl World {
     fn run_gateways(&mut self, reached: &mut Reached) {
         for (to, ack) in self.broker.acks(self.now) {
             if let Some(agent) = self.gateways[to].agent.as_mut().filter(|a| a.connected) {
-                agent.hear(&ack, self.now);
+                agent.hear(&ack, true, self.now);
             }
         }
         for (number, gateway) in self.gateways.iter_mut().enumerate() {
@@ -146,7 +156,7 @@ impl World {
             if !agent.connected && self.rng.random_bool(0.2) {
                 agent.connect(self.now);
                 if let Some(ack) = self.broker.retained(number) {
-                    agent.hear(&ack, self.now);
+                    agent.hear(&ack, false, self.now);
                 }
             }
             for frame in agent.send(self.now, reached) {

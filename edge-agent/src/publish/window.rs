@@ -14,7 +14,7 @@ use proto::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::spool::log::{Extent, Log};
+use crate::spool::log::{Bridge, Extent, Log};
 
 pub const WINDOW_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// At least three of the processor's ack intervals.
@@ -66,18 +66,46 @@ pub struct WindowCounters {
     pub acks: u64,
     /// Acks of a writer that has been replaced.
     pub acks_of_lower_incarnation: u64,
-    /// Acks of another archive than the one this window adopted.
+    /// Acks of another archive than the one this window adopted, which the broker had kept.
     pub acks_of_other_archive: u64,
+    /// How often another archive took the place of the one before.
+    pub archives_adopted: u64,
+    /// Declared breaks, repeats too.
+    pub bridges: u64,
     /// How often acks stood still for too long.
     pub timeouts: u64,
+}
+
+/// What to send next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outgoing {
+    /// The frame that begins there.
+    Frame(Position),
+    /// Nothing else would be taken.
+    Bridge(Bridge),
+}
+
+/// Who speaks for the archive.
+#[derive(Debug, Clone, Copy)]
+struct Writer {
+    archive: ArchiveId,
+    incarnation: Incarnation,
+    /// Heard of itself, and not only through what a broker had kept since who knows when.
+    live: bool,
 }
 
 #[derive(Debug)]
 pub struct SendWindow {
     config: WindowConfig,
     rng: ChaCha8Rng,
-    writer: Option<(ArchiveId, Incarnation)>,
+    writer: Option<Writer>,
     received: Option<Position>,
+    /// Where the receiver stands, known to this log or not, leaving aside acks that were overtaken.
+    stands: Option<Position>,
+    /// What the newest ack said, overtaken or not.
+    said: Option<Position>,
+    /// Declared, and not taken yet.
+    bridging: Option<Bridge>,
     /// As the acks say, whether this log holds it or not.
     committed: Option<Position>,
     /// Until then nothing is sent, unless an ack ends it before.
@@ -108,6 +136,9 @@ impl SendWindow {
             rng: ChaCha8Rng::seed_from_u64(rng_seed),
             writer: None,
             received: None,
+            stands: None,
+            said: None,
+            bridging: None,
             committed: None,
             paused_until: None,
             connected: false,
@@ -147,8 +178,10 @@ impl SendWindow {
         self.connected = false;
     }
 
+    /// `live`: it was sent a moment ago, and not kept by the broker. One that was kept says where to begin, and no more:
+    /// it frees nothing and leads to no break before its writer is heard of itself.
     /// Returns the position to free the log up to, as [`SendWindow::freeable`] does.
-    pub fn on_ack(&mut self, log: &Log, ack: &Ack, now: Duration) -> Option<Position> {
+    pub fn on_ack(&mut self, log: &Log, ack: &Ack, live: bool, now: Duration) -> Option<Position> {
         let received = ack.received.and_then(|p| log.clamp(p));
         let order = |p: Option<Position>| p.and_then(|p| log.order(p));
         let risen = match self.writer {
@@ -157,18 +190,24 @@ impl SendWindow {
                 self.hold_until = now;
                 self.out.front().is_some_and(|(first, _)| order(received) < log.order(*first))
             }
-            Some((archive, _)) if archive != ack.archive => {
-                self.counters.acks_of_other_archive += 1;
-                return None;
+            Some(writer) if writer.archive != ack.archive => {
+                if !live {
+                    self.counters.acks_of_other_archive += 1;
+                    return None;
+                }
+                self.counters.archives_adopted += 1;
+                (self.writer, self.committed) = (None, None);
+                true
             }
-            Some((_, incarnation)) if ack.incarnation < incarnation => {
+            Some(writer) if ack.incarnation < writer.incarnation => {
                 self.counters.acks_of_lower_incarnation += 1;
                 return None;
             }
-            Some((_, incarnation)) => ack.incarnation > incarnation,
+            Some(writer) => ack.incarnation > writer.incarnation,
         };
         self.counters.acks += 1;
-        self.writer = Some((ack.archive, ack.incarnation));
+        let live = live || self.writer.is_some_and(|writer| writer.live);
+        self.writer = Some(Writer { archive: ack.archive, incarnation: ack.incarnation, live });
         let paused_until = ack.paused.then_some(now + PAUSE_MAX);
         let resumed = std::mem::replace(&mut self.paused_until, paused_until).is_some() && !ack.paused;
         if risen {
@@ -176,12 +215,16 @@ impl SendWindow {
             self.received = received;
             self.timeouts_in_a_row = 0;
         }
+        self.said = ack.received;
+        if risen || received.is_none() || order(received) >= order(self.received) {
+            self.stands = ack.received;
+        }
         self.advance(log, received, now);
         if risen || resumed {
             self.go_back(now);
         }
         let held = |p: Option<Position>| order(p.and_then(|p| log.clamp(p)));
-        if ack.committed.is_some() && held(ack.committed) >= held(self.committed) {
+        if live && ack.committed.is_some() && held(ack.committed) >= held(self.committed) {
             self.committed = ack.committed;
         }
         self.freeable(log)
@@ -195,18 +238,26 @@ impl SendWindow {
         (log.order(committed) > freed).then_some(committed)
     }
 
-    /// The next frame to send, if one may be sent now. It counts as sent: a frame that the caller then fails to send
+    /// What to send next, if it may be sent now. It counts as sent: a frame that the caller then fails to send
     /// is lost on the way like any other, and sent again.
-    pub fn next(&mut self, log: &Log, now: Duration) -> Option<Position> {
+    pub fn next(&mut self, log: &Log, now: Duration) -> Option<Outgoing> {
         if self.paused_until.take_if(|until| *until <= now).is_some() {
             self.go_back(now);
         }
         if !self.connected || self.paused() {
             return None;
         }
-        if !self.out.is_empty() && now >= self.deadline {
+        if (!self.out.is_empty() || self.bridging.is_some()) && now >= self.deadline {
             self.counters.timeouts += 1;
             self.timeouts_in_a_row += 1;
+            // No ack is under way any more: the newest one counts, even if it takes something back.
+            (self.stands, self.received) = (self.said, self.said.and_then(|p| log.clamp(p)));
+            self.go_back(now);
+        }
+        if let Some(bridge) = self.break_in(log) {
+            return self.next_bridge(bridge, now).map(Outgoing::Bridge);
+        }
+        if self.bridging.take().is_some() {
             self.go_back(now);
         }
         let (extent, resend) = self.candidate(log)?;
@@ -229,7 +280,26 @@ impl SendWindow {
         } else {
             self.furthest = self.cursor;
         }
-        Some(extent.position)
+        Some(Outgoing::Frame(extent.position))
+    }
+
+    /// Where the receiver stands, the log does not go on.
+    fn break_in(&self, log: &Log) -> Option<Bridge> {
+        self.writer.filter(|writer| writer.live).and_then(|_| log.bridge(self.stands))
+    }
+
+    /// Sent once, and again when no ack comes of it.
+    fn next_bridge(&mut self, bridge: Bridge, now: Duration) -> Option<Bridge> {
+        if self.bridging == Some(bridge) || now < self.ready_at(now) {
+            return None;
+        }
+        self.batches.take(1.0, now);
+        self.out.clear();
+        self.out_bytes = 0;
+        self.bridging = Some(bridge);
+        self.deadline = now + self.patience();
+        self.counters.bridges += 1;
+        Some(bridge)
     }
 
     /// When to ask [`SendWindow::next`] again if nothing else happens. None: only an event can change its answer.
@@ -240,8 +310,11 @@ impl SendWindow {
         if self.paused() {
             return self.paused_until;
         }
-        let stall = (!self.out.is_empty()).then_some(self.deadline);
-        let ready = self.candidate(log).map(|_| self.ready_at(now));
+        let stall = (!self.out.is_empty() || self.bridging.is_some()).then_some(self.deadline);
+        let ready = match self.break_in(log) {
+            Some(bridge) => (self.bridging != Some(bridge)).then(|| self.ready_at(now)),
+            None => self.candidate(log).map(|_| self.ready_at(now)),
+        };
         stall.into_iter().chain(ready).min()
     }
 
@@ -275,6 +348,7 @@ impl SendWindow {
     }
 
     fn go_back(&mut self, now: Duration) {
+        self.bridging = None;
         self.cursor = self.received;
         self.out.clear();
         self.out_bytes = 0;

@@ -6,11 +6,12 @@
 //!                 ^committed                                     ^last
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use proto::{
     position::{Epoch, Position},
     telemetry::{FrameHeader, FrameKind},
+    wire::telemetry::GapReason,
 };
 
 /// Room for this many frames is never given back: an agent on a good line would ask for it again and again.
@@ -69,11 +70,23 @@ struct Chapter {
     last_seq: u64,
 }
 
+/// A receiver stands where this log does not go on from: what has to be declared before anything else can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bridge {
+    /// Where the receiver says that it stands.
+    pub from: Option<Position>,
+    /// Just before the oldest frame that is held.
+    pub to: Position,
+    pub reason: GapReason,
+}
+
 /// All frames that are held, in order, and how far the log is committed.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     /// Only the first one, which the committed position is in, may be without frames.
     chapters: VecDeque<Chapter>,
+    /// Where the epoch before each one ended, as its own frames and segments say.
+    links: HashMap<Epoch, Option<Position>>,
     committed: Option<Position>,
     bytes: u64,
 }
@@ -82,7 +95,13 @@ impl Log {
     /// A log of which nothing is held, and which was committed up to there before.
     pub fn new(committed: Option<Position>) -> Self {
         let chapter = |p: Position| Chapter { epoch: p.epoch, ordinal: 0, extents: VecDeque::new(), last_seq: p.seq };
-        Log { chapters: committed.map(chapter).into_iter().collect(), committed, bytes: 0 }
+        let chapters = committed.map(chapter).into_iter().collect();
+        Log { chapters, links: HashMap::new(), committed, bytes: 0 }
+    }
+
+    /// `epoch` follows `previous`; None: it is the first of an installation.
+    pub fn link(&mut self, epoch: Epoch, previous: Option<Position>) {
+        self.links.insert(epoch, previous);
     }
 
     /// Appends a frame that has become durable. A new epoch follows the newest one.
@@ -142,6 +161,39 @@ impl Log {
         here.get(next).or_else(|| self.chapters.range(at + 1..).find_map(|c| c.extents.front()))
     }
 
+    /// What to declare to a receiver that stands at `received`, if the frame that it waits for is not the next one here:
+    /// it took frames that this log lost, or that were never in it, or it never took what this log has forgotten.
+    pub fn bridge(&self, received: Option<Position>) -> Option<Bridge> {
+        let next = self.after(received.and_then(|p| self.clamp(p)))?;
+        if self.follows(next, received) {
+            return None;
+        }
+        let oldest = if received.is_some_and(|p| self.chapter(p.epoch).is_some()) { next } else { self.extents().next()? };
+        let to = Position { epoch: oldest.position.epoch, seq: oldest.position.seq - 1 };
+        let known = received.and_then(|p| self.chapter(p.epoch).map(|c| p.seq > c.last_seq));
+        let first_ever = self.chapters.front().is_some_and(|c| self.link_of(c.epoch).is_none()) && self.committed.is_none();
+        let reason = match (received, known) {
+            (None, _) | (_, Some(false)) => GapReason::Released,
+            (_, Some(true)) => GapReason::TailLost,
+            (Some(_), None) if first_ever => GapReason::NewInstall,
+            (Some(_), None) => GapReason::ChainLost,
+        };
+        Some(Bridge { from: received, to, reason })
+    }
+
+    /// Whether a receiver that stands at `received` takes `next`.
+    fn follows(&self, next: &Extent, received: Option<Position>) -> bool {
+        let Position { epoch, seq } = next.position;
+        match received {
+            Some(here) if here.epoch == epoch => seq <= here.seq + 1,
+            here => seq == 1 && self.link_of(epoch) == here,
+        }
+    }
+
+    fn link_of(&self, epoch: Epoch) -> Option<Position> {
+        self.links.get(&epoch).copied().flatten()
+    }
+
     /// The frame that covers this position, if it is held.
     pub fn covering(&self, position: Position) -> Option<&Extent> {
         let extents = &self.chapter(position.epoch)?.extents;
@@ -166,9 +218,9 @@ impl Log {
         if order.is_none() || order <= self.committed.and_then(|c| self.order(c)) {
             return false;
         }
-        while self.chapters.front().is_some_and(|c| c.epoch != committed.epoch) {
-            let freed = self.chapters.pop_front();
-            self.bytes -= freed.iter().flat_map(|c| &c.extents).map(|e| u64::from(e.bytes)).sum::<u64>();
+        while let Some(freed) = self.chapters.pop_front_if(|c| c.epoch != committed.epoch) {
+            self.links.remove(&freed.epoch);
+            self.bytes -= freed.extents.iter().map(|e| u64::from(e.bytes)).sum::<u64>();
         }
         if let Some(chapter) = self.chapters.front_mut() {
             while let Some(extent) = chapter.extents.pop_front_if(|e| e.last_seq <= committed.seq) {
@@ -261,5 +313,26 @@ mod tests {
         assert_eq!(log.bytes(), 40);
         assert_eq!(log.covering(at(1, 4)).map(|e| e.last_seq), Some(7));
         assert_eq!(log.covering(at(2, 3)), None);
+    }
+
+    #[test]
+    fn a_receiver_elsewhere_is_told_of_a_break() {
+        let mut log = log();
+        log.link(Epoch([2; 16]), Some(at(1, 8)));
+        let told = |log: &Log, stands: Option<Position>| log.bridge(stands).map(|b| (b.to, b.reason));
+        for follows in [None, Some(at(1, 5)), Some(at(1, 8)), Some(at(2, 1)), Some(at(2, 2)), Some(at(2, 9))] {
+            assert_eq!(told(&log, follows), None, "{follows:?}");
+        }
+        assert_eq!(told(&log, Some(at(1, 9))), Some((at(2, 0), GapReason::TailLost)));
+        assert_eq!(told(&log, Some(at(9, 4))), Some((at(1, 0), GapReason::NewInstall)));
+        log.link(Epoch([1; 16]), Some(at(9, 4)));
+        assert_eq!(told(&log, Some(at(9, 4))), None, "the first frame names it");
+        assert_eq!(told(&log, Some(at(9, 3))), Some((at(1, 0), GapReason::ChainLost)));
+        assert_eq!(told(&log, None), Some((at(1, 0), GapReason::Released)));
+        log.free(at(1, 2));
+        assert_eq!(told(&log, Some(at(1, 1))), Some((at(1, 2), GapReason::Released)));
+        assert_eq!(told(&log, None), Some((at(1, 2), GapReason::Released)));
+        assert!(log.free(at(2, 0)), "where a bridge led");
+        assert_eq!(told(&log, Some(at(2, 0))), None);
     }
 }

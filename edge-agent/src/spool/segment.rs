@@ -67,9 +67,9 @@ impl SegmentHeader {
         let position = |at: usize| -> Option<Position> {
             let epoch = Epoch::from_slice(&content[at..at + 16])?;
             let seq = u64::from_le_bytes(content[at + 16..at + 24].try_into().ok()?);
-            (epoch != Epoch::NONE && seq > 0).then_some(Position { epoch, seq })
+            (epoch != Epoch::NONE).then_some(Position { epoch, seq })
         };
-        Some(SegmentHeader { first: position(8)?, previous: position(32) })
+        Some(SegmentHeader { first: position(8).filter(|first| first.seq > 0)?, previous: position(32) })
     }
 }
 

@@ -5,6 +5,7 @@ use polars::prelude::{Column, DataFrame, NamedFrom, PolarsResult, Series};
 use proto::{
     archive::column,
     asset::AssetId,
+    position::Position,
     wire::{
         alert::{Alert, AlertSource, AlertState},
         prediction::Prediction,
@@ -16,7 +17,7 @@ use super::pending::SegmentContent;
 use crate::{
     decode::DeadLetter,
     stream::{
-        KnownEvent, Loss,
+        KnownEvent, Loss, Lost,
         tables::{SITE, datetime},
     },
 };
@@ -119,17 +120,37 @@ pub fn events(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .frame()
 }
 
-/// One row per run of batches that is lost.
+/// One row per run of batches that is lost, or per break: that one says where it begins and where the log goes on.
 pub fn gaps(content: &SegmentContent) -> PolarsResult<DataFrame> {
     Columns::new(&content.site, &content.losses)
         .time(column::TIME, |l: &Loss| l.declared.millis())?
         .with(column::AGENT, |l| l.agent.agent.as_str())
-        .with(column::EPOCH, |l| l.from.epoch.to_string())
-        .with(column::SEQ, |l| l.from.seq)
-        .with(column::LAST_SEQ, |l| l.last_seq)
+        .with(column::EPOCH, |l| first_lost(&l.lost).map(|p| p.epoch.to_string()))
+        .with(column::SEQ, |l| first_lost(&l.lost).map(|p| p.seq))
+        .with(column::LAST_SEQ, |l| match l.lost {
+            Lost::Batches { last_seq, .. } => Some(last_seq),
+            Lost::Break { .. } => None,
+        })
+        .with(column::NEXT_EPOCH, |l| next_held(&l.lost).map(|p| p.epoch.to_string()))
+        .with(column::NEXT_SEQ, |l| next_held(&l.lost).map(|p| p.seq))
         .with(column::READINGS, |l| l.readings)
         .with(column::REASON, |l| word(l.reason.as_str_name(), GapReason::Unspecified.as_str_name()))
         .frame()
+}
+
+fn first_lost(lost: &Lost) -> Option<Position> {
+    match *lost {
+        Lost::Batches { from, .. } => Some(from),
+        Lost::Break { from, .. } => from.map(|p| Position { seq: p.seq + 1, ..p }),
+    }
+}
+
+/// Behind a run of lost batches it is the next number.
+fn next_held(lost: &Lost) -> Option<Position> {
+    match *lost {
+        Lost::Batches { .. } => None,
+        Lost::Break { to, .. } => Some(Position { seq: to.seq + 1, ..to }),
+    }
 }
 
 pub fn dead_letters(content: &SegmentContent) -> PolarsResult<DataFrame> {

@@ -7,6 +7,7 @@ use proto::{
 };
 
 use super::*;
+use crate::intake::EpochsLeft;
 
 fn site() -> AssetId {
     AssetId::new("mill").unwrap()
@@ -43,7 +44,7 @@ fn arrival(topic: &str, payload: impl Into<Bytes>) -> Arrival {
 
 /// As the first and only message of an agent.
 fn decoded(topic: &str, payload: impl Into<Bytes>) -> Decoded {
-    let mut intake = Intake::new(&BTreeMap::new());
+    let mut intake = Intake::new(&BTreeMap::new(), EpochsLeft::new());
     decode(&mut intake, &site(), &arrival(topic, payload), PlantTime(9))
 }
 
@@ -64,7 +65,7 @@ fn a_good_batch_is_taken_with_its_place() {
 
 #[test]
 fn a_gap_is_taken_from_what_is_new_in_it() {
-    let mut intake = Intake::new(&BTreeMap::from([(agent(), at(4))]));
+    let mut intake = Intake::new(&BTreeMap::from([(agent(), at(4))]), EpochsLeft::new());
     let gap = Gap { reason: GapReason::Evicted as i32, ..Default::default() };
     let message = arrival(&telemetry(), Frame::gap(at(3), 9, None, &gap).encode());
     let Decoded::Taken(taken) = decode(&mut intake, &site(), &message, PlantTime(9)) else { panic!() };
@@ -92,7 +93,7 @@ fn what_has_no_place_is_kept_with_the_reason() {
 
 #[test]
 fn while_paused_letters_find_no_place_either() {
-    let mut intake = Intake::new(&BTreeMap::new());
+    let mut intake = Intake::new(&BTreeMap::new(), EpochsLeft::new());
     intake.set_paused(true);
     let message = arrival("a/b", vec![1]);
     assert_eq!(decode(&mut intake, &site(), &message, PlantTime(9)).outcome(), "dropped");
@@ -128,7 +129,7 @@ fn content_that_is_not_understood_takes_its_place_and_blocks_nothing() {
     unsealed.sealed = None;
     let poison = [Frame::seal(at(1), None, 2, &unsealed), Frame::seal(at(1), None, 3, &batch())];
     for frame in poison {
-        let mut intake = Intake::new(&BTreeMap::new());
+        let mut intake = Intake::new(&BTreeMap::new(), EpochsLeft::new());
         let mut next = |payload: Bytes| decode(&mut intake, &site(), &arrival(&telemetry(), payload), PlantTime(9));
         let Decoded::Taken(taken) = next(frame.encode()) else { panic!() };
         let Content::DeadLetter(letter) = taken.content else { panic!() };
@@ -143,7 +144,7 @@ fn content_that_is_not_understood_takes_its_place_and_blocks_nothing() {
 
 #[test]
 fn another_batch_under_a_known_name_is_kept_and_told() {
-    let mut intake = Intake::new(&BTreeMap::new());
+    let mut intake = Intake::new(&BTreeMap::new(), EpochsLeft::new());
     let mut next = |payload: Bytes| decode(&mut intake, &site(), &arrival(&telemetry(), payload), PlantTime(9));
     assert_eq!(next(frame(1).encode()).outcome(), "received");
     let mut other = batch();

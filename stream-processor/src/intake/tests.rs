@@ -28,14 +28,14 @@ fn gap(position: Position, last_seq: u64, previous: Option<Position>) -> FrameHe
 }
 
 fn intake(committed: Option<Position>) -> Intake {
-    Intake::new(&committed.map(|p| (agent(), p)).into_iter().collect())
+    Intake::new(&committed.map(|p| (agent(), p)).into_iter().collect(), EpochsLeft::new())
 }
 
 fn offers(intake: &mut Intake, headers: &[FrameHeader]) -> Vec<Decision> {
     headers.iter().map(|h| intake.offer(&agent(), h, true)).collect()
 }
 
-use Decision::{Conflict, Damaged, Duplicate, OutOfOrder, Paused, Take};
+use Decision::{Bridge, Conflict, Damaged, Duplicate, OutOfOrder, Paused, Take};
 
 #[test]
 fn only_the_next_batch_is_taken() {
@@ -65,6 +65,36 @@ fn an_unknown_agent_begins_at_the_very_beginning_of_its_log_only() {
     let begin = data(at(2, 1), Some(at(1, 9)));
     assert_eq!(offers(&mut intake(None), &[begin, data(at(2, 2), None)]), [OutOfOrder; 2]);
     assert_eq!(offers(&mut intake(None), &[gap(at(2, 1), 7, None)]), [Take { from: 1 }]);
+}
+
+fn bridge(from: Option<Position>, to: Position) -> FrameHeader {
+    FrameHeader { kind: FrameKind::Bridge, ..data(to, from) }
+}
+
+#[test]
+fn a_break_is_taken_only_from_exactly_where_we_are() {
+    let mut strangers = intake(None);
+    assert_eq!(offers(&mut strangers, &[bridge(Some(at(1, 4)), at(2, 0))]), [OutOfOrder]);
+    assert_eq!(offers(&mut strangers, &[bridge(None, at(2, 6))]), [Bridge { from: None, to: at(2, 6) }]);
+    let mut intake = intake(Some(at(1, 5)));
+    assert_eq!(offers(&mut intake, &[bridge(None, at(2, 0)), bridge(Some(at(1, 4)), at(2, 0))]), [OutOfOrder; 2]);
+    let (stands, to) = (Some(at(1, 5)), at(2, 0));
+    let took = offers(&mut intake, &[bridge(stands, to), bridge(stands, to), data(at(2, 1), Some(at(9, 9)))]);
+    assert_eq!(took, [Bridge { from: stands, to }, Duplicate, Take { from: 1 }], "behind it, no link is asked for");
+    assert_eq!(offers(&mut intake, &[bridge(Some(at(2, 1)), at(3, 7))]), [Bridge { from: Some(at(2, 1)), to: at(3, 7) }]);
+}
+
+#[test]
+fn what_a_restored_disk_brings_again_is_passed_over() {
+    let left = EpochsLeft::from([(agent(), vec![at(1, 5), at(2, 3)])]);
+    let mut intake = Intake::new(&BTreeMap::from([(agent(), at(3, 2))]), left);
+    let (stands, known) = (Some(at(3, 2)), at(1, 5));
+    assert_eq!(offers(&mut intake, &[bridge(stands, at(1, 1))]), [Bridge { from: stands, to: known }]);
+    assert_eq!(offers(&mut intake, &[data(at(1, 2), None), data(at(1, 5), None)]), [Duplicate; 2]);
+    let again = data(at(2, 1), Some(known));
+    assert_eq!(offers(&mut intake, &[again]), [Bridge { from: Some(known), to: at(2, 3) }]);
+    assert_eq!(offers(&mut intake, &[data(at(2, 4), None)]), [Take { from: 4 }]);
+    assert_eq!(intake.left(), EpochsLeft::from([(agent(), vec![at(3, 2), known])]));
 }
 
 #[test]

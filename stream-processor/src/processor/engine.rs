@@ -36,7 +36,7 @@ use crate::{
         board::{Board, Part, ProcessorState},
         command::{Command, CommandError},
     },
-    stream::{Derived, Loss, Stream, StreamError, fleet::Kinds},
+    stream::{Derived, Loss, Lost, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
 };
 
@@ -277,11 +277,19 @@ impl Engine {
     }
 
     fn count_loss(&self, loss: &Loss) {
-        let batches = (loss.last_seq - loss.from.seq).saturating_add(1);
-        let reason = loss.reason.as_str_name();
-        tracing::error!(agent = %loss.agent.agent, from = %loss.from, last_seq = loss.last_seq, batches,
-            readings = loss.readings, reason, "a gateway declares batches as lost");
-        self.metrics.lost(reason, batches, loss.readings);
+        let (agent, reason) = (&loss.agent.agent, loss.reason.as_str_name());
+        match loss.lost {
+            Lost::Batches { from, last_seq } => {
+                let (batches, readings) = ((last_seq - from.seq).saturating_add(1), loss.readings);
+                tracing::error!(%agent, %from, last_seq, batches, readings, reason, "a gateway declares batches as lost");
+                self.metrics.lost(reason, batches, readings);
+            }
+            Lost::Break { from, to } => {
+                let from = from.map_or("nowhere".into(), |from| from.to_string());
+                tracing::error!(%agent, from, %to, reason, "a gateway's log goes on elsewhere: its disk or its archive is another");
+                self.metrics.log_break(reason);
+            }
+        }
     }
 
     fn count_alert(&self, alert: &Alert) {
@@ -340,7 +348,7 @@ impl Engine {
         if self.pending.is_empty() || !self.archive.room() {
             return Ok(());
         }
-        let snapshot = self.stream.snapshot()?;
+        let snapshot = self.stream.snapshot(&self.intake.left())?;
         let segment = Segment { content: self.pending.take(), snapshot, positions: self.intake.positions() };
         self.ledger.submitted();
         self.archive.submit(segment).map_err(|_| EngineError::Archive)

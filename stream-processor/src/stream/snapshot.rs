@@ -4,7 +4,7 @@ use model::{features::clean::Carry, store::OBJECT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 use super::{FeatureSchema, Fleet, Stream, StreamConfig, StreamError};
-use crate::{alert::AlertDesk, window::Windows};
+use crate::{alert::AlertDesk, intake::EpochsLeft, window::Windows};
 
 const SNAPSHOT_VERSION: u32 = 1;
 /// What is written must be readable at the next start.
@@ -19,6 +19,7 @@ struct Written<'a> {
     carry: &'a [Carry],
     windows: &'a Windows,
     desk: &'a AlertDesk,
+    left: &'a EpochsLeft,
 }
 
 #[derive(Deserialize)]
@@ -28,6 +29,8 @@ struct Read {
     carry: Vec<Carry>,
     windows: Windows,
     desk: AlertDesk,
+    #[serde(default)]
+    left: EpochsLeft,
 }
 
 #[derive(Deserialize)]
@@ -36,7 +39,8 @@ struct Version {
 }
 
 impl Stream {
-    pub fn snapshot(&self) -> Result<Vec<u8>, StreamError> {
+    /// With what intake needs of the time before: both are state of one barrier, and stand in one object.
+    pub fn snapshot(&self, left: &EpochsLeft) -> Result<Vec<u8>, StreamError> {
         let bytes = rmp_serde::to_vec_named(&Written {
             version: SNAPSHOT_VERSION,
             schema: FeatureSchema::of(&self.config.features).fingerprint(),
@@ -44,26 +48,27 @@ impl Stream {
             carry: &self.carry,
             windows: &self.windows,
             desk: &self.desk,
+            left,
         })?;
         check_size(&bytes)?;
         Ok(bytes)
     }
 
     /// With other window or feature settings than the snapshot's, windows and normals start anew; all else goes on.
-    pub fn restore(config: StreamConfig, snapshot: &[u8]) -> Result<Self, StreamError> {
+    pub fn restore(config: StreamConfig, snapshot: &[u8]) -> Result<(Self, EpochsLeft), StreamError> {
         check_size(snapshot)?;
         let Version { version } = rmp_serde::from_slice(snapshot)?;
         if version != SNAPSHOT_VERSION {
             return Err(StreamError::SnapshotVersion { version });
         }
-        let Read { schema, mut fleet, carry, mut windows, mut desk } = rmp_serde::from_slice(snapshot)?;
+        let Read { schema, mut fleet, carry, mut windows, mut desk, left } = rmp_serde::from_slice(snapshot)?;
         if schema != FeatureSchema::of(&config.features).fingerprint() {
             tracing::warn!("the settings of windows and features have changed: windows and normals start anew");
             windows = Windows::default();
         }
         fleet.index(&config.features);
         desk.reconfigure(config.alert.clone());
-        Ok(Self { config, fleet, carry, windows, desk })
+        Ok((Self { config, fleet, carry, windows, desk }, left))
     }
 }
 

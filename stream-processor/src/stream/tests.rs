@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::intake::EpochsLeft;
 use log::{config, interleave, log, taken};
 
 fn rng() -> (u64, ChaCha8Rng) {
@@ -136,8 +137,8 @@ fn a_snapshot_goes_on_as_the_stream_would_have() {
     let rest: Vec<Vec<Taken>> = logs.iter_mut().map(|log| log.split_off(50)).collect();
     let mut stream = Stream::new(config());
     run(&mut stream, interleave(&logs, &mut rng), &mut rng, 9);
-    let mut restored = Stream::restore(config(), &stream.snapshot().unwrap()).unwrap();
-    assert_eq!(restored.snapshot().unwrap(), stream.snapshot().unwrap(), "seed {seed}");
+    let (mut restored, _) = Stream::restore(config(), &stream.snapshot(&EpochsLeft::new()).unwrap()).unwrap();
+    assert_eq!(restored.snapshot(&EpochsLeft::new()).unwrap(), stream.snapshot(&EpochsLeft::new()).unwrap(), "seed {seed}");
     let rest = interleave(&rest, &mut rng);
     let (a, b) = (stream.apply(rest.clone(), None).unwrap(), restored.apply(rest, None).unwrap());
     assert!(a.readings.equals_missing(&b.readings), "seed {seed}");
@@ -163,7 +164,7 @@ fn other_window_settings_start_windows_anew_and_keep_the_rest() {
     stream.apply(log(0, 20, &mut rng), None).unwrap();
     let mut longer = config();
     longer.features.window_ms *= 2;
-    let restored = Stream::restore(longer, &stream.snapshot().unwrap()).unwrap();
+    let (restored, _) = Stream::restore(longer, &stream.snapshot(&EpochsLeft::new()).unwrap()).unwrap();
     assert_eq!(restored.fleet().catalogue(), stream.fleet().catalogue());
 }
 
@@ -211,7 +212,8 @@ fn batches_that_a_gateway_declares_as_lost_are_said_to_be_lost() {
     (lost.position.seq, lost.last_seq) = (3, 5);
     let derived = Stream::new(config()).apply(vec![lost.clone()], None).unwrap();
     let (from, declared) = (lost.position, PlantTime(7));
-    let loss = Loss { agent: lost.agent, from, last_seq: 5, reason: GapReason::Damaged, readings: 12, declared };
+    let batches = Lost::Batches { from, last_seq: 5 };
+    let loss = Loss { agent: lost.agent, lost: batches, reason: GapReason::Damaged, readings: 12, declared };
     assert_eq!(derived.losses, [loss]);
     assert_eq!(derived.balance, Balance { batches: 1, ..Balance::default() });
 }

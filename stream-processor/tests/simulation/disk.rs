@@ -15,7 +15,7 @@ struct File {
     synced: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     files: BTreeMap<String, File>,
     /// As after the last sync of the folder.
@@ -24,6 +24,12 @@ struct State {
 
 #[derive(Debug, Default)]
 pub struct SimDisk(Mutex<State>);
+
+impl Clone for SimDisk {
+    fn clone(&self) -> Self {
+        SimDisk(Mutex::new(self.state().clone()))
+    }
+}
 
 impl SimDisk {
     fn state(&self) -> MutexGuard<'_, State> {

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use edge_agent::{
-    publish::window::{SendWindow, WindowConfig},
-    spool::{ReadError, Spool, SpoolConfig, SpoolReader},
+    publish::window::{Outgoing, SendWindow, WindowConfig},
+    spool::{ReadError, Spool, SpoolConfig, SpoolReader, log::Bridge},
 };
 use proto::{
     ack::Ack,
@@ -17,7 +17,7 @@ use proto::{
     position::{Epoch, Position},
     telemetry::{Frame, delta_encode},
     time::PlantTime,
-    wire::telemetry::{MachineReadings, SealTime, SensorColumn, TelemetryBatch},
+    wire::telemetry::{Gap, MachineReadings, SealTime, SensorColumn, TelemetryBatch},
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -36,6 +36,10 @@ pub struct Gateway {
     pub appended: BTreeMap<i64, Position>,
     /// Those whose sync succeeded: they must arrive, or be declared as lost.
     pub durable: BTreeSet<i64>,
+    /// What lay on the disk once, and what was durable then.
+    image: Option<(SimDisk, BTreeSet<i64>)>,
+    /// Durable once, and not on the disk that somebody put into the gateway: a break must be declared if they are missing.
+    pub taken_away: BTreeSet<i64>,
 }
 
 pub struct Agent {
@@ -59,7 +63,24 @@ impl Gateway {
             next: 1,
             appended: BTreeMap::new(),
             durable: BTreeSet::new(),
+            image: None,
+            taken_away: BTreeSet::new(),
         }
+    }
+
+    /// Somebody copies the card of a gateway that is switched off.
+    pub fn save_image(&mut self, rng: &mut ChaCha8Rng) {
+        self.kill(rng);
+        self.image = Some(((*self.disk).clone(), self.durable.clone()));
+    }
+
+    /// And puts the copy in, or an empty card if there is none.
+    pub fn restore(&mut self, rng: &mut ChaCha8Rng, reached: &mut Reached) {
+        self.kill(rng);
+        reached.count(if self.image.is_some() { "disk image restored" } else { "spool lost" });
+        let (disk, durable) = self.image.take().unwrap_or_default();
+        self.disk = Arc::new(disk);
+        self.taken_away.extend(self.durable.difference(&durable));
     }
 
     pub fn start(&mut self, rng: &mut ChaCha8Rng) {
@@ -118,9 +139,9 @@ impl Agent {
         self.window.on_disconnected();
     }
 
-    pub fn hear(&mut self, ack: &Ack, now: Duration) {
+    pub fn hear(&mut self, ack: &Ack, live: bool, now: Duration) {
         let log = self.spool.log();
-        let freed = self.window.on_ack(&log.lock(), ack, now);
+        let freed = self.window.on_ack(&log.lock(), ack, live, now);
         if let Some(committed) = freed {
             self.spool.free(committed).unwrap();
         }
@@ -132,7 +153,16 @@ impl Agent {
         let mut frames = Vec::new();
         loop {
             let next = self.window.next(&log.lock(), now);
-            let Some(position) = next else { return frames };
+            let position = match next {
+                None => return frames,
+                Some(Outgoing::Frame(position)) => position,
+                Some(Outgoing::Bridge(Bridge { from, to, reason })) => {
+                    reached.count("break declared");
+                    let gap = Gap { reason: reason.into(), ..Default::default() };
+                    frames.push(Frame::bridge(from, to, &gap).encode());
+                    continue;
+                }
+            };
             match self.reader.read(position) {
                 Ok(frame) => frames.push(frame),
                 // Evicted or freed since: the window will find what is there now.

@@ -28,7 +28,7 @@ use stream_processor::{
     },
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::Arrival,
-    intake::Intake,
+    intake::{EpochsLeft, Intake},
 };
 
 use crate::{
@@ -216,7 +216,7 @@ impl Start {
             (Step::TakeOver(manifest), Answer::Done) => {
                 reached.count("takeover");
                 if manifest.snapshot.is_none() {
-                    return Some(Running::new((**manifest).clone(), State::default()));
+                    return Some(Running::new((**manifest).clone(), (State::default(), EpochsLeft::new())));
                 }
                 self.step = Step::Snapshot(manifest.clone());
             }
@@ -234,10 +234,10 @@ fn claim(name: &str, rng: &mut ChaCha8Rng) -> Claim {
 }
 
 impl Running {
-    fn new(takeover: Manifest, state: State) -> Self {
+    fn new(takeover: Manifest, (state, left): (State, EpochsLeft)) -> Self {
         let committed = positions(&takeover);
         Running {
-            intake: Intake::new(&committed),
+            intake: Intake::new(&committed, left),
             acks: Acks::new(takeover.archive, takeover.incarnation, &committed),
             tickets: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -263,10 +263,12 @@ impl Running {
                 reached.count("gap taken");
                 None
             }
+            Content::Break { .. } => None,
             Content::DeadLetter(letter) => panic!("{}", letter.reason),
         };
         let last = Position { epoch: taken.position.epoch, seq: taken.last_seq };
-        let row = Row { agent: taken.agent.clone(), from: taken.position, last_seq: taken.last_seq, n };
+        let break_to = matches!(taken.content, Content::Break { .. });
+        let row = Row { agent: taken.agent.clone(), from: taken.position, last_seq: taken.last_seq, n, break_to };
         self.state.apply(&row);
         self.pending.push(row);
         self.taken += 1;
@@ -301,7 +303,7 @@ impl Running {
             objects.push(DataObject { table: Table::Readings, object, rows, min_time_ms: 0, max_time_ms: 0 });
             self.uploads.insert((self.next_number, index), bytes);
         }
-        let state = Bytes::from(self.state.encode());
+        let state = Bytes::from(self.state.encode(self.intake.left()));
         self.objects += 1;
         let snapshot = object_ref(snapshot_key(SHARD, self.incarnation, self.objects), &state);
         self.uploads.insert((self.next_number, objects.len()), state);

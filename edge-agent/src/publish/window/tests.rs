@@ -1,6 +1,7 @@
 use proto::{
     position::{Epoch, Position},
     time::PlantTime,
+    wire::telemetry::GapReason,
 };
 
 use super::*;
@@ -48,16 +49,20 @@ fn window() -> (SendWindow, Duration) {
 }
 
 fn sent(window: &mut SendWindow, log: &Log, now: Duration) -> Vec<u64> {
-    std::iter::from_fn(|| window.next(log, now)).map(|p| p.seq).collect()
+    let next = || match window.next(log, now)? {
+        Outgoing::Frame(position) => Some(position.seq),
+        Outgoing::Bridge(bridge) => panic!("{bridge:?}"),
+    };
+    std::iter::from_fn(next).collect()
 }
 
 #[test]
 fn frames_go_out_in_order_until_the_window_is_full() {
     let (log, (mut window, now)) = (log(20), window());
     assert_eq!(sent(&mut window, &log, now), [1, 2, 3, 4, 5]);
-    window.on_ack(&log, &ack(1, Some(at(1, 2)), None), now);
+    window.on_ack(&log, &ack(1, Some(at(1, 2)), None), true, now);
     assert_eq!(sent(&mut window, &log, now), [6, 7]);
-    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), now);
+    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), true, now);
     assert_eq!(sent(&mut window, &log, now), NOTHING, "received positions of one writer never shrink");
 }
 
@@ -68,9 +73,9 @@ fn nothing_is_sent_without_a_connection_or_while_paused() {
     assert_eq!((window.next(&log, now), window.next_wakeup(&log, now)), (None, None));
     window.on_connected(now);
     let paused = Ack { paused: true, ..ack(1, None, None) };
-    window.on_ack(&log, &paused, now);
+    window.on_ack(&log, &paused, true, now);
     assert_eq!((window.next(&log, 2 * now), window.next_wakeup(&log, 2 * now)), (None, Some(now + PAUSE_MAX)));
-    window.on_ack(&log, &ack(1, None, None), 2 * now);
+    window.on_ack(&log, &ack(1, None, None), true, 2 * now);
     assert_eq!(sent(&mut window, &log, 3 * now), [1, 2, 3]);
 }
 
@@ -78,8 +83,8 @@ fn nothing_is_sent_without_a_connection_or_while_paused() {
 fn a_pause_that_is_not_repeated_ends() {
     let (log, (mut window, now)) = (log(3), window());
     let paused = Ack { paused: true, ..ack(1, None, None) };
-    window.on_ack(&log, &paused, now);
-    window.on_ack(&log, &paused, now + PAUSE_MAX / 2);
+    window.on_ack(&log, &paused, true, now);
+    window.on_ack(&log, &paused, true, now + PAUSE_MAX / 2);
     assert_eq!(sent(&mut window, &log, now + PAUSE_MAX), NOTHING);
     let end = window.next_wakeup(&log, now).unwrap();
     assert_eq!(end, now + PAUSE_MAX * 3 / 2);
@@ -91,8 +96,8 @@ fn a_pause_that_is_not_repeated_ends() {
 fn what_was_sent_into_a_pause_is_sent_again() {
     let (log, (mut window, now)) = (log(3), window());
     assert_eq!(sent(&mut window, &log, now), [1, 2, 3]);
-    window.on_ack(&log, &Ack { paused: true, ..ack(1, Some(at(1, 1)), None) }, now);
-    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), now);
+    window.on_ack(&log, &Ack { paused: true, ..ack(1, Some(at(1, 1)), None) }, true, now);
+    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), true, now);
     assert_eq!(sent(&mut window, &log, now + 10 * MS), [2, 3]);
 }
 
@@ -100,9 +105,9 @@ fn what_was_sent_into_a_pause_is_sent_again() {
 fn an_ack_that_stands_still_sends_the_window_back_with_doubling_patience() {
     let (log, (mut window, mut now)) = (log(3), window());
     assert_eq!(sent(&mut window, &log, now), [1, 2, 3]);
-    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), now);
+    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), true, now);
     for patience in [100, 200, 400, 400] {
-        window.on_ack(&log, &ack(1, Some(at(1, 1)), None), now + 99 * MS);
+        window.on_ack(&log, &ack(1, Some(at(1, 1)), None), true, now + 99 * MS);
         assert_eq!(sent(&mut window, &log, now + (patience - 1) * MS), NOTHING);
         let deadline = window.next_wakeup(&log, now).unwrap();
         assert!(deadline >= now + patience * MS && deadline <= now + patience * MS * 5 / 4);
@@ -111,7 +116,7 @@ fn an_ack_that_stands_still_sends_the_window_back_with_doubling_patience() {
         assert_eq!(sent(&mut window, &log, now), [2, 3]);
     }
     assert_eq!(window.counters().timeouts, 4);
-    window.on_ack(&log, &ack(1, Some(at(1, 2)), None), now);
+    window.on_ack(&log, &ack(1, Some(at(1, 2)), None), true, now);
     let deadline = window.next_wakeup(&log, now).unwrap();
     assert!(deadline <= now + 125 * MS, "progress restores the patience");
 }
@@ -119,13 +124,13 @@ fn an_ack_that_stands_still_sends_the_window_back_with_doubling_patience() {
 #[test]
 fn a_higher_incarnation_begins_where_it_says_and_a_lower_one_is_ignored() {
     let (log, (mut window, now)) = (log(5), window());
-    window.on_ack(&log, &ack(4, None, None), now);
+    window.on_ack(&log, &ack(4, None, None), true, now);
     assert_eq!(sent(&mut window, &log, now), [1, 2, 3, 4, 5]);
-    window.on_ack(&log, &ack(4, Some(at(1, 4)), None), now);
-    window.on_ack(&log, &ack(3, Some(at(1, 1)), Some(at(1, 5))), now);
+    window.on_ack(&log, &ack(4, Some(at(1, 4)), None), true, now);
+    window.on_ack(&log, &ack(3, Some(at(1, 1)), Some(at(1, 5))), true, now);
     assert_eq!(sent(&mut window, &log, now + 10 * MS), NOTHING);
     assert_eq!(window.counters().acks_of_lower_incarnation, 1);
-    window.on_ack(&log, &ack(5, Some(at(1, 2)), None), now);
+    window.on_ack(&log, &ack(5, Some(at(1, 2)), None), true, now);
     assert_eq!(sent(&mut window, &log, now + 10 * MS), [3, 4, 5]);
 }
 
@@ -133,27 +138,30 @@ fn a_higher_incarnation_begins_where_it_says_and_a_lower_one_is_ignored() {
 fn what_went_out_before_there_was_a_writer_is_sent_again_at_once() {
     let (log, (mut window, now)) = (log(3), window());
     assert_eq!(sent(&mut window, &log, now), [1, 2, 3]);
-    window.on_ack(&log, &ack(1, None, None), now);
+    window.on_ack(&log, &ack(1, None, None), true, now);
     assert_eq!(sent(&mut window, &log, now + 10 * MS), [1, 2, 3]);
-    window.on_ack(&log, &ack(1, None, None), now + 10 * MS);
+    window.on_ack(&log, &ack(1, None, None), true, now + 10 * MS);
     assert_eq!(sent(&mut window, &log, now + 30 * MS), NOTHING, "once");
 }
 
 #[test]
-fn another_archive_is_not_believed() {
+fn another_archive_is_believed_when_it_speaks_for_itself() {
     let (log, (mut window, now)) = (log(2), window());
-    window.on_ack(&log, &ack(1, None, None), now);
+    window.on_ack(&log, &ack(1, None, None), true, now);
     let other = Ack { archive: ArchiveId([8; 16]), ..ack(9, Some(at(1, 2)), Some(at(1, 2))) };
-    assert_eq!(window.on_ack(&log, &other, now), None);
+    assert_eq!(window.on_ack(&log, &other, false, now), None, "who knows how long the broker kept it");
     assert_eq!(window.counters().acks_of_other_archive, 1);
     assert_eq!(sent(&mut window, &log, now), [1, 2]);
+    let live = Ack { incarnation: 1, ..other };
+    assert_eq!(window.on_ack(&log, &live, true, now), Some(at(1, 2)), "incarnations compare within one archive only");
+    assert_eq!(window.counters().archives_adopted, 1);
 }
 
 #[test]
 fn a_reconnect_goes_back_to_what_was_received_within_the_jitter() {
     let (log, (mut window, now)) = (log(4), window());
     assert_eq!(sent(&mut window, &log, now), [1, 2, 3, 4]);
-    window.on_ack(&log, &ack(1, Some(at(1, 2)), None), now);
+    window.on_ack(&log, &ack(1, Some(at(1, 2)), None), true, now);
     window.on_disconnected();
     window.on_connected(now);
     assert_eq!(sent(&mut window, &log, now + 4 * MS), NOTHING);
@@ -164,7 +172,7 @@ fn a_reconnect_goes_back_to_what_was_received_within_the_jitter() {
 #[test]
 fn only_what_the_log_holds_is_freed() {
     let (mut log, (mut window, now)) = (log(4), window());
-    let committed = |window: &mut SendWindow, log: &Log, p| window.on_ack(log, &ack(1, None, p), now);
+    let committed = |window: &mut SendWindow, log: &Log, p| window.on_ack(log, &ack(1, None, p), true, now);
     assert_eq!(committed(&mut window, &log, Some(at(1, 3))), Some(at(1, 3)));
     log.free(at(1, 3));
     assert_eq!(committed(&mut window, &log, Some(at(9, 1))), None, "another log's epoch");
@@ -175,36 +183,73 @@ fn only_what_the_log_holds_is_freed() {
 #[test]
 fn a_claim_beyond_the_log_is_believed_as_far_as_it_is_held_and_judged_again() {
     let (mut log, (mut window, now)) = (log(4), window());
-    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 6))), now), Some(at(1, 4)));
+    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 6))), true, now), Some(at(1, 4)));
     log.free(at(1, 4));
     assert_eq!(window.freeable(&log), None);
     for seq in 5..=7 {
         push(&mut log, at(1, seq));
     }
     assert_eq!(window.freeable(&log), Some(at(1, 6)), "without another ack");
-    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 2))), now), Some(at(1, 6)), "kept");
+    assert_eq!(window.on_ack(&log, &ack(1, None, Some(at(1, 2))), true, now), Some(at(1, 6)), "kept");
     log.free(at(1, 6));
 
-    assert_eq!(window.on_ack(&log, &ack(2, None, Some(at(2, 1))), now), None, "not an epoch of this log yet");
+    assert_eq!(window.on_ack(&log, &ack(2, None, Some(at(2, 1))), true, now), None, "not an epoch of this log yet");
     push(&mut log, at(2, 1));
-    assert_eq!(window.on_ack(&log, &ack(2, None, Some(at(2, 1))), now), Some(at(2, 1)));
+    assert_eq!(window.on_ack(&log, &ack(2, None, Some(at(2, 1))), true, now), Some(at(2, 1)));
 }
 
 #[test]
 fn a_position_that_the_log_does_not_know_starts_from_the_oldest_held() {
     let (log, (mut window, now)) = (log(2), window());
-    window.on_ack(&log, &ack(1, Some(at(9, 77)), None), now);
-    assert_eq!(sent(&mut window, &log, now), [1, 2]);
+    window.on_ack(&log, &ack(1, Some(at(9, 77)), Some(at(9, 77))), false, now);
+    assert_eq!(sent(&mut window, &log, now), [1, 2], "as far as an ack is believed that a broker had kept");
+}
+
+#[test]
+fn a_break_is_declared_before_anything_else_and_again_until_it_is_taken() {
+    let (mut log, (mut window, now)) = (log(2), window());
+    let stands = Some(at(9, 77));
+    window.on_ack(&log, &ack(1, stands, stands), true, now);
+    let bridge = Bridge { from: stands, to: at(1, 0), reason: GapReason::NewInstall };
+    assert_eq!(window.next(&log, now), Some(Outgoing::Bridge(bridge)));
+    assert_eq!(window.next(&log, now), None, "nothing else would be taken");
+    let late = window.next_wakeup(&log, now).unwrap();
+    window.on_ack(&log, &ack(1, stands, stands), true, late - MS);
+    assert_eq!(window.next(&log, late - MS), None);
+    assert_eq!(window.next(&log, late), None, "it goes back with jitter first");
+    assert_eq!(window.next(&log, late + 10 * MS), Some(Outgoing::Bridge(bridge)));
+    assert_eq!((window.counters().bridges, window.counters().timeouts), (2, 1));
+    window.on_ack(&log, &ack(1, Some(at(1, 0)), Some(at(1, 0))), true, late + 20 * MS);
+    assert_eq!(sent(&mut window, &log, late + 20 * MS), NOTHING);
+    assert_eq!(sent(&mut window, &log, late + 30 * MS), [1, 2]);
+    push(&mut log, at(1, 3));
+    assert_eq!(sent(&mut window, &log, late + 30 * MS), [3]);
+}
+
+#[test]
+fn an_ack_that_was_overtaken_leads_to_no_break() {
+    let (mut log, (mut window, now)) = (log(4), window());
+    window.on_ack(&log, &ack(1, Some(at(1, 4)), Some(at(1, 3))), true, now);
+    log.free(at(1, 3));
+    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), true, now);
+    push(&mut log, at(1, 5));
+    assert_eq!(sent(&mut window, &log, now), [5]);
+    window.on_ack(&log, &ack(1, Some(at(1, 1)), None), true, now);
+    let late = window.next_wakeup(&log, now).unwrap();
+    assert_eq!(window.next(&log, late), None);
+    let bridge = Bridge { from: Some(at(1, 1)), to: at(1, 3), reason: GapReason::Released };
+    assert_eq!(window.next(&log, late + 10 * MS), Some(Outgoing::Bridge(bridge)), "it says so to the end");
 }
 
 #[test]
 fn the_window_follows_the_chain_into_the_next_epoch() {
     let (mut log, (mut window, now)) = (log(2), window());
-    window.on_ack(&log, &ack(1, Some(at(1, 9)), None), now);
+    window.on_ack(&log, &ack(1, Some(at(1, 9)), None), true, now);
     assert_eq!(sent(&mut window, &log, now), NOTHING, "believed up to what is held");
+    log.link(Epoch([2; 16]), Some(at(1, 9)));
     push(&mut log, at(2, 1));
-    assert_eq!(window.next(&log, now), Some(at(2, 1)));
-    window.on_ack(&log, &ack(1, Some(at(2, 1)), None), now);
+    assert_eq!(window.next(&log, now), Some(Outgoing::Frame(at(2, 1))));
+    window.on_ack(&log, &ack(1, Some(at(2, 1)), None), true, now);
     assert_eq!(window.next_wakeup(&log, now), None);
 }
 
