@@ -4,7 +4,7 @@
 use proto::{
     asset::AssetId,
     time::PlantTime,
-    wire::telemetry::{EventRecord, MachineInfo, Quality},
+    wire::telemetry::{EventRecord, MachineInfo, Quality, QualityReason},
 };
 
 pub mod simulator;
@@ -27,6 +27,26 @@ pub struct Reading {
     /// In the sensor's unit; NaN when the quality is not good and there is no value.
     pub value: f64,
     pub quality: Quality,
+    pub reason: QualityReason,
+}
+
+impl Reading {
+    /// The sensor was not read.
+    pub const ABSENT: Reading = Reading { value: f64::NAN, quality: Quality::Absent, reason: QualityReason::None };
+
+    pub const fn good(value: f64) -> Self {
+        Reading { value, quality: Quality::Good, reason: QualityReason::None }
+    }
+
+    /// A reading without a value.
+    pub const fn bad(reason: QualityReason) -> Self {
+        Reading { value: f64::NAN, quality: Quality::Bad, reason }
+    }
+
+    /// The last value of a sensor that has not been heard for too long.
+    pub const fn stale(value: f64) -> Self {
+        Reading { value, quality: Quality::Stale, reason: QualityReason::Timeout }
+    }
 }
 
 /// What a source produced, in plant-time order per machine.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use proto::{
     asset::AssetId,
     telemetry::{Frame, FrameKind, check_batch, delta_decode},
-    wire::telemetry::{MachineInfo, Quality, SensorInfo, TelemetryBatch},
+    wire::telemetry::{MachineInfo, SensorInfo, TelemetryBatch},
 };
 
 use super::*;
@@ -49,7 +49,7 @@ impl Source for Minutes {
             for n in 0..MACHINES {
                 // Not compressible, so that the spool fills as it would with real readings.
                 let value = |k: i64| ((self.next.0 + 7 * n + k) as f64).sin();
-                let values = [value(1), value(2)].map(|value| Reading { value, quality: Quality::Good }).to_vec();
+                let values = [value(1), value(2)].map(Reading::good).to_vec();
                 let machine = AssetId::new(&format!("m{n}")).unwrap();
                 out.push(Item::Sample(Sample { machine, time: self.next, values }));
             }

@@ -4,7 +4,7 @@ use prost::Message;
 use proto::{
     asset::AssetId,
     telemetry::{check_batch, delta_decode, frame::FRAME_BYTES_MAX},
-    wire::telemetry::{EventRecord, MachineInfo, Quality, SensorInfo},
+    wire::telemetry::{EventRecord, MachineInfo, SensorInfo},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -74,7 +74,7 @@ fn info(machine: &str, sensors: usize) -> MachineInfo {
 }
 
 fn sample(machine: &str, ms: i64, values: &[f64]) -> Item {
-    let values = values.iter().map(|&value| Reading { value, quality: Quality::Good }).collect();
+    let values = values.iter().map(|&value| Reading::good(value)).collect();
     Item::Sample(Sample { machine: AssetId::new(machine).unwrap(), time: PlantTime(ms), values })
 }
 
@@ -221,7 +221,7 @@ fn the_largest_batches_fit_into_a_frame() {
             // As long on the wire as a stamp can be, and nothing that compresses.
             let ms = i64::MAX / 2 * (self.1 % 2) + self.1;
             let mut rng = ChaCha8Rng::seed_from_u64(self.1 as u64);
-            let mut reading = || Reading { value: rng.random(), quality: Quality::Stale };
+            let mut reading = || Reading::stale(rng.random());
             for machine in &self.0 {
                 let values = machine.sensors.iter().map(|_| reading()).collect();
                 let machine = AssetId::new(&machine.machine).unwrap();
@@ -237,7 +237,7 @@ fn the_largest_batches_fit_into_a_frame() {
         }
     }
     let plant = |n: usize, sensors| (0..n).map(|i| info(&format!("m{i}"), sensors)).collect::<Vec<_>>();
-    for (most, sensors) in [(1_600, 10), (14, 1_200), (1, 10)] {
+    for (most, sensors) in [(1_500, 10), (14, 1_150), (1, 10)] {
         assert!(BatchBuilder::new(&plant(most, sensors)).is_ok(), "{most} x {sensors}");
         let mut cutter = cutter(vec![Box::new(Wide(plant(most, sensors), 0))], usize::MAX, None);
         let (mut batches, now) = (Vec::new(), PlantTime(i64::MAX));
