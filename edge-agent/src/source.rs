@@ -1,14 +1,22 @@
-//! Where readings come from. A source is a pure generator that is told how far plant time has come;
-//! the agent owns clocks, batching and the log.
+//! Where readings come from. A source is told how far plant time has come and gives what there is up to then, either
+//! as a pure generator (simulator, replay) or from devices that it reads meanwhile ([`live`]); the agent owns clocks,
+//! batching and the log.
 
 use proto::{
     asset::AssetId,
-    time::PlantTime,
+    time::{PlantClock, PlantTime},
     wire::telemetry::{EventRecord, MachineInfo, Quality, QualityReason},
 };
+use tokio::sync::watch;
+
+use crate::telemetry::Metrics;
 
 pub mod simulator;
 pub mod replay;
+pub mod live;
+pub mod modbus;
+pub mod sysfs;
+pub mod exec;
 mod config;
 
 pub use config::SourceConfig;
@@ -76,6 +84,16 @@ pub enum SourceError {
 pub trait Source: Send {
     /// What this source has; constant for its life.
     fn machines(&self) -> Vec<MachineInfo>;
+
+    /// Called once, on the runtime of the agent that starts: here a source of devices begins to read them. Until then it
+    /// touches none, so that a configuration can be checked.
+    fn start(&mut self, _clock: watch::Receiver<PlantClock>, _metrics: &Metrics) {}
+
+    /// Whether its items are new when they come, so that they can't wait until others have caught up. Such a source goes
+    /// on where it is after a restart, and its items may be older than the newest seal time.
+    fn is_live(&self) -> bool {
+        false
+    }
 
     /// Produces the items up to and including `now`, at most about `items_max` of them, into `out`; never a part of an
     /// instant. Returns true when there are more up to `now`: call again at once.

@@ -20,6 +20,8 @@ use crate::source::{Item, Source, SourceError};
 
 /// Items taken from a source at once: few enough that one poll never holds a runtime thread for long.
 pub const POLL_ITEMS_MAX: usize = 256;
+/// While history holds the seal time back, live items of this size may wait for it; the rest stays with their sources.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
@@ -85,16 +87,19 @@ impl Cutter {
         }
     }
 
-    /// Reads the source that is furthest behind: it alone sets the pace, since there is one log with one seal time.
-    /// If what it has is from before `history`, it waits, and with it all others. After an error the batches end
-    /// where the source did.
+    /// Reads a live source that is due, since nobody else keeps what it has. Otherwise the source that is furthest
+    /// behind: it alone sets the pace, since there is one log with one seal time. If what it has is from before
+    /// `history`, it waits, and with it all others but the live ones. After an error the batches end where the source did.
     pub fn poll(&mut self, now: PlantTime, history: Option<PlantTime>) -> Result<Polled, CutError> {
-        let due = self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.next_due()?, at)));
-        let (due, at) = match due.min() {
+        let room = self.held_bytes < HELD_BYTES_MAX;
+        let may = |source: &dyn Source| room || !source.is_live();
+        let dues = || self.sources.iter().enumerate().filter_map(|(at, s)| Some((s.next_due()?, at)));
+        let live = dues().filter(|(due, at)| *due <= now && self.sources[*at].is_live() && room).min();
+        let (due, at) = match live.or_else(|| dues().filter(|(_, at)| may(&*self.sources[*at])).min()) {
             Some((due, at)) if due <= now => (due, at),
             later => return Ok(Polled::Idle(later.map(|(due, _)| due))),
         };
-        if history.is_some_and(|history| due < history) {
+        if live.is_none() && history.is_some_and(|history| due < history) {
             return Ok(Polled::Held);
         }
         let mut items = std::mem::take(&mut self.items);

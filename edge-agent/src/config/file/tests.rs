@@ -46,9 +46,12 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
         (GOOD.replace("gw-1", "gw/1"), "`agent`: `gw/1` is not a valid name"),
         (
             GOOD.replace("\"simulator\"", "\"magic\""),
-            "gateway.toml:10: `type`: unknown variant `magic`, expected `simulator`",
+            "gateway.toml:10: `type`: unknown variant `magic`, expected one of `simulator`, `replay`, `modbus`",
         ),
-        (GOOD.replace("type =", "kind ="), "gateway.toml:9: missing field `type`, expected `simulator` or `replay`"),
+        (
+            GOOD.replace("type =", "kind ="),
+            "gateway.toml:9: missing field `type`, expected `simulator`, `replay`, `modbus`",
+        ),
         (GOOD.replace("data = \"spool\"\n", ""), "gateway.toml: missing field `data`"),
         (GOOD.replace("url = \"mqtt://broker:1884\"\n", ""), "gateway.toml:6: missing field `url`"),
         (GOOD.split("[[").next().unwrap().into(), "`source`: at least one [[source]] is needed"),
