@@ -110,7 +110,12 @@ mod tests {
             machines: vec![MachineReadings {
                 machine: "m1".into(),
                 time_delta_ms: vec![1_000, 1_000],
-                sensors: vec![SensorColumn { sensor: "temperature".into(), value: values, quality, ..Default::default() }],
+                sensors: vec![SensorColumn {
+                    sensor: "temperature".into(),
+                    value: values,
+                    quality,
+                    ..Default::default()
+                }],
             }],
             ..Default::default()
         }

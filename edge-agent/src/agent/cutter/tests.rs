@@ -208,6 +208,59 @@ fn history_waits_for_room_and_what_is_live_does_not() {
     assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::More);
 }
 
+/// Has something new at every look.
+struct Device(PlantTime);
+
+impl Source for Device {
+    fn machines(&self) -> Vec<MachineInfo> {
+        vec![info("live", 1)]
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
+        self.0 = now;
+        out.extend((0..items_max).map(|_| sample("live", now.0, &[1.0])));
+        Ok(false)
+    }
+
+    fn progress(&self) -> PlantTime {
+        self.0
+    }
+
+    fn next_due(&self) -> Option<PlantTime> {
+        Some(self.0.plus_millis(1))
+    }
+}
+
+#[test]
+fn what_is_live_is_read_while_history_waits_until_memory_has_its_share() {
+    let items: Vec<_> = [0, 900].map(|ms| sample("a", ms, &[0.0])).into();
+    let sources: Vec<Box<dyn Source>> =
+        vec![Box::new(Script::after("a", &items, None)), Box::new(Device(PlantTime(0)))];
+    let mut cutter = cutter(sources, 10_000, None);
+    cutter.cut(PlantTime(1_000), SealTime::default());
+    let held = |cutter: &Cutter| cutter.held.values().map(|instant| instant.items.len()).sum::<usize>();
+    for step in 1..=3 {
+        let now = PlantTime(1_000 + step);
+        assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::More);
+        assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::Held);
+    }
+    assert_eq!(held(&cutter), 3 * POLL_ITEMS_MAX);
+    let (batch, readings) = cutter.cut(PlantTime(1_004), SealTime::default());
+    assert!(readings == 0 && batch.sealed.unwrap().time_ms < 0, "there is one log, and history comes first");
+
+    let mut step = 3;
+    while held(&cutter) == step as usize * POLL_ITEMS_MAX {
+        step += 1;
+        cutter.poll(PlantTime(1_000 + step), Some(PlantTime(500))).unwrap();
+    }
+    assert!(cutter.held_bytes >= HELD_BYTES_MAX && cutter.held_bytes < HELD_BYTES_MAX + INSTANT_BYTES_MAX);
+    assert_eq!(cutter.poll(PlantTime(9_000), Some(PlantTime(500))).unwrap(), Polled::Held);
+}
+
 /// Everything at its bound: as many machines as are accepted, in batches of the largest size.
 #[test]
 fn the_largest_batches_fit_into_a_frame() {

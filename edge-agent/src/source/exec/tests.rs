@@ -30,7 +30,10 @@ struct Running(Box<dyn Source>, Vec<Sample>);
 
 impl Running {
     fn start(folder: &Path, command: &str, stale_after_ms: u64) -> Running {
-        let mut source = build_from(folder, command, stale_after_ms);
+        Self::begin(build_from(folder, command, stale_after_ms))
+    }
+
+    fn begin(mut source: Box<dyn Source>) -> Running {
         let (_, clock) = watch::channel(PlantClock::WALL);
         source.start(clock, &Metrics::new(&AssetId::new("gw").unwrap()));
         Running(source, Vec::new())
@@ -89,8 +92,18 @@ async fn a_program_that_ends_is_started_again_and_meanwhile_its_sensors_are_bad(
 #[tokio::test]
 async fn a_program_that_is_missing_is_no_reason_to_end() {
     let folder = tempfile::tempdir().unwrap();
-    let mut running = Running::start(folder.path(), "", 60_000);
-    running.until(|s| has(s, 0, Quality::Bad, QualityReason::Ended)).await;
+    let text = r#"
+        command = ["./no-such-program"]
+        stale_after_ms = 100
+        [[machines]]
+        id = "baler-1"
+        kind = "baler"
+        sensors = [{ sensor = "pressure", unit = "bar", at = "p" }]
+    "#;
+    let source = build(&toml::from_str(text).unwrap(), folder.path()).unwrap();
+    let mut running = Running::begin(source);
+    let ended = |s: &&Sample| s.values[0].reason == QualityReason::Ended;
+    running.until(|samples| samples.iter().filter(ended).count() >= 3).await;
 }
 
 #[tokio::test]
