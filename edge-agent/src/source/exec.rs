@@ -67,8 +67,12 @@ pub(super) fn build(config: &ExecConfig, base_dir: &Path) -> Result<Box<dyn Sour
         hearing: Hearing::new(sensors, stale_after, Instant::now()),
         log: Throttle::default(),
     };
-    let name = config.command.first().cloned().unwrap_or_default();
-    Ok(Box::new(Live::new(name, Machines::new(&config.machines, 0), device)))
+    Ok(Box::new(Live::new(
+        config.name.as_ref(),
+        config.command.first().map_or("", String::as_str),
+        Machines::new(&config.machines, 0),
+        device,
+    )))
 }
 
 impl Device for Exec {

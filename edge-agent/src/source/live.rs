@@ -10,6 +10,7 @@
 //! time, and an item that is older than the newest seal time goes into the next batch.
 
 use proto::{
+    asset::AssetId,
     time::{PlantClock, PlantTime},
     wire::telemetry::MachineInfo,
 };
@@ -70,7 +71,9 @@ struct Running {
 }
 
 impl<D: Device> Live<D> {
-    pub fn new(name: String, machines: Machines, device: D) -> Self {
+    /// `unnamed`: what it is called where it has no name.
+    pub fn new(name: Option<&AssetId>, unnamed: &str, machines: Machines, device: D) -> Self {
+        let name = name.map_or(unnamed, AssetId::as_str).to_owned();
         Live { name, machines, device: Some(device), running: None, polled: None }
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn build(config: &ModbusConfig) -> Result<Box<dyn Source>, SourceErro
     let (interval, timeout) = (Duration::from_millis(config.interval_ms), Duration::from_millis(config.timeout_ms));
     let machines = Machines::new(&config.machines, config.interval_ms);
     let device = Modbus { target, interval, timeout, points, blocks };
-    Ok(Box::new(Live::new(config.url.clone(), machines, device)))
+    Ok(Box::new(Live::new(config.name.as_ref(), &config.url, machines, device)))
 }
 
 impl Device for Modbus {

@@ -75,7 +75,7 @@ pub(super) fn build(config: &SysfsConfig, base_dir: &Path) -> Result<Box<dyn Sou
         machines: config.machines.iter().map(|m| m.sensors.len()).collect(),
         devices: groups,
     };
-    Ok(Box::new(Live::new("sysfs".into(), Machines::new(&config.machines, config.interval_ms), device)))
+    Ok(Box::new(Live::new(config.name.as_ref(), "sysfs", Machines::new(&config.machines, config.interval_ms), device)))
 }
 
 impl Reader {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use proto::asset::AssetId;
 use serde::Deserialize;
 
 use crate::source::{
@@ -14,6 +15,8 @@ pub const STALE_MS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecConfig {
+    /// In logs and metrics; its program, if it has none.
+    pub name: Option<AssetId>,
     /// The program and its arguments; no shell is in between. It runs in the folder of the configuration file.
     pub command: Vec<String>,
     /// Wall time after which a sensor that was not heard of is stale.

@@ -27,10 +27,11 @@ impl Exception {
     pub fn admits(&mut self, reading: Reading, now: Instant) -> bool {
         let Some(deadband) = self.deadband else { return true };
         let told = self.reported.is_some_and(|(last, at)| {
+            let change = (reading.value - last.value).abs();
             (last.quality, last.reason) == (reading.quality, reading.reason)
                 && now.saturating_duration_since(at) < self.silence_max
-                // NaN, where there is no value, differs from none.
-                && !((reading.value - last.value).abs() > deadband)
+                // NaN: neither has a value.
+                && (change <= deadband || change.is_nan())
         });
         if !told {
             self.reported = Some((reading, now));

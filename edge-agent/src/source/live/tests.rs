@@ -63,7 +63,7 @@ fn stage() -> Stage {
     let (rows, inbox) = mpsc::channel(1);
     let alive = Arc::new(AtomicUsize::new(0));
     let device = Puppet { rows: inbox, alive: alive.clone() };
-    let source = Live::new("puppet".into(), Machines::new(&[config], 100), device);
+    let source = Live::new(None, "puppet", Machines::new(&[config], 100), device);
     Stage { source, rows, alive, clock: watch::Sender::new(held_at(1_000)) }
 }
 

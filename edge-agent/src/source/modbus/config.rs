@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use proto::asset::AssetId;
 use serde::Deserialize;
 
 use super::{
@@ -19,6 +20,8 @@ pub const PORT_DEFAULT: u16 = 502;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModbusConfig {
+    /// In logs and metrics; its URL, if it has none.
+    pub name: Option<AssetId>,
     /// `tcp://host:port`, or `rtu:///dev/ttyUSB0`. A source is one connection.
     pub url: String,
     /// For `rtu://`.

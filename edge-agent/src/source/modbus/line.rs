@@ -103,27 +103,33 @@ impl Line {
         };
         let fault = match timeout(self.timeout, call).await {
             Ok(Ok(Ok(response))) => {
-                self.connecting.succeeded();
+                self.answered(outlet);
                 return registers(response, span).ok_or(Fault::Garbled);
             }
             Ok(Ok(Err(exception))) => {
-                self.connecting.succeeded();
+                self.answered(outlet);
                 return Err(refusal(exception));
             }
             Ok(Err(error)) => {
-                let waits = self.connecting.failed(Instant::now());
-                tracing::warn!(source = outlet.name, %error, ?waits, "the connection is closed and built up again");
-                match error {
-                    Error::Protocol(_) => Fault::Garbled,
-                    Error::Transport(error) if error.kind() == io::ErrorKind::InvalidData => Fault::Garbled,
-                    Error::Transport(_) => Fault::Disconnected,
+                let (fault, why) = blame(&error);
+                if self.connecting.is_new() {
+                    tracing::warn!(source = outlet.name, why, "the connection is closed and built up again");
                 }
+                self.connecting.failed(Instant::now());
+                fault
             }
             // An answer that is still under way must not be taken for that to the next request.
             Err(_) => Fault::Timeout,
         };
         self.context = None;
         Err(fault)
+    }
+
+    fn answered(&mut self, outlet: &Outlet) {
+        if !self.connecting.is_new() {
+            tracing::info!(source = outlet.name, "the device answers again");
+        }
+        self.connecting.succeeded();
     }
 
     async fn connect(&mut self, outlet: &Outlet) -> Result<Context, Fault> {
@@ -146,6 +152,18 @@ impl Line {
                 Err(Fault::Disconnected)
             }
         }
+    }
+}
+
+fn blame(error: &Error) -> (Fault, String) {
+    match error {
+        Error::Protocol(error) => (Fault::Garbled, error.to_string()),
+        Error::Transport(error) => match error.kind() {
+            io::ErrorKind::InvalidData => (Fault::Garbled, error.to_string()),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut => (Fault::Disconnected, error.to_string()),
+            // At the end of a stream, tokio-modbus gives whatever error the system had last.
+            _ => (Fault::Disconnected, "the other side closed it".into()),
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use proto::asset::Unit;
+use proto::asset::{AssetId, Unit};
 use serde::Deserialize;
 
 use super::channel::{Channel, Class, Device};
@@ -14,6 +14,8 @@ use crate::source::{
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SysfsConfig {
+    /// In logs and metrics; `sysfs`, if it has none.
+    pub name: Option<AssetId>,
     /// Where the kernel's tree is mounted.
     #[serde(default = "root")]
     pub root: PathBuf,
