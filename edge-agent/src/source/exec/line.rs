@@ -92,6 +92,9 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     fn said(name: &str, value: f64, time_ms: Option<i64>) -> Said {
@@ -115,6 +118,31 @@ mod tests {
         for line in ["", "p1", "p1 1 today", "p1 1 1e300", "p1 1 5 6", "{", "{\"time\": \"noon\"}", "{\"time\": 1e300}"]
         {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_program_prints_is_more_than_a_line_that_is_refused() {
+        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        println!("seed {seed}");
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let words = [
+            "p", " ", "1", "e9", "\n", "{", "}", "\"", "\"p\"", ":", ",", "[", "-", ".", "time", "name", "value",
+            "\u{fffd}",
+        ];
+        let mut lines = Lines::default();
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = match rng.random_bool(0.5) {
+                true => (0..rng.random_range(0..40)).map(|_| rng.random()).collect(),
+                false => {
+                    (0..rng.random_range(0..20)).flat_map(|_| words[rng.random_range(0..words.len())].bytes()).collect()
+                }
+            };
+            lines.push(&bytes, |line| {
+                for said in line.map(parse).into_iter().flatten().flatten() {
+                    assert!(said.time_ms.is_none_or(|ms| ms.abs() < 1_000_000_000_000_000));
+                }
+            });
         }
     }
 
