@@ -92,10 +92,10 @@ impl Cutter {
     /// `history`, it waits, and with it all others but the live ones. After an error the batches end where the source did.
     pub fn poll(&mut self, now: PlantTime, history: Option<PlantTime>) -> Result<Polled, CutError> {
         let room = self.held_bytes < HELD_BYTES_MAX;
-        let may = |source: &dyn Source| room || !source.is_live();
-        let dues = || self.sources.iter().enumerate().filter_map(|(at, s)| Some((s.next_due()?, at)));
-        let live = dues().filter(|(due, at)| *due <= now && self.sources[*at].is_live() && room).min();
-        let (due, at) = match live.or_else(|| dues().filter(|(_, at)| may(&*self.sources[*at])).min()) {
+        let open = |(_, source): &(usize, &Box<dyn Source>)| room || !source.is_live();
+        let dues = || self.sources.iter().enumerate().filter(open).filter_map(|(at, s)| Some((s.next_due()?, at)));
+        let live = dues().filter(|(due, at)| *due <= now && self.sources[*at].is_live()).min();
+        let (due, at) = match live.or_else(|| dues().min()) {
             Some((due, at)) if due <= now => (due, at),
             later => return Ok(Polled::Idle(later.map(|(due, _)| due))),
         };
@@ -104,7 +104,8 @@ impl Cutter {
         }
         let mut items = std::mem::take(&mut self.items);
         let polled = self.sources[at].poll(now, POLL_ITEMS_MAX, &mut items);
-        let held = items.drain(..).try_for_each(|item| self.hold(item));
+        let live = self.sources[at].is_live();
+        let held = items.drain(..).try_for_each(|item| self.hold(item, live));
         self.items = items;
         let failed = match (polled, held) {
             (Ok(_), Ok(())) => return Ok(Polled::More),
@@ -115,9 +116,10 @@ impl Cutter {
         Err(failed.1)
     }
 
-    /// The instant is an error if there is no room for the item in it.
-    fn hold(&mut self, item: Item) -> Result<(), PlantTime> {
-        let time = match &item {
+    /// The instant is an error if there is no room for the item in it. A live one moves on to the next instant then:
+    /// after a clock that was set back, many come at once, and a device must not be able to end its agent.
+    fn hold(&mut self, mut item: Item, live: bool) -> Result<(), PlantTime> {
+        let mut time = match &item {
             Item::Sample(sample) => sample.time,
             Item::Event(event) => PlantTime(event.time_ms),
         };
@@ -129,10 +131,18 @@ impl Cutter {
                 return Ok(());
             }
         };
-        let instant = self.held.entry(time).or_default();
-        if self.builder.heads_bytes() + instant.bytes + bytes > INSTANT_BYTES_MAX {
-            return Err(time);
+        let full = |instant: &Instant| self.builder.heads_bytes() + instant.bytes + bytes > INSTANT_BYTES_MAX;
+        while self.held.get(&time).is_some_and(full) {
+            if !live {
+                return Err(time);
+            }
+            time = time.plus_millis(1);
         }
+        match &mut item {
+            Item::Sample(sample) => sample.time = time,
+            Item::Event(event) => event.time_ms = time.millis(),
+        }
+        let instant = self.held.entry(time).or_default();
         instant.bytes += bytes;
         instant.items.push(item);
         self.held_bytes += bytes;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use proto::{
@@ -259,6 +259,29 @@ fn what_is_live_is_read_while_history_waits_until_memory_has_its_share() {
     }
     assert!(cutter.held_bytes >= HELD_BYTES_MAX && cutter.held_bytes < HELD_BYTES_MAX + INSTANT_BYTES_MAX);
     assert_eq!(cutter.poll(PlantTime(9_000), Some(PlantTime(500))).unwrap(), Polled::Held);
+}
+
+#[test]
+fn more_than_a_frame_of_live_readings_at_one_instant_is_no_failure() {
+    let mut cutter = cutter(vec![Box::new(Device(PlantTime(0)))], BATCH_BYTES_MAX, None);
+    cutter.cut(PlantTime(1_000), SealTime::default());
+    // The clock does not move between the polls, as it does not when it was set back.
+    let polls = 2 * INSTANT_BYTES_MAX / (POLL_ITEMS_MAX * 20) + 1;
+    let now = PlantTime(2_000);
+    for _ in 0..polls {
+        cutter.sources = vec![Box::new(Device(PlantTime(0)))];
+        assert_eq!(cutter.poll(now, None).unwrap(), Polled::More);
+    }
+    let (mut stamps, mut total) = (BTreeSet::new(), 0);
+    cutter.sources = vec![Box::new(Device(now.plus_millis(10)))];
+    for _ in 0..20 {
+        let (batch, readings) = cutter.cut(now.plus_millis(10), SealTime::default());
+        assert!(batch.encoded_len() + proto::telemetry::HEADER_BYTES <= FRAME_BYTES_MAX);
+        stamps.extend(keys(&batch).into_iter().map(|key| key.1));
+        total += readings as usize;
+    }
+    assert_eq!(total, polls * POLL_ITEMS_MAX);
+    assert!(stamps.len() >= 2 && stamps.iter().all(|ms| (2_000..2_010).contains(ms)), "{stamps:?}");
 }
 
 /// Everything at its bound: as many machines as are accepted, in batches of the largest size.
