@@ -9,13 +9,13 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use proto::{
-    clock::{ClockConfig, KeptClock},
+    clock::ClockConfig,
     position::{Epoch, Position},
-    time::{PlantClock, PlantTime, wall_now_ms},
+    time::PlantTime,
     wire::telemetry::Birth,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,23 +25,27 @@ pub mod clock;
 pub mod cutter;
 pub mod identity;
 pub mod sampler;
+pub mod watchdog;
 pub mod writer;
 
 use crate::{
     config::AgentConfig,
     publish::{
-        Publisher,
+        Publisher, Settings,
+        certificates::{Certificates, Tls},
         mqtt::{Endpoint, MqttError},
     },
-    source::Source,
+    source::{Source, SourceError},
     spool::{Recovered, Spool, SpoolError, disk::Folder},
     telemetry::Metrics,
 };
 use batch::{BatchBuilder, BatchError};
+use clock::{AgentClock, keeper::clocks, kept::KeptTime};
 use cutter::{CutError, Cutter};
 use identity::Identity;
-use sampler::Sampler;
-use writer::Writer;
+use sampler::{OpenSources, Replacement, Sampler};
+use watchdog::Beats;
+use writer::{Writer, WriterRequest};
 
 /// Batches between sampler and writer.
 const BATCHES_QUEUED_MAX: usize = 8;
@@ -64,6 +68,10 @@ pub enum AgentError {
     Thread(io::Error),
     #[error("a source failed: {0}")]
     Source(#[from] CutError),
+    #[error(transparent)]
+    NotOpened(#[from] SourceError),
+    #[error("`{0}` can't be changed without a restart")]
+    Fixed(&'static str),
     #[error("{0} ended by itself")]
     Ended(&'static str),
 }
@@ -88,6 +96,7 @@ pub struct Agent {
     config: AgentConfig,
     disk: Arc<Folder>,
     identity: Identity,
+    kept_time: KeptTime,
     spool: Spool<Folder>,
     recovered: Recovered,
 }
@@ -98,6 +107,7 @@ impl Agent {
         let folder = |source| AgentError::Folder { folder: config.data.clone(), source };
         let disk = Arc::new(Folder::open(&config.data).map_err(folder)?);
         let identity = Identity::load(&*disk).map_err(folder)?;
+        let kept_time = KeptTime::load(&*disk);
         let epoch = Epoch(identity::random_bytes().map_err(folder)?);
         let (spool, recovered) = Spool::open(disk.clone(), config.spool.clone(), epoch)?;
         let Recovered { frames, lost, damaged_bytes } = recovered;
@@ -107,7 +117,7 @@ impl Agent {
                 tracing::error!(agent = %config.agent, frames, lost, damaged_bytes, "spool recovered, batches are lost")
             }
         }
-        Ok(Agent { config, disk, identity, spool, recovered })
+        Ok(Agent { config, disk, identity, kept_time, spool, recovered })
     }
 
     /// What opening found on the disk.
@@ -115,28 +125,33 @@ impl Agent {
         self.recovered
     }
 
-    /// Plant time up to which readings are durable from earlier starts: sources go on behind it.
+    /// Plant time up to which readings are durable from earlier starts: sources that can, go on behind it. It may be in
+    /// the future, if the time was wrong once.
     pub fn resume_after(&self) -> Option<PlantTime> {
-        self.spool.sealed()
+        self.spool.sealed().max(self.kept_time.resume_after)
     }
 
-    /// The plant clock that the configuration asks for, as it went on since the first start.
-    pub fn resume_clock(&self, config: &ClockConfig) -> Result<KeptClock, AgentError> {
+    /// Plant time as the configuration asks for, going on since the first start, by the gateway's own clocks; and the
+    /// plant time of that first start.
+    pub fn resume_clock(&self, config: &ClockConfig) -> Result<(AgentClock, PlantTime), AgentError> {
         let folder = |source| AgentError::Folder { folder: self.config.data.clone(), source };
-        clock::resume(&*self.disk, config, wall_now_ms()).map_err(folder)
+        let (boot, sealed) = (self.identity.boot, self.spool.sealed());
+        AgentClock::resume(self.disk.clone(), config, boot.id, self.kept_time, sealed, clocks(boot)).map_err(folder)
     }
 
     /// Samples and publishes on the current tokio runtime until it is stopped. Plant time is what `clock` says at the
-    /// moment: its owner may hold it (speed 0) and let it run on.
+    /// moment: the owner of one that is given may hold it (speed 0) and let it run on.
     pub fn start(
         self,
         mut sources: Vec<Box<dyn Source>>,
-        clock: watch::Receiver<PlantClock>,
+        clock: impl Into<AgentClock>,
     ) -> Result<AgentHandle, AgentError> {
+        let clock = clock.into();
+        let resume_after = self.resume_after();
         let Agent { config, identity, spool, .. } = self;
         let machines: Vec<_> = sources.iter().flat_map(|s| s.machines()).collect();
         let builder = BatchBuilder::new(&machines)?;
-        tell_skipped(&sources, spool.sealed());
+        tell_skipped(&sources, resume_after);
         let birth = Birth {
             install_id: identity.install.clone(),
             boot_id: identity.boot.id,
@@ -144,45 +159,85 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").into(),
             epochs: Vec::new(),
         };
-        let endpoint = Endpoint::new(&config, &identity)?;
+        let endpoint = Endpoint::new(&config, &identity);
         let (metrics, stop) = (Metrics::new(&config.agent), CancellationToken::new());
-        sources.iter_mut().for_each(|source| source.start(clock.clone(), &metrics));
+        let mut tasks = JoinSet::new();
+        sources.iter_mut().for_each(|source| source.start(clock.plant(), &metrics));
         let (log, reader) = (spool.log(), spool.reader());
         let [jitter @ .., _, _, _, _, _, _, _, _] = spool.next().0.epoch.0;
         let (batches, batches_inbox) = mpsc::channel(BATCHES_QUEUED_MAX);
         let (requests, requests_inbox) = mpsc::channel(REQUESTS_QUEUED_MAX);
+        let (replace, replacements) = mpsc::channel(1);
+        let (settings, follow) = watch::channel(Settings { birth: birth.clone(), window: config.window.clone() });
+        let tls = self::tls(&config, &metrics, &follow, &stop, &mut tasks)?;
         let cutter = Cutter::new(sources, builder, config.batch.bytes_max, birth.clone(), spool.sealed());
         let (writer, progress) = Writer::new(spool, metrics.clone(), stop.clone());
+        let beats = writer.beats();
         let publisher = Publisher {
             endpoint,
-            birth,
+            tls,
+            patience: config.mqtt.patience.clone(),
+            settings: follow,
             log,
             reader,
-            window: config.window.clone(),
-            requests,
+            requests: requests.clone(),
             progress: progress.clone(),
             metrics: metrics.clone(),
+            clock: clock.clone(),
             jitter_seed: u64::from_le_bytes(jitter),
         };
         let sampler = Sampler {
             cutter,
             boot: identity.boot,
             flush: config.batch.flush,
+            replacements,
+            beats: beats.clone(),
             backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,
-            clock,
+            look: clock.look(),
+            clock: clock.clone(),
             progress: progress.clone(),
             batches,
-            metrics,
+            metrics: metrics.clone(),
         };
         writer.spawn(&config.agent, batches_inbox, requests_inbox).map_err(AgentError::Thread)?;
-        let mut tasks = JoinSet::new();
         tasks.spawn(sampler.run(stop.clone()));
+        match clock.keeper().cloned() {
+            Some(keeper) => {
+                let (metrics, stop) = (metrics.clone(), stop.clone());
+                tasks.spawn(async {
+                    keeper.run(metrics, stop).await;
+                    Ok(())
+                });
+            }
+            None => metrics.clock_trusted.record(1, &metrics.agent),
+        }
         tasks.spawn(async {
             publisher.run().await;
             Ok(())
         });
-        Ok(AgentHandle { progress, stop, tasks })
+        let control = Control { config, replace, settings, requests };
+        Ok(AgentHandle { progress, beats, metrics, control, stop, tasks })
     }
+}
+
+/// Connections are made with what the certificate files hold at the moment.
+fn tls(
+    config: &AgentConfig,
+    metrics: &Metrics,
+    settings: &watch::Receiver<Settings>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<Result<(), AgentError>>,
+) -> Result<watch::Receiver<Tls>, AgentError> {
+    let Some(files) = &config.mqtt.tls else {
+        return Ok(watch::channel(None).1);
+    };
+    let (certificates, tls) = Certificates::load(files.clone(), metrics.clone())?;
+    let (every, settings, stop) = (config.mqtt.patience.certificates_every, settings.clone(), stop.clone());
+    tasks.spawn(async move {
+        certificates.watch(every, settings, stop).await;
+        Ok(())
+    });
+    Ok(tls)
 }
 
 /// One point serves all sources, and nobody keeps what they gave: rows up to it are taken as read, be it that an earlier
@@ -198,13 +253,65 @@ fn tell_skipped(sources: &[Box<dyn Source>], resume_after: Option<PlantTime>) {
 /// A running agent. Dropping it ends it at once, as a crash would: nothing that is durable is lost.
 pub struct AgentHandle {
     progress: watch::Receiver<AgentProgress>,
+    beats: Arc<Beats>,
+    metrics: Metrics,
+    control: Control,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), AgentError>>,
+}
+
+/// The way to change a running agent.
+struct Control {
+    config: AgentConfig,
+    replace: mpsc::Sender<Replacement>,
+    settings: watch::Sender<Settings>,
+    requests: mpsc::Sender<WriterRequest>,
+}
+
+impl Control {
+    async fn reload(&mut self, config: AgentConfig, sources: OpenSources) -> Result<(), AgentError> {
+        if let Some(key) = self.config.needs_restart(&config) {
+            return Err(AgentError::Fixed(key));
+        }
+        let (done, replaced) = oneshot::channel();
+        let replacement = Replacement {
+            sources,
+            batch: config.batch.clone(),
+            backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,
+            birth: self.settings.borrow().birth.clone(),
+            done,
+        };
+        let ended = || AgentError::Ended("sampling");
+        self.replace.send(replacement).await.map_err(|_| ended())?;
+        let birth = replaced.await.map_err(|_| ended())??;
+        self.settings.send_replace(Settings { birth, window: config.window.clone() });
+        let bounds = WriterRequest::Reconfigure(config.spool.clone());
+        self.requests.send(bounds).await.map_err(|_| AgentError::Ended("the spool's writer"))?;
+        self.config = config;
+        Ok(())
+    }
 }
 
 impl AgentHandle {
     pub fn progress(&self) -> watch::Receiver<AgentProgress> {
         self.progress.clone()
+    }
+
+    /// What shows that its stages go on.
+    pub fn beats(&self) -> Arc<Beats> {
+        self.beats.clone()
+    }
+
+    /// Reads `sources` and keeps to the limits of `config` from the next batch on; spool and connection stay as they are.
+    /// After an error, which says what is wrong, everything goes on as before.
+    pub async fn reload(&mut self, config: AgentConfig, sources: OpenSources) -> Result<(), AgentError> {
+        self.control.reload(config, sources).await
+    }
+
+    /// Counts a reload, also one that got no further than a file with mistakes.
+    pub fn count_reload(&self, succeeded: bool) {
+        let outcome = if succeeded { "ok" } else { "failed" };
+        self.metrics.reloads.add(1, &self.metrics.with("outcome", outcome));
     }
 
     /// Pends while the agent runs, and says why it ended by itself. What its sources had read in full is durable then;

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use proto::asset::AssetId;
 pub use proto::broker::TlsFiles;
 
-use crate::{publish::window::WindowConfig, spool::SpoolConfig};
+use crate::{
+    publish::{mqtt::Patience, window::WindowConfig},
+    spool::SpoolConfig,
+};
 
 mod file;
 
@@ -40,6 +43,17 @@ impl AgentConfig {
             window: WindowConfig::default(),
         }
     }
+
+    /// The first setting that differs and that a running agent can't change.
+    pub fn needs_restart(&self, new: &AgentConfig) -> Option<&'static str> {
+        let fixed = [
+            ("site", self.site != new.site),
+            ("agent", self.agent != new.agent),
+            ("data", self.data != new.data),
+            ("mqtt", self.mqtt != new.mqtt),
+        ];
+        fixed.into_iter().find_map(|(key, differs)| differs.then_some(key))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,12 +62,19 @@ pub struct MqttConfig {
     pub port: u16,
     pub tls: Option<TlsFiles>,
     pub credentials: Option<Credentials>,
+    pub patience: Patience,
 }
 
 impl MqttConfig {
     /// Without TLS and password, as on loopback.
     pub fn plain(address: SocketAddr) -> Self {
-        MqttConfig { host: address.ip().to_string(), port: address.port(), tls: None, credentials: None }
+        MqttConfig {
+            host: address.ip().to_string(),
+            port: address.port(),
+            tls: None,
+            credentials: None,
+            patience: Patience::default(),
+        }
     }
 }
 

@@ -13,3 +13,4 @@ pub mod agent;
 pub mod spool;
 pub mod publish;
 pub mod telemetry;
+pub mod supervisor;

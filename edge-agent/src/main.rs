@@ -8,15 +8,17 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use edge_agent::{
-    agent::{Agent, batch::BatchBuilder},
+    agent::{Agent, AgentHandle, batch::BatchBuilder, clock::AgentClock, sampler::OpenSources},
     config::Gateway,
-    source::{Source, SourceConfig},
+    source::Source,
+    supervisor::Supervisor,
     telemetry::{self, Health},
 };
-use proto::time::PlantClock;
+use proto::time::PlantTime;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::spawn_blocking,
 };
 
 #[derive(Parser)]
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::init_logs();
-    match start(gateway) {
+    match start(arguments.config, gateway) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -70,16 +72,20 @@ fn load(path: &Path) -> anyhow::Result<Gateway> {
     Ok(gateway)
 }
 
-fn start(gateway: Gateway) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(gateway));
+fn start(config: PathBuf, gateway: Gateway) -> anyhow::Result<()> {
+    // One thread carries far more than a gateway reads, since none of its tasks waits for the disk. More of them would
+    // take memory, each for itself, and CPU time to hand work over.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(config, gateway));
     // Whoever asked to stop now does not want to wait for a blocking thread.
     runtime.shutdown_background();
     ended
 }
 
-async fn run(gateway: Gateway) -> anyhow::Result<()> {
+async fn run(config: PathBuf, gateway: Gateway) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let supervisor = Supervisor::from_env().context("NOTIFY_SOCKET")?;
     let (failed, mut failure) = mpsc::channel(1);
     let (health, healthy) = watch::channel(Health::Starting);
     if let Some(address) = gateway.metrics {
@@ -90,24 +96,41 @@ async fn run(gateway: Gateway) -> anyhow::Result<()> {
         });
     }
     // Recovery and a source's way back to where it was may take long, and can be interrupted.
-    let opened = tokio::task::spawn_blocking(move || open(&gateway));
-    let Opened { agent, sources, clock } = tokio::select! {
+    let opened = spawn_blocking(move || open(gateway));
+    let Opened { agent, sources, clock, mut running } = tokio::select! {
         opened = opened => opened??,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
-    let (_clock, clock) = watch::channel(clock);
     let mut handle = agent.start(sources, clock)?;
-    health.send_replace(Health::Running);
-    let ended = tokio::select! {
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        Some(ended) = failure.recv() => ended,
-        error = handle.ended() => {
-            health.send_replace(Health::Ended);
-            Err(error).context("the agent ended")
+    supervisor.ready();
+    let ended = {
+        let watching = supervisor.watch(handle.beats(), &health);
+        tokio::pin!(watching);
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break Ok(()),
+                _ = terminate.recv() => break Ok(()),
+                Some(ended) = failure.recv() => break ended,
+                error = handle.ended() => {
+                    health.send_replace(Health::Ended);
+                    break Err(error).context("the agent ended");
+                }
+                _ = &mut watching => {}
+                _ = hangup.recv() => {
+                    supervisor.reloading();
+                    // Opening a source's files may take long, too.
+                    tokio::select! {
+                        () = running.reload(&config, &mut handle) => supervisor.ready(),
+                        _ = interrupt.recv() => break Ok(()),
+                        _ = terminate.recv() => break Ok(()),
+                        _ = &mut watching => {}
+                    }
+                }
+            }
         }
     };
+    supervisor.stopping();
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         progress = handle.stop() => tracing::info!(readings = progress.readings_sealed, "stopped"),
@@ -120,17 +143,56 @@ async fn run(gateway: Gateway) -> anyhow::Result<()> {
 struct Opened {
     agent: Agent,
     sources: Vec<Box<dyn Source>>,
-    clock: PlantClock,
+    clock: AgentClock,
+    running: Running,
 }
 
-fn open(gateway: &Gateway) -> anyhow::Result<Opened> {
+fn open(gateway: Gateway) -> anyhow::Result<Opened> {
     let agent = Agent::open(gateway.agent.clone())?;
-    let (resume_after, kept) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
-    let now = kept.clock.now();
+    let (resume_after, (clock, since)) = (agent.resume_after(), agent.resume_clock(&gateway.clock)?);
+    let now = clock.look().time;
     if let Some(sealed) = resume_after.filter(|sealed| *sealed > now) {
-        tracing::warn!(%now, %sealed, "plant time is behind what the spool is sealed up to: nothing is read until it is past");
+        tracing::warn!(%now, %sealed, "plant time is behind what was read before: simulators and replays wait until it is past");
     }
-    let build = |source: &SourceConfig| source.starting_at(kept.since).build(&gateway.base, resume_after);
-    let sources = gateway.sources.iter().map(build).collect::<Result<_, _>>()?;
-    Ok(Opened { agent, sources, clock: kept.clock })
+    let running = Running { gateway, since };
+    let sources = running.open_sources()(resume_after)?;
+    Ok(Opened { agent, sources, clock, running })
+}
+
+/// The configuration in force.
+struct Running {
+    gateway: Gateway,
+    /// When plant time began: a simulator that is not told otherwise begins there.
+    since: PlantTime,
+}
+
+impl Running {
+    fn open_sources(&self) -> OpenSources {
+        let (sources, base, since) = (self.gateway.sources.clone(), self.gateway.base.clone(), self.since);
+        Box::new(move |resume_after| {
+            sources.iter().map(|source| source.starting_at(since).build(&base, resume_after)).collect()
+        })
+    }
+
+    /// A file that can't be used changes nothing.
+    async fn reload(&mut self, config: &Path, handle: &mut AgentHandle) {
+        let reloaded = self.try_reload(config, handle).await;
+        handle.count_reload(reloaded.is_ok());
+        match reloaded {
+            Ok(()) => tracing::info!(file = %config.display(), "the configuration is reloaded"),
+            Err(error) => tracing::error!("{error:#}; the configuration stays as it was"),
+        }
+    }
+
+    async fn try_reload(&mut self, config: &Path, handle: &mut AgentHandle) -> anyhow::Result<()> {
+        let path = config.to_owned();
+        let gateway = spawn_blocking(move || load(&path)).await??;
+        if let Some(key) = self.gateway.needs_restart(&gateway) {
+            anyhow::bail!("{}: `{key}` can't be changed without a restart", config.display());
+        }
+        let new = Running { gateway, since: self.since };
+        handle.reload(new.gateway.agent.clone(), new.open_sources()).await?;
+        *self = new;
+        Ok(())
+    }
 }

@@ -4,37 +4,38 @@
 //! and status are announced, and frames go out. Frames are read from the disk on a blocking thread while the client is
 //! polled on, and are handed over without waiting: the client's queue is longer than what is ever in flight.
 
-use std::time::Duration;
+use std::{collections::VecDeque, io, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
 use proto::{ack::Ack, position::Position, wire::telemetry::Birth};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rumqttc::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, Outgoing, Packet, QoS};
+use rumqttc::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, Packet, QoS, StateError, mqttbytes};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+pub mod certificates;
 pub mod mqtt;
+pub mod suspects;
 pub mod window;
 
 use crate::{
-    agent::{AgentProgress, writer::WriterRequest},
+    agent::{AgentProgress, clock::AgentClock, writer::WriterRequest},
     spool::{ReadError, SharedLog, SpoolReader, disk::Folder},
     telemetry::Metrics,
 };
-use mqtt::{Endpoint, INFLIGHT_MAX, KEEP_ALIVE};
+use certificates::Tls;
+use mqtt::{Endpoint, INFLIGHT_MAX, Patience};
+use suspects::Suspects;
 use window::{SendWindow, WindowConfig, WindowCounters};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-/// A client that reports nothing for this long, not even a ping, is replaced.
-const SILENCE_MAX: Duration = Duration::from_secs(3 * KEEP_ALIVE.as_secs());
-/// A broker that acknowledges nothing for this long while frames are in flight is left.
-const STALL_MAX: Duration = SILENCE_MAX;
+/// A connection that lived this long, or carried a frame, was a good one: the next is tried for soon.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// How long a stop waits for the broker to take what the window still lets out.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
@@ -49,67 +50,141 @@ enum SessionError {
     Connection(#[from] Box<ConnectionError>),
     #[error("the client's queue is full")]
     Queue(#[from] Box<ClientError>),
-    #[error("nothing was heard for {} s", SILENCE_MAX.as_secs())]
-    Silent,
-    #[error("the broker acknowledged nothing for {} s", STALL_MAX.as_secs())]
-    Stalled,
+    #[error("nothing was heard for {0:?}")]
+    Silent(Duration),
+    #[error("the broker acknowledged nothing for {0:?}")]
+    Stalled(Duration),
     #[error("the broker refused the subscription to acks")]
     Refused,
 }
 
+impl SessionError {
+    /// Did the other side close the connection, as a broker does with one that breaks its rules? A line that fell silent
+    /// looks different.
+    fn closed_by_broker(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let SessionError::Connection(error) = self else { return false };
+        match &**error {
+            ConnectionError::MqttState(StateError::ConnectionAborted) => true,
+            ConnectionError::Io(error)
+            | ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error)),
+            ) => matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),
+            _ => false,
+        }
+    }
+}
+
+/// Why a connection was left in form.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Farewell {
+    Stopped,
+    /// For one with renewed certificates.
+    Renewed,
+}
+
+/// What may change while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Without epochs. Known to fit into a packet.
+    pub birth: Birth,
+    pub window: WindowConfig,
+}
+
 pub struct Publisher {
     pub endpoint: Endpoint,
-    pub birth: Birth,
+    pub tls: watch::Receiver<Tls>,
+    pub patience: Patience,
+    pub settings: watch::Receiver<Settings>,
     pub log: SharedLog,
     pub reader: SpoolReader<Folder>,
-    pub window: WindowConfig,
     pub requests: mpsc::Sender<WriterRequest>,
     /// Moves with every commit; closes when nothing more will become durable.
     pub progress: watch::Receiver<AgentProgress>,
     pub metrics: Metrics,
+    /// Learns the time from acks.
+    pub clock: AgentClock,
     /// Differs from agent to agent.
     pub jitter_seed: u64,
 }
 
 impl Publisher {
-    /// As it is now. It is known to fit into a packet since before the start.
+    /// As it is now.
     fn birth(&self) -> Birth {
         let epochs = self.log.lock().epochs().take(EPOCHS_NAMED_MAX).map(Into::into).collect();
-        Birth { epochs, ..self.birth.clone() }
+        Birth { epochs, ..self.settings.borrow().birth.clone() }
     }
 
     pub async fn run(self) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.jitter_seed);
-        let mut window = SendWindow::new(self.window.clone(), rng.random());
-        let (started, mut failures) = (Instant::now(), 0u32);
-        let mut progress = self.progress.clone();
+        let mut window = SendWindow::new(self.settings.borrow().window.clone(), rng.random());
+        let (mut suspects, mut failures) = (Suspects::default(), Failures::default());
+        let started = Instant::now();
         loop {
-            let mut session = Session::new(&self, &mut window, started);
+            let mut session = Session::new(&self, &mut window, &mut suspects, started);
             let ended = session.run().await;
-            if session.connected {
-                failures = 0;
+            if session.was_good() {
+                failures = Failures::default();
             }
+            let Session { unacknowledged: out, tls, .. } = session;
             window.on_disconnected();
             self.metrics.connected.record(0, &self.metrics.agent);
-            let Err(error) = ended else {
-                return;
+            self.metrics.in_flight.record(0, &self.metrics.agent);
+            let error = match ended {
+                Ok(Farewell::Stopped) => return,
+                Ok(Farewell::Renewed) => continue,
+                Err(error) => error,
             };
-            match failures {
-                0 => tracing::warn!(%error, "no connection to the broker; the spool keeps everything"),
-                _ => tracing::debug!(%error, failures, "no connection to the broker"),
+            if let Some(guilty) = suspects.on_end(Vec::from(out).as_slice(), error.closed_by_broker()) {
+                self.request(WriterRequest::Quarantine(guilty));
             }
-            let most = BACK_OFF_MIN.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX);
-            failures += 1;
             // Full jitter, so that agents that lost one broker do not come back in step.
-            let pause = sleep(most.mul_f64(rng.random()));
-            tokio::pin!(pause);
-            loop {
-                tokio::select! {
-                    () = &mut pause => break,
-                    changed = progress.changed() => if changed.is_err() { return },
-                }
+            let pause = failures.add(&error, self.patience.back_off_max).mul_f64(rng.random());
+            if !self.rest(pause, tls).await {
+                return;
             }
         }
+    }
+
+    /// Waits, but not after new certificates are there. False: nothing more will become durable.
+    async fn rest(&self, pause: Duration, mut tls: watch::Receiver<Tls>) -> bool {
+        let mut progress = self.progress.clone();
+        let pause = sleep(pause);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return true,
+                () = changed(&mut tls) => return true,
+                moved = progress.changed() => if moved.is_err() { return false },
+            }
+        }
+    }
+
+    /// One that finds the writer busy is lost: whatever asks for it lasts, and asks again.
+    fn request(&self, request: WriterRequest) {
+        let _ = self.requests.try_send(request);
+    }
+}
+
+/// Of connections, in a row.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    said: String,
+}
+
+impl Failures {
+    /// Says why, once for each reason; returns the longest time to wait.
+    fn add(&mut self, error: &SessionError, back_off_max: Duration) -> Duration {
+        let reason = error.to_string();
+        match self.said == reason {
+            false => tracing::warn!(%error, "no connection to the broker; the spool keeps everything"),
+            true => tracing::debug!(%error, failures = self.count, "no connection to the broker"),
+        }
+        self.said = reason;
+        let most = BACK_OFF_MIN.saturating_mul(1 << self.count.min(10)).min(back_off_max);
+        self.count += 1;
+        most
     }
 }
 
@@ -119,13 +194,20 @@ type Reading = JoinHandle<Vec<(Position, Result<Bytes, ReadError>)>>;
 struct Session<'p> {
     publisher: &'p Publisher,
     window: &'p mut SendWindow,
+    suspects: &'p mut Suspects,
+    /// When time began for the window.
     started: Instant,
+    began: Instant,
     client: AsyncClient,
     events: Option<EventLoop>,
+    tls: watch::Receiver<Tls>,
+    settings: watch::Receiver<Settings>,
     progress: watch::Receiver<AgentProgress>,
     connected: bool,
-    in_flight: usize,
-    /// Since when the broker owes an acknowledgement.
+    /// What the broker owes an acknowledgement for, in the order of sending: frames and, as None, anything else.
+    unacknowledged: VecDeque<Option<Position>>,
+    frames_acknowledged: u64,
+    /// Since when the broker has owed an answer.
     waiting_since: Instant,
     reading: Option<Reading>,
     counted: WindowCounters,
@@ -136,11 +218,14 @@ struct Session<'p> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stage {
     Running,
+    /// Certificates are renewed: what is on its way will be sent again over the next connection.
+    Renewing(Instant),
     /// Nothing more will become durable; what the window lets out is still sent.
     Draining(Instant),
     /// The status says that this is a clean stop.
     Farewell(Instant),
-    /// Disconnecting in form: otherwise the broker would publish the will.
+    /// Disconnecting in form: otherwise the broker would publish the will. It is the broker that closes: if we did, with
+    /// something of it unread, the reset could overtake the goodbye.
     Leaving(Instant),
     Left,
 }
@@ -148,61 +233,103 @@ enum Stage {
 impl Stage {
     fn until(self) -> Option<Instant> {
         match self {
-            Stage::Draining(until) | Stage::Farewell(until) | Stage::Leaving(until) => Some(until),
+            Stage::Renewing(until) | Stage::Draining(until) | Stage::Farewell(until) | Stage::Leaving(until) => {
+                Some(until)
+            }
             Stage::Running | Stage::Left => None,
         }
     }
 }
 
 impl<'p> Session<'p> {
-    fn new(publisher: &'p Publisher, window: &'p mut SendWindow, started: Instant) -> Self {
-        let (client, events) = publisher.endpoint.client();
+    fn new(publisher: &'p Publisher, window: &'p mut SendWindow, suspects: &'p mut Suspects, started: Instant) -> Self {
+        let (mut tls, mut settings) = (publisher.tls.clone(), publisher.settings.clone());
+        let (client, events) = publisher.endpoint.client(tls.borrow_and_update().clone());
+        window.reconfigure(settings.borrow_and_update().window.clone());
+        publisher.metrics.connection_attempts.add(1, &publisher.metrics.agent);
         let now = Instant::now();
         Session {
             counted: window.counters(),
+            tls,
+            settings,
             progress: publisher.progress.clone(),
             publisher,
             window,
+            suspects,
             started,
+            began: now,
             client,
             events: Some(events),
             connected: false,
-            in_flight: 0,
+            unacknowledged: VecDeque::new(),
+            frames_acknowledged: 0,
             waiting_since: now,
             reading: None,
             stage: Stage::Running,
         }
     }
 
-    /// Ok: everything is said, the agent is stopping.
-    async fn run(&mut self) -> Result<(), SessionError> {
+    /// Until the agent is stopping and everything is said, or certificates are renewed.
+    async fn run(&mut self) -> Result<Farewell, SessionError> {
         let Some(mut events) = self.events.take() else {
-            return Ok(());
+            return Ok(Farewell::Stopped);
         };
+        let silence_max = self.publisher.patience.silence_max;
+        let mut farewell = Farewell::Stopped;
         loop {
             // The future is kept until it resolves: dropping it in between could lose a packet half written.
-            let poll = timeout(SILENCE_MAX, events.poll());
+            let poll = timeout(silence_max, events.poll());
             tokio::pin!(poll);
             let event = loop {
                 self.send()?;
                 self.stop()?;
                 if self.stage == Stage::Left {
-                    return Ok(());
+                    return Ok(farewell);
                 }
                 let wakeup = self.wakeup();
+                let running = self.stage == Stage::Running;
                 tokio::select! {
-                    event = &mut poll => break event.map_err(|_| SessionError::Silent)?.map_err(Box::new)?,
+                    event = &mut poll => match event {
+                        Ok(Ok(event)) => break event,
+                        // It has said goodbye, too.
+                        _ if matches!(self.stage, Stage::Leaving(_)) => return Ok(farewell),
+                        Ok(Err(error)) => return Err(Box::new(error).into()),
+                        Err(_) => return Err(SessionError::Silent(silence_max)),
+                    },
                     frames = finished(&mut self.reading) => self.publish(frames)?,
-                    moved = self.progress.changed(), if self.stage == Stage::Running => {
+                    moved = self.progress.changed(), if running => {
                         match moved {
                             Ok(()) => self.free(),
                             Err(_) => self.stage = Stage::Draining(Instant::now() + DRAIN_MAX),
                         }
                     }
-                    () = sleep_until(wakeup) => {}
+                    () = changed(&mut self.settings), if running => self.on_settings()?,
+                    () = changed(&mut self.tls), if running => {
+                        farewell = Farewell::Renewed;
+                        self.stage = Stage::Renewing(Instant::now());
+                    }
+                    () = sleep_until(wakeup) => self.check_stall()?,
                 }
             };
             self.on_event(event)?;
+            self.check_stall()?;
+        }
+    }
+
+    fn was_good(&self) -> bool {
+        self.connected && (self.frames_acknowledged > 0 || self.began.elapsed() >= SETTLED_AFTER)
+    }
+
+    /// A connection that does not come up is as useless as one that answers nothing.
+    fn stalls_at(&self) -> Option<Instant> {
+        let waiting = !self.connected || !self.unacknowledged.is_empty();
+        (waiting && self.stage == Stage::Running).then(|| self.waiting_since + self.publisher.patience.stall_max)
+    }
+
+    fn check_stall(&self) -> Result<(), SessionError> {
+        match self.stalls_at().is_some_and(|at| Instant::now() >= at) {
+            true => Err(SessionError::Stalled(self.publisher.patience.stall_max)),
+            false => Ok(()),
         }
     }
 
@@ -210,17 +337,23 @@ impl<'p> Session<'p> {
         self.started.elapsed()
     }
 
+    fn in_flight_max(&self) -> usize {
+        if self.suspects.send_alone() { 1 } else { INFLIGHT_MAX }
+    }
+
     /// May the window be asked for frames?
     fn takes_frames(&self) -> bool {
         self.reading.is_none()
-            && self.in_flight < INFLIGHT_MAX
+            && self.unacknowledged.len() < self.in_flight_max()
             && matches!(self.stage, Stage::Running | Stage::Draining(_))
     }
 
     fn wakeup(&self) -> Instant {
         let next = || self.window.next_wakeup(&self.publisher.log.lock(), self.now());
         let window = self.takes_frames().then(next).flatten().map(|at| self.started + at);
-        [window, self.stage.until()].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + SILENCE_MAX)
+        let known = [window, self.stage.until(), self.stalls_at()];
+        let silence_max = self.publisher.patience.silence_max;
+        known.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + silence_max)
     }
 
     fn on_event(&mut self, event: Event) -> Result<(), SessionError> {
@@ -235,24 +368,37 @@ impl<'p> Session<'p> {
                 }
                 self.on_subscribed()?;
             }
-            Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish.payload),
-            Event::Incoming(Packet::PubAck(_)) => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                self.waiting_since = Instant::now();
-            }
-            Event::Outgoing(Outgoing::Disconnect) => self.stage = Stage::Left,
+            Event::Incoming(Packet::Publish(publish)) => self.on_ack(&publish.payload, !publish.retain),
+            Event::Incoming(Packet::PubAck(_)) => self.on_acknowledged(),
             _ => {}
         }
-        match self.in_flight > 0 && self.waiting_since.elapsed() > STALL_MAX {
-            true => Err(SessionError::Stalled),
+        Ok(())
+    }
+
+    /// A broker acknowledges in the order of sending (MQTT 3.1.1, 4.6).
+    fn on_acknowledged(&mut self) {
+        self.waiting_since = Instant::now();
+        if let Some(Some(frame)) = self.unacknowledged.pop_front() {
+            self.frames_acknowledged += 1;
+            self.suspects.on_acknowledged(&self.publisher.log.lock(), frame);
+        }
+        self.count_in_flight();
+    }
+
+    fn on_settings(&mut self) -> Result<(), SessionError> {
+        let window = self.settings.borrow_and_update().window.clone();
+        self.window.reconfigure(window);
+        match self.connected {
+            true => self.hand_over(&self.publisher.endpoint.birth, true, self.publisher.birth().encode_to_vec(), None),
+            // It is announced with the birth that there is then.
             false => Ok(()),
         }
     }
 
     fn on_subscribed(&mut self) -> Result<(), SessionError> {
         let endpoint = &self.publisher.endpoint;
-        self.hand_over(&endpoint.birth, true, self.publisher.birth().encode_to_vec())?;
-        self.hand_over(&endpoint.status, true, endpoint.status(true, false))?;
+        self.hand_over(&endpoint.birth, true, self.publisher.birth().encode_to_vec(), None)?;
+        self.hand_over(&endpoint.status, true, endpoint.status(true, false), None)?;
         self.connected = true;
         self.window.on_connected(self.now());
         self.publisher.metrics.connects.add(1, &self.publisher.metrics.agent);
@@ -261,7 +407,8 @@ impl<'p> Session<'p> {
         Ok(())
     }
 
-    fn on_ack(&mut self, payload: &[u8]) {
+    /// `live`: it was sent a moment ago, and not kept by the broker since who knows when.
+    fn on_ack(&mut self, payload: &[u8], live: bool) {
         let metrics = &self.publisher.metrics;
         let ack = match Ack::decode(payload) {
             Ok(ack) => ack,
@@ -271,21 +418,20 @@ impl<'p> Session<'p> {
                 return;
             }
         };
+        let taken = self.window.counters().acks;
         self.window.on_ack(&self.publisher.log.lock(), &ack, self.now());
+        if live && self.window.counters().acks > taken {
+            self.publisher.clock.on_ack(ack.plant_time);
+        }
         metrics.paused.record(u64::from(self.window.paused()), &metrics.agent);
         self.free();
     }
 
-    /// If the writer is busy, the next ack or the next commit says it again.
     fn free(&self) {
         let freeable = self.window.freeable(&self.publisher.log.lock());
         if let Some(committed) = freeable {
-            self.request(WriterRequest::Free(committed));
+            self.publisher.request(WriterRequest::Free(committed));
         }
-    }
-
-    fn request(&self, request: WriterRequest) {
-        let _ = self.publisher.requests.try_send(request);
     }
 
     /// Begins to read what may be sent now.
@@ -296,7 +442,7 @@ impl<'p> Session<'p> {
         let (mut positions, mut bytes) = (Vec::new(), 0);
         {
             let log = self.publisher.log.lock();
-            while self.in_flight + positions.len() < INFLIGHT_MAX
+            while self.unacknowledged.len() + positions.len() < self.in_flight_max()
                 && bytes < READ_BYTES_MAX
                 && let Some(position) = self.window.next(&log, self.started.elapsed())
             {
@@ -316,7 +462,9 @@ impl<'p> Session<'p> {
     fn publish(&mut self, frames: Vec<(Position, Result<Bytes, ReadError>)>) -> Result<(), SessionError> {
         for (position, frame) in frames {
             match frame {
-                Ok(bytes) => self.hand_over(&self.publisher.endpoint.telemetry, false, bytes.into())?,
+                Ok(bytes) => {
+                    self.hand_over(&self.publisher.endpoint.telemetry, false, bytes.into(), Some(position))?;
+                }
                 Err(error) => self.on_unreadable(position, &error),
             }
         }
@@ -329,31 +477,47 @@ impl<'p> Session<'p> {
         metrics.frames_unreadable.add(1, &metrics.agent);
         match error {
             ReadError::NotHeld(_) => tracing::debug!(%error, "a frame was freed before it was sent"),
-            ReadError::Damaged(_) => self.request(WriterRequest::Mend(position)),
+            ReadError::Damaged(_) => self.publisher.request(WriterRequest::Mend(position)),
             ReadError::Io(_) => tracing::warn!(%error, "a frame can't be read; it will be tried again"),
         }
     }
 
-    fn hand_over(&mut self, topic: &str, retain: bool, payload: Vec<u8>) -> Result<(), SessionError> {
-        if self.in_flight == 0 {
+    fn hand_over(
+        &mut self,
+        topic: &str,
+        retain: bool,
+        payload: Vec<u8>,
+        frame: Option<Position>,
+    ) -> Result<(), SessionError> {
+        if self.unacknowledged.is_empty() {
             self.waiting_since = Instant::now();
         }
         self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload).map_err(Box::new)?;
-        self.in_flight += 1;
+        self.unacknowledged.push_back(frame);
+        self.count_in_flight();
         Ok(())
+    }
+
+    fn count_in_flight(&self) {
+        let metrics = &self.publisher.metrics;
+        metrics.in_flight.record(self.unacknowledged.len() as u64, &metrics.agent);
     }
 
     /// Takes the next step of stopping, if it is time.
     fn stop(&mut self) -> Result<(), SessionError> {
         let now = Instant::now();
         let late = self.stage.until().is_some_and(|until| now >= until);
-        let idle = self.in_flight == 0 && self.reading.is_none();
+        let idle = self.unacknowledged.is_empty() && self.reading.is_none();
         self.stage = match self.stage {
             Stage::Running => Stage::Running,
             _ if !self.connected => Stage::Left,
+            Stage::Renewing(_) => {
+                self.client.try_disconnect().map_err(Box::new)?;
+                Stage::Leaving(now + FAREWELL_MAX)
+            }
             Stage::Draining(_) if idle || late => {
                 let status = self.publisher.endpoint.status(false, true);
-                self.hand_over(&self.publisher.endpoint.status, true, status)?;
+                self.hand_over(&self.publisher.endpoint.status, true, status, None)?;
                 Stage::Farewell(now + FAREWELL_MAX)
             }
             Stage::Farewell(_) if idle || late => {
@@ -392,6 +556,13 @@ async fn finished(reading: &mut Option<Reading>) -> Vec<(Position, Result<Bytes,
     };
     *reading = None;
     frames
+}
+
+/// Pends for ever when the sender is gone: the last value stays.
+pub(crate) async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending().await
+    }
 }
 
 #[cfg(test)]

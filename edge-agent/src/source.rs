@@ -64,6 +64,22 @@ pub enum Item {
     Event(EventRecord),
 }
 
+impl Item {
+    pub fn time(&self) -> PlantTime {
+        match self {
+            Item::Sample(sample) => sample.time,
+            Item::Event(event) => PlantTime(event.time_ms),
+        }
+    }
+
+    pub fn machine(&self) -> &str {
+        match self {
+            Item::Sample(sample) => sample.machine.as_str(),
+            Item::Event(event) => &event.machine,
+        }
+    }
+}
+
 /// A source gives an instant as a whole, so it must fit into memory.
 pub const INSTANT_ITEMS_MAX: usize = 65_536;
 
@@ -89,12 +105,6 @@ pub trait Source: Send {
     /// touches none, so that a configuration can be checked.
     fn start(&mut self, _clock: watch::Receiver<PlantClock>, _metrics: &Metrics) {}
 
-    /// Whether its items are new when they come, so that they can't wait until others have caught up. Such a source goes
-    /// on where it is after a restart, and its items may be older than the newest seal time.
-    fn is_live(&self) -> bool {
-        false
-    }
-
     /// Produces the items up to and including `now`, at most about `items_max` of them, into `out`; never a part of an
     /// instant. Returns true when there are more up to `now`: call again at once.
     fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError>;
@@ -104,6 +114,13 @@ pub trait Source: Send {
 
     /// Plant time of the next item, if the source knows: no need to poll before it. None: it has ended.
     fn next_due(&self) -> Option<PlantTime>;
+
+    /// Whether what it gives is given once, and is new when it comes: it can't wait until others have caught up, and may
+    /// be older than the newest seal time. One that reads a file or makes things up gives it again when it is built anew
+    /// to go on from an earlier point.
+    fn is_live(&self) -> bool {
+        false
+    }
 
     /// Items that it has and does not give, since they are at or before the point from which it goes on.
     fn skipped(&self) -> u64 {

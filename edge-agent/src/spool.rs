@@ -115,6 +115,7 @@ pub struct Loss {
 pub struct Losses {
     pub evicted: Loss,
     pub damaged: Loss,
+    pub quarantined: Loss,
 }
 
 impl<'e> FromIterator<&'e Extent> for Loss {
@@ -206,8 +207,11 @@ impl<D: Disk> Spool<D> {
 
     fn recover(&mut self, numbers: &[u64], committed: Option<Position>) -> Result<Recovered, SpoolError> {
         let mut found = Vec::with_capacity(numbers.len());
+        let mut buffer = Vec::new();
         for number in numbers {
-            found.push(segment::scan(*number, &self.read_segment(*number)?));
+            let bytes = self.read_segment(*number, buffer)?;
+            found.push(segment::scan(*number, &bytes));
+            buffer = bytes.try_into_mut().map(Vec::from).unwrap_or_default();
         }
         let resolution = recovery::resolve(found, committed);
         let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
@@ -240,7 +244,7 @@ impl<D: Disk> Spool<D> {
         for piece in pieces {
             records.extend(match piece {
                 Piece::Keep(extent) => reader.read_at(&extent)?,
-                Piece::Gap(record) => Some(record),
+                Piece::Gap(record) => Some(*record),
             });
         }
         let bytes = records.iter().fold(header.encode(), |mut all, record| {
@@ -251,11 +255,14 @@ impl<D: Disk> Spool<D> {
         Ok(segment::extents(number, SEGMENT_HEADER_BYTES as u64, &records))
     }
 
-    fn read_segment(&self, number: u64) -> Result<Bytes, SpoolError> {
+    /// One buffer goes from segment to segment: an allocator that gets back a large one for each keeps them, and a
+    /// gateway has little memory.
+    fn read_segment(&self, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
         let name = segment::name(number);
         let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
         let bytes = self.disk.bytes(&name).context("measure", &name)?.min(most);
-        Ok(self.disk.read(&name, 0, bytes as usize).context("read", &name)?.into())
+        self.disk.read_into(&name, 0, bytes as usize, &mut buffer).context("read", &name)?;
+        Ok(buffer.into())
     }
 
     pub fn log(&self) -> SharedLog {
@@ -271,6 +278,11 @@ impl<D: Disk> Spool<D> {
     /// Seal time of the newest durable frame, also from before this start: up to here sources need not go back.
     pub fn sealed(&self) -> Option<PlantTime> {
         self.sealed
+    }
+
+    /// Other bounds, which the next commit keeps to.
+    pub fn reconfigure(&mut self, config: SpoolConfig) {
+        self.config = config;
     }
 
     pub fn losses(&self) -> Losses {

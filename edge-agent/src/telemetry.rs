@@ -29,19 +29,25 @@ pub struct Metrics {
     pub readings_sealed: Counter<u64>,
     pub batches_sealed: Counter<u64>,
     pub readings_not_taken: Counter<u64>,
-    /// By reason: evicted or damaged.
+    /// By reason: evicted, damaged or quarantined.
     pub batches_lost: Counter<u64>,
     /// By reason; those whose number is known.
     pub readings_lost: Counter<u64>,
     pub backlog_bytes: Gauge<u64>,
     pub spool_bytes: Gauge<u64>,
     pub sealed_time: Gauge<f64>,
+    pub clock_trusted: Gauge<u64>,
+    pub clock_offset: Gauge<f64>,
+    /// By direction.
+    pub clock_jumps: Counter<u64>,
     pub frames_sent: Counter<u64>,
     pub frames_resent: Counter<u64>,
     pub frames_unreadable: Counter<u64>,
     pub send_timeouts: Counter<u64>,
     pub acks: Counter<u64>,
     pub acks_ignored: Counter<u64>,
+    pub in_flight: Gauge<u64>,
+    pub connection_attempts: Counter<u64>,
     pub connects: Counter<u64>,
     pub connected: Gauge<u64>,
     pub paused: Gauge<u64>,
@@ -53,6 +59,11 @@ pub struct Metrics {
     pub source_slots_missed: Counter<u64>,
     pub source_dropped: Counter<u64>,
     pub source_restarts: Counter<u64>,
+    /// By outcome: ok or failed.
+    pub certificate_reloads: Counter<u64>,
+    pub certificate_expiry: Gauge<f64>,
+    /// By outcome: ok or failed.
+    pub reloads: Counter<u64>,
 }
 
 impl Metrics {
@@ -83,12 +94,24 @@ impl Metrics {
                 .with_unit("s")
                 .with_description("Seal time of the newest durable batch, plant time since the Unix epoch")
                 .build(),
+            clock_trusted: gauge("millwright_agent_clock_trusted", "1 while the time is known to be right"),
+            clock_offset: meter
+                .f64_gauge("millwright_agent_clock_offset")
+                .with_unit("s")
+                .with_description("By how much the gateway's wall clock is behind the time that is used")
+                .build(),
+            clock_jumps: counter("millwright_agent_clock_jumps", "Jumps of the wall clock, by direction"),
             frames_sent: counter("millwright_agent_frames_sent", "Frames given to the broker, repeats too"),
             frames_resent: counter("millwright_agent_frames_resent", "Frames given to the broker again"),
             frames_unreadable: counter("millwright_agent_frames_unreadable", "Frames that could not be read back"),
             send_timeouts: counter("millwright_agent_send_timeouts", "Times that acks stood still for too long"),
             acks: counter("millwright_agent_acks", "Acks taken"),
             acks_ignored: counter("millwright_agent_acks_ignored", "Acks not taken, by reason"),
+            in_flight: gauge("millwright_agent_in_flight", "Publishes that the broker has not acknowledged"),
+            connection_attempts: counter(
+                "millwright_agent_connection_attempts",
+                "Connections to the broker that were tried",
+            ),
             connects: counter("millwright_agent_connects", "Connections to the broker that came up"),
             connected: gauge("millwright_agent_connected", "1 while the broker is connected"),
             paused: gauge("millwright_agent_paused", "1 while the processor takes nothing"),
@@ -104,6 +127,16 @@ impl Metrics {
                 "millwright_agent_source_restarts",
                 "Times that a device was connected, or a program started, again",
             ),
+            certificate_reloads: counter(
+                "millwright_agent_certificate_reloads",
+                "Times that certificate files had changed, by outcome",
+            ),
+            certificate_expiry: meter
+                .f64_gauge("millwright_agent_certificate_expiry")
+                .with_unit("s")
+                .with_description("End of the client certificate's validity, since the Unix epoch")
+                .build(),
+            reloads: counter("millwright_agent_reloads", "Reloads of the configuration, by outcome"),
         }
     }
 
@@ -148,6 +181,8 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub enum Health {
     Starting,
     Running,
+    /// Nothing becomes durable any more, and not because of a disk that fails.
+    Stuck,
     /// By itself: nobody reads the sensors any more.
     Ended,
 }
@@ -203,6 +238,7 @@ async fn answer(mut stream: TcpStream, registry: &Registry, health: Health) -> i
         Some(line) if line.starts_with(b"GET /healthz ") => match health {
             Health::Starting => ("200 OK", b"starting\n".to_vec()),
             Health::Running => ("200 OK", b"ok\n".to_vec()),
+            Health::Stuck => ("503 Service Unavailable", b"the agent is stuck\n".to_vec()),
             Health::Ended => ("503 Service Unavailable", b"the agent ended\n".to_vec()),
         },
         _ => ("404 Not Found", b"there are /metrics and /healthz\n".to_vec()),
@@ -251,6 +287,8 @@ mod tests {
         health.send_replace(Health::Running);
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 OK"));
         assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200 OK"));
+        health.send_replace(Health::Stuck);
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 503"));
         health.send_replace(Health::Ended);
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 503"));
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));

@@ -66,15 +66,25 @@ impl ClockConfig {
         }
     }
 
+    /// The clock, if it is the same for every program with this section, wherever and whenever it starts.
+    pub fn shared(&self) -> Option<PlantClock> {
+        match (self.wall_origin_ms.zip(self.plant_origin), self.start) {
+            (Some((wall_origin_ms, plant_origin)), _) => {
+                Some(PlantClock { wall_origin_ms, plant_origin, speed: self.speed })
+            }
+            (None, None) if self.speed == 1.0 => Some(PlantClock::WALL),
+            _ => None,
+        }
+    }
+
     /// The clock of this start, to be stored; `kept` is what the start before stored. Plant time went on meanwhile, and
     /// another speed holds from now on.
     pub fn resume(&self, kept: Option<KeptClock>, wall_now_ms: i64) -> KeptClock {
         let speed = self.speed;
         let began = |plant_origin| PlantClock { wall_origin_ms: wall_now_ms, plant_origin, speed };
         let kept = kept.filter(|k| k.start == self.start);
-        let clock = match (self.wall_origin_ms.zip(self.plant_origin), self.start, kept) {
-            (Some((wall_origin_ms, plant_origin)), ..) => PlantClock { wall_origin_ms, plant_origin, speed },
-            (None, None, _) if speed == 1.0 => PlantClock::WALL,
+        let clock = match (self.shared(), self.start, kept) {
+            (Some(clock), ..) => clock,
             (None, _, Some(kept)) if kept.clock.speed == speed => kept.clock,
             (None, _, Some(kept)) => began(kept.clock.plant(wall_now_ms)),
             (None, start, None) => began(start.unwrap_or(PlantTime(wall_now_ms))),
@@ -101,6 +111,7 @@ mod tests {
         let start = PlantTime(1_420_070_400_000);
         let first = replay.resume(None, 1_000);
         assert_eq!((first.since, first.clock.plant(1_000)), (start, start));
+        assert_eq!(replay.shared(), None);
         let kept = KeptClock::decode(&first.encode()).unwrap();
         let second = replay.resume(Some(kept), HOUR_MS);
         assert_eq!(second, first, "wherever the second start is");
@@ -119,6 +130,7 @@ mod tests {
     fn without_a_section_plant_time_is_wall_time_and_the_first_start_is_known() {
         let first = ClockConfig::default().resume(None, 77);
         assert_eq!((first.clock, first.since), (PlantClock::WALL, PlantTime(77)));
+        assert_eq!(ClockConfig::default().shared(), Some(PlantClock::WALL));
         assert_eq!(ClockConfig::default().resume(Some(first), 99), first);
     }
 

@@ -93,8 +93,19 @@ impl PlantClock {
     pub const WALL: PlantClock = PlantClock { wall_origin_ms: 0, plant_origin: PlantTime(0), speed: 1.0 };
 
     pub fn plant(&self, wall_ms: i64) -> PlantTime {
-        let elapsed = (wall_ms - self.wall_origin_ms) as f64 * self.speed;
+        let elapsed = wall_ms.saturating_sub(self.wall_origin_ms) as f64 * self.speed;
         self.plant_origin.plus_millis(elapsed as i64)
+    }
+
+    /// The wall time at which it is `plant`; none while plant time stands still.
+    pub fn wall_ms(&self, plant: PlantTime) -> Option<i64> {
+        let elapsed = plant.millis().saturating_sub(self.plant_origin.millis()) as f64 / self.speed;
+        elapsed.is_finite().then(|| self.wall_origin_ms.saturating_add(elapsed as i64))
+    }
+
+    /// The same plant time by a wall clock that is `behind_ms` behind the one this was made for.
+    pub const fn by_wall_behind(self, behind_ms: i64) -> Self {
+        PlantClock { wall_origin_ms: self.wall_origin_ms.saturating_sub(behind_ms), ..self }
     }
 
     pub fn now(&self) -> PlantTime {
@@ -120,8 +131,11 @@ mod tests {
     fn plant_time_runs_at_its_speed() {
         let clock = PlantClock { wall_origin_ms: 1_000, plant_origin: PlantTime(50_000), speed: 3600.0 };
         assert_eq!(clock.plant(2_000), PlantTime(3_650_000));
+        assert_eq!(clock.wall_ms(PlantTime(3_650_000)), Some(2_000));
+        assert_eq!(clock.by_wall_behind(700).plant(1_300), PlantTime(3_650_000));
         let held = PlantClock { speed: 0.0, ..clock };
         assert_eq!(held.plant(9_999_999), PlantTime(50_000));
+        assert_eq!(held.wall_ms(PlantTime(50_001)), None);
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //!
 //! A batch holds everything up to its seal time that no batch before it held, and nothing newer: so the seal time of the
 //! newest durable batch is the one point from which all sources go on after a restart, with nothing doubled or left
-//! out. What is newer waits for the next batch. Seal times never fall, even if the wall clock does.
+//! out. What is newer waits for the next batch. Seal times never fall with the clock, unless the caller knows better.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     time::PlantTime,
@@ -87,6 +87,29 @@ impl Cutter {
         }
     }
 
+    pub fn set_bytes_max(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max.min(BATCH_BYTES_MAX);
+    }
+
+    /// Seal time of the newest batch; everything at or before it has been cut.
+    pub fn sealed(&self) -> Option<PlantTime> {
+        Some(self.sealed).filter(|sealed| *sealed > PlantTime::MIN)
+    }
+
+    /// Reads other sources from now on, which go on behind [`Cutter::sealed`], and begins with a batch for `birth`.
+    /// What the old ones have given from behind it is given again by those that can. Of the others it is kept, unless
+    /// their machine has changed; returns how many items were not.
+    pub fn replace(&mut self, sources: Vec<Box<dyn Source>>, builder: BatchBuilder, birth: Birth) -> u64 {
+        let (kept, again): (Vec<_>, Vec<_>) = self.sources.iter().partition(|source| source.is_live());
+        let again: BTreeSet<_> = again.iter().flat_map(|source| source.machines()).map(|m| m.machine).collect();
+        let kept = kept.iter().flat_map(|source| source.machines()).filter(|m| birth.machines.contains(m));
+        let kept: BTreeSet<_> = kept.map(|m| m.machine).collect();
+        (self.sources, self.builder, self.birth, self.held_bytes) = (sources, builder, Some(birth), 0);
+        let held = std::mem::take(&mut self.held);
+        let items = held.into_values().flat_map(|instant| instant.items).filter(|item| !again.contains(item.machine()));
+        items.map(|item| u64::from(!kept.contains(item.machine()) || self.hold(item, true).is_err())).sum()
+    }
+
     /// Reads a live source that is due, since nobody else keeps what it has. Otherwise the source that is furthest
     /// behind: it alone sets the pace, since there is one log with one seal time. If what it has is from before
     /// `history`, it waits, and with it all others but the live ones. After an error the batches end where the source did.
@@ -119,10 +142,7 @@ impl Cutter {
     /// The instant is an error if there is no room for the item in it. A live one moves on to the next instant then:
     /// after a clock that was set back, many come at once, and a device must not be able to end its agent.
     fn hold(&mut self, mut item: Item, live: bool) -> Result<(), PlantTime> {
-        let mut time = match &item {
-            Item::Sample(sample) => sample.time,
-            Item::Event(event) => PlantTime(event.time_ms),
-        };
+        let mut time = item.time();
         let bytes = match self.builder.measure(&item) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -147,6 +167,21 @@ impl Cutter {
         instant.items.push(item);
         self.held_bytes += bytes;
         Ok(())
+    }
+
+    /// The newest instant that is in no batch yet.
+    pub fn newest(&self) -> Option<PlantTime> {
+        self.held.last_key_value().map(|(time, _)| *time)
+    }
+
+    /// Time was wrong before, and is known now: the next batch is sealed by it, even if it is earlier. What is held from
+    /// beyond does not wait until then: it keeps its stamp, and goes out with the next batches.
+    pub fn fall_back(&mut self, now: PlantTime) {
+        self.sealed = PlantTime::MIN;
+        let beyond = self.held.split_off(&now);
+        for (at, instant) in (now.millis()..).zip(beyond.into_values()) {
+            self.held.insert(PlantTime(at), instant);
+        }
     }
 
     /// How many items were not taken since the last call, and why the last of them.

@@ -3,14 +3,13 @@
 use std::{fs, io, time::Instant};
 
 use proto::position::Epoch;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::spool::disk::Disk;
 
 const FILE: &str = "install";
 const FILE_BYTES_MAX: u64 = 64;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Seconds since the kernel's boot, time asleep included.
-const UPTIME: &str = "/proc/uptime";
 
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -33,24 +32,25 @@ impl Boot {
             let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
             u64::from_str_radix(&digits, 16).ok()
         };
-        let kernel = fs::read_to_string(BOOT_ID).ok().filter(|_| uptime_ms().is_some()).and_then(|text| id(&text));
+        let kernel = fs::read_to_string(BOOT_ID).ok().and_then(|text| id(&text));
         match kernel {
             Some(id) => Boot { id, since: None },
             None => Boot { id: id(&Epoch(random).to_string()).unwrap_or_default(), since: Some(Instant::now()) },
         }
     }
 
+    /// Never falls, and counts time asleep, too.
     pub fn monotonic_ms(&self) -> u64 {
         match self.since {
-            None => uptime_ms().unwrap_or_default(),
+            None => uptime_ms(),
             Some(began) => began.elapsed().as_millis() as u64,
         }
     }
 }
 
-fn uptime_ms() -> Option<u64> {
-    let seconds: f64 = fs::read_to_string(UPTIME).ok()?.split_whitespace().next()?.parse().ok()?;
-    Some((seconds * 1000.0) as u64)
+fn uptime_ms() -> u64 {
+    let uptime = clock_gettime(ClockId::Boottime);
+    u64::try_from(uptime.tv_sec).unwrap_or_default() * 1000 + uptime.tv_nsec as u64 / 1_000_000
 }
 
 impl Identity {
@@ -96,9 +96,8 @@ mod tests {
     #[test]
     fn monotonic_time_counts_from_the_boot_that_it_names() {
         let boot = Boot::load([7; 16]);
-        let uptime =
-            fs::read_to_string(UPTIME).ok().map(|text| text.split('.').next().unwrap().parse::<u64>().unwrap());
-        match uptime {
+        let uptime = fs::read_to_string("/proc/uptime").ok();
+        match uptime.map(|text| text.split('.').next().unwrap().parse::<u64>().unwrap()) {
             Some(seconds) => assert!(boot.monotonic_ms() / 1000 >= seconds && boot.since.is_none()),
             None => assert!(boot.since.is_some()),
         }

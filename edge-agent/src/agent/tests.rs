@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use proto::{
     asset::AssetId,
     telemetry::{Frame, FrameKind, check_batch, delta_decode},
+    time::PlantClock,
     wire::telemetry::{MachineInfo, Quality, QualityReason, SensorInfo, TelemetryBatch},
 };
 
@@ -14,6 +15,8 @@ use crate::{
     source::{Item, Reading, Sample, SourceError},
     spool::{SpoolConfig, disk::Disk, log::Extent},
 };
+
+mod slow_disk;
 
 const MINUTE: i64 = 60_000;
 const MACHINES: i64 = 4;
@@ -312,4 +315,39 @@ async fn a_replay_that_is_killed_in_the_middle_gives_every_row_once() {
         }
     }
     assert!(seen.iter().all(|times| *times == 1), "{:?}", seen.iter().position(|times| *times != 1));
+}
+
+/// By the clocks of the machine that this runs on.
+#[tokio::test]
+async fn a_right_clock_is_trusted_at_once_and_one_behind_the_last_known_time_is_not() {
+    let data = tempfile::tempdir().unwrap();
+    let started = proto::time::wall_now_ms();
+    let run = async |resume| {
+        let agent = Agent::open(config(data.path())).unwrap();
+        let (clock, _) = agent.resume_clock(&ClockConfig::default()).unwrap();
+        let handle = agent.start(vec![Minutes::after(Some(resume))], clock.clone()).unwrap();
+        handle.progress().wait_for(|p| p.batches > 3).await.unwrap();
+        handle.stop().await;
+        clock.look()
+    };
+    let trusted = |from: usize| {
+        let sealed = batches(data.path()).into_iter().filter_map(|(_, batch)| batch?.sealed).skip(from);
+        sealed.map(|sealed| (sealed.trusted, sealed.offset_ms != 0)).collect::<Vec<_>>()
+    };
+    assert!(run(PlantTime(started - 10 * MINUTE)).await.trusted);
+    let first = trusted(0);
+    assert!(first.len() > 3 && first.iter().all(|seal| *seal == (true, false)), "{first:?}");
+    let folder = Folder::open(data.path()).unwrap();
+    let kept = KeptTime::load(&folder).known.unwrap();
+    assert!(kept.wall_ms >= started);
+
+    // Ten years on, in another boot, it is as if this machine had lost its time.
+    let later = kept.wall_ms + 10 * 365 * 24 * 60 * MINUTE;
+    let known = Some(clock::trust::Known { wall_ms: later, boot_id: 0, monotonic_ms: 0, confirmed: true });
+    KeptTime { known, resume_after: None }.store(&folder).unwrap();
+    drop(folder);
+    let look = run(PlantTime(later)).await;
+    assert!(!look.trusted && look.time >= PlantTime(later), "{look:?}");
+    let second = trusted(first.len());
+    assert!(second.len() > 3 && second.iter().all(|seal| *seal == (false, true)), "{second:?}");
 }

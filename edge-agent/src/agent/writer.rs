@@ -4,7 +4,7 @@
 //! A disk that fails is tried again and again. What was sampled stays in memory meanwhile, and the bounded queue of
 //! batches stops sampling; what the archive has is freed all the same, since a full disk recovers in no other way.
 
-use std::{io, thread, time::Duration};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use proto::{asset::AssetId, position::Position, telemetry::Frame, time::PlantTime, wire::telemetry::TelemetryBatch};
 use tokio::{
@@ -14,9 +14,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::AgentProgress;
+use super::{AgentProgress, watchdog::Beats};
 use crate::{
-    spool::{Loss, Losses, Spool, SpoolError, disk::Disk},
+    spool::{Loss, Losses, Spool, SpoolConfig, SpoolError, disk::Disk},
     telemetry::Metrics,
 };
 
@@ -29,12 +29,16 @@ pub struct SealedBatch {
     pub readings: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum WriterRequest {
     /// An ack says that this is in the archive.
     Free(Position),
     /// This frame can't be read back.
     Mend(Position),
+    /// The broker refuses this frame again and again.
+    Quarantine(Position),
+    /// Keep to these bounds from now on.
+    Reconfigure(SpoolConfig),
 }
 
 pub struct Writer<D> {
@@ -46,6 +50,7 @@ pub struct Writer<D> {
     /// Already in the metrics.
     counted: Losses,
     stop: CancellationToken,
+    beats: Arc<Beats>,
     /// The last commit did not succeed.
     failing: bool,
 }
@@ -62,10 +67,16 @@ impl<D: Disk> Writer<D> {
             backlog_bytes: 0,
         };
         let (progress, counted) = (watch::Sender::new(appended), Losses::default());
-        let mut writer = Writer { spool, metrics, appended, progress, counted, stop, failing: false };
+        let beats = Arc::default();
+        let mut writer = Writer { spool, metrics, appended, progress, counted, stop, beats, failing: false };
         writer.report();
         let progress = writer.progress.subscribe();
         (writer, progress)
+    }
+
+    /// Shows that it goes on.
+    pub fn beats(&self) -> Arc<Beats> {
+        self.beats.clone()
     }
 
     pub fn spawn(
@@ -100,6 +111,7 @@ impl<D: Disk> Writer<D> {
             }
             let committed = self.commit();
             self.report();
+            self.beats.written(self.appended.batches, self.failing);
             if let Err(error) = committed
                 && self.stop.is_cancelled()
             {
@@ -113,6 +125,11 @@ impl<D: Disk> Writer<D> {
         let outcome = match request {
             WriterRequest::Free(committed) => self.spool.free(committed),
             WriterRequest::Mend(position) => self.spool.mend(position),
+            WriterRequest::Quarantine(position) => self.spool.quarantine(position),
+            WriterRequest::Reconfigure(config) => {
+                self.spool.reconfigure(config);
+                Ok(())
+            }
         };
         if let Err(error) = outcome {
             tracing::warn!(%error, "the spool could not be tidied; it will be with the next ack");
@@ -165,6 +182,7 @@ impl<D: Disk> Writer<D> {
         };
         count("evicted", now.evicted, before.evicted);
         count("damaged", now.damaged, before.damaged);
+        count("quarantined", now.quarantined, before.quarantined);
     }
 }
 

@@ -15,7 +15,7 @@ pub use proto::config::ConfigError;
 use super::{AgentConfig, BATCH_BYTES_DEFAULT, BatchConfig, Credentials, FLUSH_DEFAULT, MqttConfig};
 use crate::{
     agent::batch::BATCH_BYTES_MAX,
-    publish::{mqtt, window},
+    publish::{certificates, mqtt::Patience, window},
     source::SourceConfig,
     spool::{SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig, segment},
 };
@@ -82,11 +82,17 @@ struct Publish {
     window_bytes_max: u64,
     /// Of all frames, new ones and repeats: what a backlog may take of the line after an outage.
     bytes_per_second: u64,
+    /// Likewise.
+    batches_per_second: u32,
 }
 
 impl Default for Publish {
     fn default() -> Self {
-        Publish { window_bytes_max: window::WINDOW_BYTES_MAX, bytes_per_second: window::BYTES_PER_SECOND }
+        Publish {
+            window_bytes_max: window::WINDOW_BYTES_MAX,
+            bytes_per_second: window::BYTES_PER_SECOND,
+            batches_per_second: window::BATCHES_PER_SECOND,
+        }
     }
 }
 
@@ -103,6 +109,13 @@ impl Gateway {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError::key(&name, "--config", e.to_string()))?;
         let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
         Self::parse(&name, &text, base)
+    }
+
+    /// The first setting that differs and that a running program can't change.
+    pub fn needs_restart(&self, new: &Gateway) -> Option<&'static str> {
+        let own = [("clock", self.clock != new.clock), ("serve", self.metrics != new.metrics)];
+        let own = own.into_iter().find_map(|(key, differs)| differs.then_some(key));
+        self.agent.needs_restart(&new.agent).or(own)
     }
 
     fn parse(name: &str, text: &str, base: PathBuf) -> Result<Gateway, ConfigError> {
@@ -128,21 +141,7 @@ impl Gateway {
                 bytes_max: check.within("batch.bytes_max", file.batch.bytes_max, 1024, BATCH_BYTES_MAX)?,
             },
             spool: check.spool(&file.spool)?,
-            window: window::WindowConfig {
-                window_bytes_max: check.within(
-                    "publish.window_bytes_max",
-                    file.publish.window_bytes_max,
-                    1,
-                    1 << 30,
-                )?,
-                bytes_per_second: check.within(
-                    "publish.bytes_per_second",
-                    file.publish.bytes_per_second,
-                    1024,
-                    1 << 40,
-                )?,
-                ..Default::default()
-            },
+            window: check.window(&file.publish)?,
         };
         file.clock.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         if sources.is_empty() {
@@ -183,15 +182,26 @@ impl Check<'_> {
         Ok(SpoolConfig { bytes_max: self.within("spool.bytes_max", spool.bytes_max, least, 1 << 40)?, segment_bytes })
     }
 
+    fn window(&self, publish: &Publish) -> Result<window::WindowConfig, ConfigError> {
+        let Publish { window_bytes_max, bytes_per_second, batches_per_second } = *publish;
+        Ok(window::WindowConfig {
+            window_bytes_max: self.within("publish.window_bytes_max", window_bytes_max, 1, 1 << 30)?,
+            bytes_per_second: self.within("publish.bytes_per_second", bytes_per_second, 1024, 1 << 40)?,
+            batches_per_second: self.within("publish.batches_per_second", batches_per_second, 1, 1_000_000)?,
+            ..Default::default()
+        })
+    }
+
     fn mqtt(&self, mqtt: &BrokerConfig) -> Result<MqttConfig, ConfigError> {
         let broker = mqtt.check(self.base).map_err(|e| ConfigError::whole(self.file, e.to_string()))?;
         if let Some(files) = &broker.tls {
-            mqtt::tls(files).map_err(|e| self.error("mqtt", e.to_string()))?;
+            certificates::client_config(files).map_err(|e| self.error("mqtt", e.to_string()))?;
         }
         let password =
             |(username, file): (String, PathBuf)| Ok(Credentials { username, password: self.secret(&file)? });
         let credentials = broker.login.map(password).transpose()?;
-        Ok(MqttConfig { host: broker.host, port: broker.port, tls: broker.tls, credentials })
+        let patience = Patience::default();
+        Ok(MqttConfig { host: broker.host, port: broker.port, tls: broker.tls, credentials, patience })
     }
 
     fn secret(&self, path: &Path) -> Result<String, ConfigError> {

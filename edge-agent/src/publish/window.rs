@@ -23,6 +23,8 @@ pub const RESEND_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Far above what sensors give, so that history and the backlog of an outage go out in minutes; a site with a thin line
 /// sets less.
 pub const BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
+/// Far above what a processor takes one by one; what it costs the broker, and all who share it, is by the message.
+pub const BATCHES_PER_SECOND: u32 = 20_000;
 /// A pause that is not said again for this long has ended unheard: the processor repeats it several times within. It may
 /// have been replaced by one that does not know this agent, and that one can't speak before it is spoken to.
 pub const PAUSE_MAX: Duration = Duration::from_secs(20);
@@ -38,6 +40,8 @@ pub struct WindowConfig {
     pub resend_after_max: Duration,
     /// Of all frames, never sent before or repeated: a thousand agents come back from the same outage.
     pub bytes_per_second: u64,
+    /// Likewise.
+    pub batches_per_second: u32,
     pub return_jitter_max: Duration,
 }
 
@@ -48,6 +52,7 @@ impl Default for WindowConfig {
             resend_after: RESEND_AFTER,
             resend_after_max: RESEND_AFTER_MAX,
             bytes_per_second: BYTES_PER_SECOND,
+            batches_per_second: BATCHES_PER_SECOND,
             return_jitter_max: RETURN_JITTER_MAX,
         }
     }
@@ -89,14 +94,16 @@ pub struct SendWindow {
     deadline: Duration,
     timeouts_in_a_row: u32,
     hold_until: Duration,
-    bucket: TokenBucket,
+    bytes: TokenBucket,
+    batches: TokenBucket,
     counters: WindowCounters,
 }
 
 impl SendWindow {
     pub fn new(config: WindowConfig, rng_seed: u64) -> Self {
         SendWindow {
-            bucket: TokenBucket::new(config.bytes_per_second),
+            bytes: TokenBucket::new(config.bytes_per_second as f64),
+            batches: TokenBucket::new(f64::from(config.batches_per_second)),
             config,
             rng: ChaCha8Rng::seed_from_u64(rng_seed),
             writer: None,
@@ -113,6 +120,13 @@ impl SendWindow {
             hold_until: Duration::ZERO,
             counters: WindowCounters::default(),
         }
+    }
+
+    /// Other limits from now on; what is out stays out.
+    pub fn reconfigure(&mut self, config: WindowConfig) {
+        self.bytes.set_rate(config.bytes_per_second as f64);
+        self.batches.set_rate(f64::from(config.batches_per_second));
+        self.config = config;
     }
 
     pub fn counters(&self) -> WindowCounters {
@@ -198,9 +212,11 @@ impl SendWindow {
         let (extent, resend) = self.candidate(log)?;
         let extent = *extent;
         let bytes = u64::from(extent.bytes);
-        if now < self.hold_until || !self.bucket.take(bytes, now) {
+        if now < self.hold_until || !self.bytes.is_ready(now) || !self.batches.is_ready(now) {
             return None;
         }
+        self.bytes.take(bytes as f64, now);
+        self.batches.take(1.0, now);
         if self.out.is_empty() {
             self.deadline = now + self.patience();
         }
@@ -225,8 +241,12 @@ impl SendWindow {
             return self.paused_until;
         }
         let stall = (!self.out.is_empty()).then_some(self.deadline);
-        let ready = self.candidate(log).map(|_| self.bucket.ready_at(now).max(self.hold_until));
+        let ready = self.candidate(log).map(|_| self.ready_at(now));
         stall.into_iter().chain(ready).min()
+    }
+
+    fn ready_at(&self, now: Duration) -> Duration {
+        self.hold_until.max(self.bytes.ready_at(now)).max(self.batches.ready_at(now))
     }
 
     /// The frame after the cursor, if the window has room for it, and whether it was sent before.
@@ -279,9 +299,13 @@ struct TokenBucket {
 }
 
 impl TokenBucket {
-    fn new(bytes_per_second: u64) -> Self {
-        let per_second = bytes_per_second.max(1) as f64;
+    fn new(per_second: f64) -> Self {
+        let per_second = per_second.max(1.0);
         TokenBucket { per_second, tokens: per_second, at: Duration::ZERO }
+    }
+
+    fn set_rate(&mut self, per_second: f64) {
+        self.per_second = per_second.max(1.0);
     }
 
     fn tokens(&self, now: Duration) -> f64 {
@@ -289,14 +313,13 @@ impl TokenBucket {
         (self.tokens + earned).min(self.per_second)
     }
 
-    fn take(&mut self, bytes: u64, now: Duration) -> bool {
-        self.tokens = self.tokens(now);
+    fn is_ready(&self, now: Duration) -> bool {
+        self.tokens(now) > 0.0
+    }
+
+    fn take(&mut self, tokens: f64, now: Duration) {
+        self.tokens = self.tokens(now) - tokens;
         self.at = now;
-        let ready = self.tokens > 0.0;
-        if ready {
-            self.tokens -= bytes as f64;
-        }
-        ready
     }
 
     fn ready_at(&self, now: Duration) -> Duration {

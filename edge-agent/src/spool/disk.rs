@@ -15,6 +15,11 @@ pub trait Disk: Send + Sync + 'static {
     fn bytes(&self, name: &str) -> io::Result<u64>;
     /// Exactly `bytes` bytes, or an error.
     fn read(&self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
+    /// The same into a buffer that is used again, so that a large one is asked for once.
+    fn read_into(&self, name: &str, offset: u64, bytes: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        *out = self.read(name, offset, bytes)?;
+        Ok(())
+    }
     /// A new, empty file; one that was there is emptied.
     fn create(&self, name: &str) -> io::Result<()>;
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
@@ -100,9 +105,14 @@ impl Disk for Folder {
     }
 
     fn read(&self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
-        let mut out = vec![0; bytes];
-        File::open(self.path.join(name))?.read_exact_at(&mut out, offset)?;
+        let mut out = Vec::new();
+        self.read_into(name, offset, bytes, &mut out)?;
         Ok(out)
+    }
+
+    fn read_into(&self, name: &str, offset: u64, bytes: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        out.resize(bytes, 0);
+        File::open(self.path.join(name))?.read_exact_at(out, offset)
     }
 
     fn create(&self, name: &str) -> io::Result<()> {

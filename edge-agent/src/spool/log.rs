@@ -13,6 +13,9 @@ use proto::{
     telemetry::{FrameHeader, FrameKind},
 };
 
+/// Room for this many frames is never given back: an agent on a good line would ask for it again and again.
+const INDEX_KEPT: usize = 256;
+
 /// Where a frame's bytes are: a segment file and the offset in it. Means something to the spool only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
@@ -170,6 +173,10 @@ impl Log {
         if let Some(chapter) = self.chapters.front_mut() {
             while let Some(extent) = chapter.extents.pop_front_if(|e| e.last_seq <= committed.seq) {
                 self.bytes -= u64::from(extent.bytes);
+            }
+            // After a long outage the memory of its index goes back.
+            if chapter.extents.capacity() > 4 * chapter.extents.len().max(INDEX_KEPT) {
+                chapter.extents.shrink_to(2 * chapter.extents.len());
             }
         }
         self.committed = Some(committed);

@@ -29,6 +29,8 @@ impl Record {
         let readings = match frame.header.kind {
             FrameKind::Data => u64::from(frame.header.readings),
             FrameKind::Gap => frame.gap_content().ok()?.readings,
+            // Made anew for each receiver, and never stored.
+            FrameKind::Bridge => return None,
         };
         Some(Record { header: frame.header, readings, bytes })
     }

@@ -20,10 +20,15 @@ use super::{
 pub enum Piece {
     /// A frame that lies on the disk.
     Keep(Extent),
-    Gap(Record),
+    /// Boxed: a spool has many frames and few gaps.
+    Gap(Box<Record>),
 }
 
 impl Piece {
+    pub fn gap(record: Record) -> Self {
+        Piece::Gap(Box::new(record))
+    }
+
     fn position(&self) -> Position {
         match self {
             Piece::Keep(extent) => extent.position,
@@ -109,7 +114,7 @@ fn join(found: &[Extent], previous: Option<Position>, last: &mut Option<Position
         if position.seq > known + 1 {
             lost += position.seq - known - 1;
             let from = Position { seq: known + 1, ..position };
-            pieces.extend(gap(from, position.seq - 1, previous, GapReason::Damaged, None, 0).map(Piece::Gap));
+            pieces.extend(gap(from, position.seq - 1, previous, GapReason::Damaged, None, 0).map(Piece::gap));
         }
         *last = Some(extent.last());
         pieces.push(Piece::Keep(*extent));

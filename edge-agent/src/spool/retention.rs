@@ -27,6 +27,10 @@ pub struct Checkpoint {
     pub sealed: Option<PlantTime>,
 }
 
+/// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
+const QUARANTINED: &str = ".quarantined";
+pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
+
 const CHECKPOINT: &str = "checkpoint";
 const CHECKPOINT_BYTES: usize = 44;
 
@@ -133,7 +137,7 @@ impl<D: Disk> Spool<D> {
             let (from, readings) = (first.position, covered.iter().map(|e| e.readings).sum());
             let sealed = self.seal_time(last);
             let gap = recovery::gap(from, last.last_seq, segment.previous, GapReason::Evicted, sealed, readings);
-            self.put(at, from, gap.into_iter().map(Piece::Gap).collect())?;
+            self.put(at, from, gap.into_iter().map(Piece::gap).collect())?;
             self.losses.evicted += loss;
             let Loss { batches, readings } = loss;
             tracing::error!(%from, to = last.last_seq, batches, readings, "spool full: oldest readings evicted");
@@ -169,6 +173,52 @@ impl<D: Disk> Spool<D> {
         Ok(())
     }
 
+    /// Puts a gap in the place of a frame that nobody takes, so that the log goes on behind it. Its bytes are kept beside
+    /// the log. What is not held, or a gap already, stays as it is.
+    pub fn quarantine(&mut self, position: Position) -> Result<(), SpoolError> {
+        let frame = self.log.lock().covering(position).copied().filter(|e| !e.gap);
+        let at = frame.and_then(|f| self.segments.iter().position(|s| s.number == f.place.segment));
+        let (Some(frame), Some(at)) = (frame, at) else {
+            return Ok(());
+        };
+        self.keep_aside(&frame)?;
+        let (held, previous) = (self.held(frame.place.segment), self.segments[at].previous);
+        let Extent { position, last_seq, bytes, readings, .. } = frame;
+        let sealed = self.seal_time(&frame);
+        let gap = recovery::gap(position, last_seq, previous, GapReason::Quarantined, sealed, readings);
+        let found = held.iter().zip(self.without_damage(&held, previous)?);
+        let (mut pieces, mut damaged) = (Vec::with_capacity(held.len()), Loss::default());
+        for (extent, piece) in found {
+            match piece {
+                _ if extent.position == position => pieces.extend(gap.clone().map(Piece::gap)),
+                piece => {
+                    if !extent.gap && matches!(piece, Piece::Gap(_)) {
+                        damaged += [extent].into_iter().collect();
+                    }
+                    pieces.push(piece);
+                }
+            }
+        }
+        let first = held.first().map_or(position, |e| e.position);
+        self.put(at, first, pieces)?;
+        self.losses.quarantined += Loss { batches: 1, readings };
+        self.losses.damaged += damaged;
+        tracing::error!(frame = %position, bytes, readings, "a batch that the broker refuses is quarantined");
+        Ok(())
+    }
+
+    fn keep_aside(&self, frame: &Extent) -> Result<(), SpoolError> {
+        let kept = self.disk.list().context("list", "the folder")?;
+        let record = self.reader().read_at(frame)?;
+        if let Some(record) =
+            record.filter(|_| kept.iter().filter(|name| name.ends_with(QUARANTINED)).count() < QUARANTINED_FRAMES_MAX)
+        {
+            let name = format!("{}-{}{QUARANTINED}", frame.position.epoch, frame.position.seq);
+            self.disk.replace(&name, &record.bytes).context("write", &name)?;
+        }
+        Ok(())
+    }
+
     /// Frames of one segment.
     fn held(&self, number: u64) -> Vec<Extent> {
         self.log.lock().extents().filter(|e| e.place.segment == number).copied().collect()
@@ -195,6 +245,7 @@ impl<D: Disk> Spool<D> {
         match frame.header.kind {
             FrameKind::Data => frame.batch().ok()?.sealed,
             FrameKind::Gap => frame.gap_content().ok()?.sealed,
+            FrameKind::Bridge => None,
         }
     }
 
@@ -206,7 +257,7 @@ impl<D: Disk> Spool<D> {
                 Some(_) => Some(Piece::Keep(*extent)),
                 None => {
                     recovery::gap(extent.position, extent.last_seq, previous, GapReason::Damaged, None, extent.readings)
-                        .map(Piece::Gap)
+                        .map(Piece::gap)
                 }
             });
         }

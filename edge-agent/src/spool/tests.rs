@@ -114,6 +114,29 @@ fn damage_becomes_a_gap_for_exactly_the_damaged_frames() {
 }
 
 #[test]
+fn a_quarantined_frame_becomes_a_gap_and_its_bytes_are_kept() {
+    let disk = Arc::new(Memory::default());
+    let mut spool = open(&disk, 1);
+    let frames: Vec<_> = (0..40).map(|_| append(&mut spool, &"x".repeat(300))).collect();
+    spool.commit().unwrap();
+    for (position, _) in &frames[1..] {
+        spool.quarantine(*position).unwrap();
+        spool.quarantine(*position).unwrap();
+    }
+    assert_eq!(spool.losses().quarantined, Loss { batches: 39, readings: 3 * 39 }, "each once");
+    let (last, gap) = gap_at(&spool, frames[1].0);
+    assert_eq!((last, gap.reason(), gap.readings), (2, GapReason::Quarantined, 3));
+    assert_eq!(gap.sealed, Some(Default::default()), "the watermark moves on");
+    assert_eq!(spool.reader().read(frames[0].0).unwrap(), frames[0].1);
+    spool.quarantine(Position { seq: 99, ..frames[0].0 }).unwrap();
+    assert_eq!(seqs(&open(&disk, 2)), seqs(&spool), "durable");
+
+    let aside: Vec<_> = disk.list().unwrap().into_iter().filter(|name| name.ends_with(".quarantined")).collect();
+    assert_eq!(aside.len(), retention::QUARANTINED_FRAMES_MAX, "no more than that");
+    assert!(aside.iter().all(|name| disk.bytes(name).unwrap() == frames[1].1.len() as u64));
+}
+
+#[test]
 fn a_failed_write_is_repeated_under_the_same_sequence_numbers() {
     for writes in 0..5 {
         let disk = Arc::new(Memory::default());

@@ -5,7 +5,8 @@
 //! ```text
 //!  0 magic "MWLB"   4 version u16   6 kind u8   7 codec u8
 //!  8 epoch [16]    24 seq u64      32 last_seq u64
-//! 40 previous epoch [16]           56 previous seq u64     (zero unless seq is 1 and there was an epoch before)
+//! 40 previous epoch [16]           56 previous seq u64     (zero unless seq is 1 and there was an epoch before,
+//!                                                           or this is a bridge, and its receiver stands somewhere)
 //! 64 readings u32  68 payload bytes u32  72 payload CRC32C u32  76 header CRC32C u32 (of bytes 0..76)
 //! ```
 //!
@@ -35,6 +36,9 @@ pub enum FrameKind {
     Data,
     /// A [`Gap`]: stands for `seq..=last_seq`, which can't be read back.
     Gap,
+    /// A declared break, for a receiver that stands at `previous`, from where the agent's log does not go on: what comes
+    /// next is the frame behind `position`. Its seq may be 0, which is before the first frame of that epoch.
+    Bridge,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,7 @@ pub struct FrameHeader {
     /// Equal to `position.seq` unless this is a gap.
     pub last_seq: u64,
     /// In a frame that covers seq 1: where the epoch before ended. None there: a new install.
+    /// In a bridge: where its receiver stands. None there: nowhere yet.
     pub previous: Option<Position>,
     /// Readings inside, absent ones not counted.
     pub readings: u32,
@@ -103,6 +108,7 @@ impl FrameHeader {
         out.put_u8(match self.kind {
             FrameKind::Data => 0,
             FrameKind::Gap => 1,
+            FrameKind::Bridge => 2,
         });
         out.put_u8(match self.codec {
             Codec::Plain => 0,
@@ -141,6 +147,7 @@ impl FrameHeader {
         let kind = match h[6] {
             0 => FrameKind::Data,
             1 => FrameKind::Gap,
+            2 => FrameKind::Bridge,
             _ => return Err(FrameError::Header { field: "kind" }),
         };
         let codec = match h[7] {
@@ -150,16 +157,16 @@ impl FrameHeader {
         };
         let position = Position { epoch: epoch_at(h, 8), seq: u64_at(h, 24) };
         let last_seq = u64_at(h, 32);
-        if position.epoch == Epoch::NONE || position.seq == 0 {
+        if position.epoch == Epoch::NONE || (position.seq == 0 && kind != FrameKind::Bridge) {
             return Err(FrameError::Header { field: "position" });
         }
-        if last_seq < position.seq || (kind == FrameKind::Data && last_seq != position.seq) {
+        if last_seq < position.seq || (kind != FrameKind::Gap && last_seq != position.seq) {
             return Err(FrameError::Header { field: "last sequence" });
         }
         let previous = Position { epoch: epoch_at(h, 40), seq: u64_at(h, 56) };
         let previous = match (previous.epoch == Epoch::NONE, previous.seq) {
             (true, 0) => None,
-            (false, 1..) if position.seq == 1 => Some(previous),
+            (false, _) if position.seq == 1 || kind == FrameKind::Bridge => Some(previous),
             _ => return Err(FrameError::Header { field: "previous position" }),
         };
         let payload_bytes = u32_at(h, 68);
@@ -194,6 +201,11 @@ impl Frame {
     /// A frame that stands for `position.seq..=last_seq`.
     pub fn gap(position: Position, last_seq: u64, previous: Option<Position>, gap: &Gap) -> Self {
         Self::build(FrameKind::Gap, Codec::Plain, position, last_seq, previous, 0, gap.encode_to_vec())
+    }
+
+    /// Declares that the log goes on behind `to`, to a receiver that stands at `from`.
+    pub fn bridge(from: Option<Position>, to: Position, gap: &Gap) -> Self {
+        Self::build(FrameKind::Bridge, Codec::Plain, to, to.seq, from, 0, gap.encode_to_vec())
     }
 
     fn build(
@@ -277,7 +289,7 @@ fn epoch_at(h: &[u8; HEADER_BYTES], at: usize) -> Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::telemetry::{EventRecord, SealTime};
+    use crate::wire::telemetry::{EventRecord, GapReason, SealTime};
 
     const EPOCH: Epoch = Epoch(*b"0123456789abcdef");
 
@@ -325,6 +337,16 @@ mod tests {
         let position = Position { epoch: EPOCH, seq: 1 };
         let frame = Frame::build(FrameKind::Data, Codec::Zstd, position, 1, None, 0, bomb);
         assert!(matches!(frame.batch(), Err(FrameError::Decompress { .. })));
+    }
+
+    #[test]
+    fn a_bridge_may_lead_before_the_first_frame() {
+        let gap = Gap { reason: GapReason::NewInstall.into(), ..Default::default() };
+        for (from, seq) in [(None, 0), (Some(Position { epoch: Epoch([9; 16]), seq: 44 }), 7)] {
+            let bridge = Frame::bridge(from, Position { epoch: EPOCH, seq }, &gap);
+            let back = Frame::split(bridge.encode()).unwrap();
+            assert_eq!((back.gap_content().unwrap(), back), (gap, bridge));
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ struct Script {
     polled: PlantTime,
     /// Fails when this item is next.
     fails_at: Option<usize>,
+    /// As a sensor's, what it gave is given once.
+    live: bool,
 }
 
 fn time(item: &Item) -> PlantTime {
@@ -32,7 +34,7 @@ fn time(item: &Item) -> PlantTime {
 impl Script {
     fn after(machine: &str, items: &[Item], resume: Option<PlantTime>) -> Script {
         let items: Vec<_> = items.iter().filter(|item| Some(time(item)) > resume).cloned().collect();
-        Script { machine: machine.into(), items, next: 0, polled: PlantTime::MIN, fails_at: None }
+        Script { machine: machine.into(), items, next: 0, polled: PlantTime::MIN, fails_at: None, live: false }
     }
 }
 
@@ -64,6 +66,10 @@ impl Source for Script {
 
     fn next_due(&self) -> Option<PlantTime> {
         self.items.get(self.next).map(time)
+    }
+
+    fn is_live(&self) -> bool {
+        self.live
     }
 }
 
@@ -192,6 +198,27 @@ fn a_source_that_fails_holds_the_seal_where_it_was() {
     assert!((30..50).contains(&seal), "{seal}: the sixth item, of 50, was never given");
     assert!(keys(&batch).iter().all(|key| key.1 <= seal));
     assert_eq!(cutter.cut(PlantTime(9_000), SealTime::default()).0.sealed.unwrap().time_ms, seal, "it stays there");
+}
+
+#[test]
+fn what_is_held_from_beyond_goes_out_when_time_falls_back() {
+    let items = |m: &str, times: &[i64]| times.iter().map(|ms| sample(m, *ms, &[*ms as f64])).collect::<Vec<_>>();
+    let ahead = Script::after("a", &items("a", &[10, 9_000, 9_000, 9_500]), None);
+    // It keeps the other one's readings from being sealed.
+    let mut behind = Script::after("b", &items("b", &[10, 20]), None);
+    behind.fails_at = Some(1);
+    let mut cutter = cutter(vec![Box::new(ahead), Box::new(behind)], 10_000, Some(PlantTime(5)));
+    while cutter.poll(PlantTime(10_000), None).is_ok_and(|polled| polled == Polled::More) {}
+    while cutter.poll(PlantTime(10_000), None).unwrap() == Polled::More {}
+    cutter.failed = None;
+    assert_eq!((cutter.newest(), cutter.sealed()), (Some(PlantTime(9_500)), Some(PlantTime(5))));
+    cutter.fall_back(PlantTime(100));
+    assert_eq!(cutter.sealed(), None);
+    cutter.cut(PlantTime(101), SealTime::default());
+    let (batch, readings) = cutter.cut(PlantTime(101), SealTime::default());
+    assert_eq!((batch.sealed.as_ref().unwrap().time_ms, readings), (101, 5));
+    let stamps: Vec<_> = keys(&batch).iter().map(|key| key.1).collect();
+    assert_eq!(stamps, [10, 9_000, 9_000, 9_500, 10], "by machine, and as they were");
 }
 
 #[test]
@@ -346,4 +373,46 @@ fn an_instant_that_no_frame_can_carry_is_a_failure_and_not_a_loss() {
     cutter.cut(now, SealTime::default());
     let (batch, _) = cutter.cut(now, SealTime::default());
     assert_eq!((batch.sealed.unwrap().time_ms, batch.events.len()), (4, 1));
+}
+
+/// A history that is behind holds back what two sensors gave; all three are replaced meanwhile.
+#[test]
+fn other_sources_go_on_behind_the_last_batch_with_nothing_doubled_or_left_out() {
+    let items = |m: &str| (0..20).map(|n| sample(m, 10 * n, &[n as f64])).collect::<Vec<_>>();
+    let live = |m: &str, items: &[Item]| Script { live: true, ..Script::after(m, items, None) };
+    let first: Vec<Box<dyn Source>> = vec![
+        Box::new(Script::after("history", &items("history")[..1], None)),
+        Box::new(live("kept", &items("kept")[..10])),
+        Box::new(live("gone", &items("gone")[..10])),
+        Box::new(Script::after("again", &items("again"), None)),
+    ];
+    let mut cutter = cutter(first, 10_000, None);
+    let mut batches = vec![cutter.cut(PlantTime(0), SealTime::default()).0];
+    while cutter.poll(PlantTime(95), None).unwrap() == Polled::More {}
+    // The history has no more than its first item, and nobody knows how far it is.
+    cutter.failed = Some(PlantTime(5));
+    batches.push(cutter.cut(PlantTime(95), SealTime::default()).0);
+    cutter.failed = None;
+    assert_eq!(cutter.sealed(), Some(PlantTime(5)));
+
+    let next: Vec<Box<dyn Source>> = vec![
+        Box::new(Script::after("history", &items("history"), cutter.sealed())),
+        Box::new(live("kept", &items("kept")[10..])),
+        Box::new(Script::after("again", &items("again"), cutter.sealed())),
+    ];
+    let machines: Vec<_> = next.iter().flat_map(|s| s.machines()).collect();
+    let birth = Birth { machines: machines.clone(), ..Default::default() };
+    let lost = cutter.replace(next, BatchBuilder::new(&machines).unwrap(), birth.clone());
+    assert_eq!(lost, 9, "of a machine that nobody announces any more");
+    let now = PlantTime(1_000);
+    while cutter.poll(now, None).unwrap() == Polled::More {}
+    batches.extend([0; 2].map(|_| cutter.cut(now, SealTime::default()).0));
+    assert_eq!((batches[2].birth.as_ref(), keys(&batches[2]).len()), (Some(&birth), 0), "a batch of its own");
+
+    let mut given: Vec<_> = batches.iter().flat_map(keys).filter(|(machine, ..)| machine != "gone").collect();
+    given.sort();
+    let mut all: Vec<Key> =
+        ["again", "history", "kept"].iter().flat_map(|m| (0..20).map(|n| (m.to_string(), 10 * n, n))).collect();
+    all.sort();
+    assert_eq!(given, all);
 }

@@ -57,3 +57,30 @@ async fn a_stop_does_not_wait_for_a_disk_that_fails() {
     stop.cancel();
     running.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_bounds_hold_from_the_next_commit_on() {
+    let disk = Arc::new(Memory::default());
+    let (spool, _) = Spool::open(disk.clone(), SpoolConfig::default(), Epoch([1; 16])).unwrap();
+    let log = spool.log();
+    let (writer, mut progress) =
+        Writer::new(spool, Metrics::new(&AssetId::new("gw").unwrap()), CancellationToken::new());
+    let (batches, batches_inbox) = mpsc::channel(2);
+    let (requests, requests_inbox) = mpsc::channel(2);
+    let running = tokio::spawn(writer.run(batches_inbox, requests_inbox));
+    for n in 1..=100 {
+        batches.send(batch(n)).await.unwrap();
+    }
+    progress.wait_for(|p| p.batches == 100).await.unwrap();
+    assert!(log.lock().extents().all(|e| !e.gap));
+    let small = SpoolConfig { bytes_max: 2_000, segment_bytes: 500 };
+    requests.send(WriterRequest::Reconfigure(small)).await.unwrap();
+    for n in 101..=200 {
+        batches.send(batch(n)).await.unwrap();
+    }
+    progress.wait_for(|p| p.batches == 200).await.unwrap();
+    drop(batches);
+    running.await.unwrap();
+    let oldest = log.lock().extents().next().copied().unwrap();
+    assert!(oldest.gap && oldest.last_seq >= 100, "{oldest:?}");
+}

@@ -94,6 +94,7 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
             "gateway.toml:15: unknown field `intervall`",
         ),
         (format!("{GOOD}[publish]\nbytes_per_second = 5"), "`publish.bytes_per_second`: 5 is not within"),
+        (format!("{GOOD}[publish]\nbatches_per_second = 0"), "`publish.batches_per_second`: 0 is not within 1 to"),
         (format!("{GOOD}[clock]\nstart = \"2015\""), "gateway.toml:12: `start`: invalid value"),
         (format!("{GOOD}[clock]\nstart = 5\nplant_origin = 5"), "`clock.start`: does not go with"),
         (format!("{GOOD}\n[serve]\nmetrics = \"here\""), "`metrics`: invalid socket address"),
@@ -117,4 +118,24 @@ fn a_replay_at_a_chosen_speed_needs_a_start_and_a_speed() {
     let gateway = load(&format!("{GOOD}{REPLAY}[clock]\nstart = \"2015-01-01T00:00:00Z\"\nspeed = 60\n")).unwrap();
     assert_eq!((gateway.sources.len(), gateway.clock.speed), (2, 60.0));
     assert_eq!(gateway.clock.start, proto::time::parse_date_time("2015-01-01 00:00:00"));
+}
+
+#[test]
+fn what_a_running_agent_cannot_change_is_named() {
+    let gateway = load(GOOD).unwrap();
+    let fixed = |text: &str| gateway.needs_restart(&load(text).unwrap());
+    for (text, key) in [
+        (GOOD.replace("gw-1", "gw-2"), "agent"),
+        (GOOD.replace("\"mill\"", "\"moon\""), "site"),
+        (GOOD.replace("\"spool\"", "\"other\""), "data"),
+        (GOOD.replace(":1884", ":1885"), "mqtt"),
+        (format!("{GOOD}[clock]\nstart = \"2015-01-01T00:00:00Z\""), "clock"),
+        (format!("{GOOD}[serve]\nmetrics = \"127.0.0.1:1\""), "serve"),
+    ] {
+        assert_eq!(fixed(&text), Some(key));
+    }
+    let limits = "[batch]\nflush_ms = 20\n[spool]\nbytes_max = 100000000\n[publish]\nbatches_per_second = 5";
+    assert_eq!(fixed(&format!("{GOOD}machines = 3\n{limits}")), None);
+    let changed = load(&format!("{GOOD}{limits}")).unwrap();
+    assert_eq!(changed.agent.window.batches_per_second, 5);
 }

@@ -40,6 +40,7 @@ fn window() -> (SendWindow, Duration) {
         resend_after_max: 400 * MS,
         bytes_per_second: 1_000_000,
         return_jitter_max: 10 * MS,
+        ..Default::default()
     };
     let mut window = SendWindow::new(config, 42);
     window.on_connected(Duration::ZERO);
@@ -226,4 +227,19 @@ fn a_backlog_passes_through_the_bucket_and_so_do_its_repeats() {
 #[test]
 fn history_goes_out_at_twenty_megabytes_a_second_unless_told_otherwise() {
     assert!(WindowConfig::default().bytes_per_second >= 20_000_000);
+}
+
+#[test]
+fn many_small_batches_pass_through_a_bucket_of_their_own_whose_rate_can_be_changed() {
+    let (log, now) = (log(300), Duration::from_secs(1));
+    let config = WindowConfig { batches_per_second: 10, return_jitter_max: Duration::ZERO, ..Default::default() };
+    let mut window = SendWindow::new(config.clone(), 1);
+    window.on_connected(now);
+    assert_eq!(sent(&mut window, &log, now).len(), 10, "a second's worth at once");
+    let next = window.next_wakeup(&log, now).unwrap();
+    assert!(next > now && sent(&mut window, &log, next).len() == 1);
+    let second = next + Duration::from_secs(1);
+    assert!((10..=11).contains(&sent(&mut window, &log, second).len()));
+    window.reconfigure(WindowConfig { batches_per_second: 100, ..config });
+    assert!((100..=101).contains(&sent(&mut window, &log, second + Duration::from_secs(1)).len()));
 }

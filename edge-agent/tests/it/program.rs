@@ -9,6 +9,7 @@ use std::{
 };
 
 use edge_agent::{
+    agent::clock::{kept::KeptTime, trust::Known},
     source::INSTANT_ITEMS_MAX,
     spool::{Spool, SpoolConfig, disk::Folder},
 };
@@ -128,4 +129,45 @@ fn the_examples_of_the_readme_are_read_by_the_program_and_touch_no_device() {
     let done = Command::new(env!("CARGO_BIN_EXE_edge-agent")).arg("check-config").arg("--config").arg(&config).output();
     let said = String::from_utf8(done.unwrap().stderr).unwrap();
     assert!(said.contains("unknown field `from`") && said.lines().count() == 1, "{said}");
+}
+
+/// As after a power cut: the clock of this machine is years behind the last time that was known.
+#[test]
+fn a_gateway_that_lost_its_time_says_so_and_marks_what_it_reads() {
+    const LATER: i64 = 4_102_444_800_000;
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Arc::new(Folder::open(folder.path().join("spool")).unwrap());
+    let known = Some(Known { wall_ms: LATER, boot_id: 0, monotonic_ms: 0, confirmed: true });
+    KeptTime { known, resume_after: None }.store(&*open()).unwrap();
+    let config = folder.path().join("gateway.toml");
+    fs::write(&config, format!("{TOP}[[source]]\ntype = \"simulator\"\n")).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_edge-agent"))
+        .arg("--config")
+        .arg(config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut said = false;
+    // It runs when it has tried to connect.
+    for line in lines.by_ref().take_while(|line| !line.contains("no connection to the broker")) {
+        said |= line.contains("WARN") && line.contains("the wall clock can't be right");
+        assert!(!line.contains("ERROR"), "{line}");
+    }
+    assert!(said);
+    assert!(Command::new("kill").arg(program.id().to_string()).status().unwrap().success());
+    let rest: Vec<_> = lines.collect();
+    assert!(program.wait().unwrap().success(), "{rest:?}");
+
+    let (spool, _) = Spool::open(open(), SpoolConfig::default(), Epoch([1; 16])).unwrap();
+    let (log, reader) = (spool.log(), spool.reader());
+    let positions: Vec<_> = log.lock().extents().map(|extent| extent.position).collect();
+    assert!(positions.len() > 1, "the birth, and at least one batch");
+    for position in positions {
+        let batch = Frame::split(reader.read(position).unwrap()).unwrap().batch().unwrap();
+        let sealed = batch.sealed.unwrap();
+        assert!(!sealed.trusted && sealed.time_ms >= LATER - 1 && sealed.offset_ms > 0, "{sealed:?}");
+    }
+    drop((spool, reader));
+    assert_eq!(KeptTime::load(&*open()).known, known, "an estimate is not a known time");
 }

@@ -1,0 +1,15 @@
+//! The agent against real programs: its own binary, and a real broker.
+
+mod agent;
+mod broker;
+mod certificates;
+mod committer;
+mod connection;
+mod kill;
+mod outage;
+mod processor;
+mod program;
+mod supervised;
+mod table;
+mod tls;
+mod unit;
