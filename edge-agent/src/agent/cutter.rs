@@ -115,8 +115,8 @@ impl Cutter {
     /// `history`, it waits, and with it all others but the live ones. After an error the batches end where the source did.
     pub fn poll(&mut self, now: PlantTime, history: Option<PlantTime>) -> Result<Polled, CutError> {
         let room = self.held_bytes < HELD_BYTES_MAX;
-        let open = |(_, source): &(usize, &Box<dyn Source>)| room || !source.is_live();
-        let dues = || self.sources.iter().enumerate().filter(open).filter_map(|(at, s)| Some((s.next_due()?, at)));
+        let open = self.sources.iter().enumerate().filter(|(_, source)| room || !source.is_live());
+        let dues = || open.clone().filter_map(|(at, source)| Some((source.next_due()?, at)));
         let live = dues().filter(|(due, at)| *due <= now && self.sources[*at].is_live()).min();
         let (due, at) = match live.or_else(|| dues().min()) {
             Some((due, at)) if due <= now => (due, at),
