@@ -141,13 +141,17 @@ impl Agent {
 
     /// Samples and publishes on the current tokio runtime until it is stopped. Plant time is what `clock` says at the
     /// moment: the owner of one that is given may hold it (speed 0) and let it run on.
-    pub fn start(self, sources: Vec<Box<dyn Source>>, clock: impl Into<AgentClock>) -> Result<AgentHandle, AgentError> {
+    pub fn start(
+        self,
+        mut sources: Vec<Box<dyn Source>>,
+        clock: impl Into<AgentClock>,
+    ) -> Result<AgentHandle, AgentError> {
         let clock = clock.into();
         let resume_after = self.resume_after();
         let Agent { config, identity, spool, .. } = self;
         let machines: Vec<_> = sources.iter().flat_map(|s| s.machines()).collect();
         let builder = BatchBuilder::new(&machines)?;
-        warn_of_skipped(&sources, resume_after);
+        tell_skipped(&sources, resume_after);
         let birth = Birth {
             install_id: identity.install.clone(),
             boot_id: identity.boot.id,
@@ -158,6 +162,7 @@ impl Agent {
         let endpoint = Endpoint::new(&config, &identity);
         let (metrics, stop) = (Metrics::new(&config.agent), CancellationToken::new());
         let mut tasks = JoinSet::new();
+        sources.iter_mut().for_each(|source| source.start(clock.plant(), &metrics));
         let (log, reader) = (spool.log(), spool.reader());
         let [jitter @ .., _, _, _, _, _, _, _, _] = spool.next().0.epoch.0;
         let (batches, batches_inbox) = mpsc::channel(BATCHES_QUEUED_MAX);
@@ -235,12 +240,13 @@ fn tls(
     Ok(tls)
 }
 
-/// One point serves all sources, and it is not told what they read before: an older file behind it stays unread.
-fn warn_of_skipped(sources: &[Box<dyn Source>], resume_after: Option<PlantTime>) {
+/// One point serves all sources, and nobody keeps what they gave: rows up to it are taken as read, be it that an earlier
+/// start gave them or that an older file is new here. Only the user knows which.
+fn tell_skipped(sources: &[Box<dyn Source>], resume_after: Option<PlantTime>) {
     let Some(resume_after) = resume_after else { return };
     for source in sources.iter().filter(|source| source.skipped() > 0) {
         let (skipped, next) = (source.skipped(), source.next_due().map_or("nothing".into(), |due| due.to_string()));
-        tracing::warn!(skipped, %resume_after, next, "rows at or before the time up to which the spool is sealed are not replayed");
+        tracing::info!(skipped, %resume_after, next, "rows up to the time that the spool is sealed up to are not replayed: an earlier start gave them, or the file is older than the spool");
     }
 }
 

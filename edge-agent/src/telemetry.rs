@@ -53,6 +53,14 @@ pub struct Metrics {
     pub connects: Counter<u64>,
     pub connected: Gauge<u64>,
     pub paused: Gauge<u64>,
+    /// These have the attribute `source`, too.
+    pub source_reads: Counter<u64>,
+    /// By reason.
+    pub source_errors: Counter<u64>,
+    pub source_suppressed: Counter<u64>,
+    pub source_slots_missed: Counter<u64>,
+    pub source_dropped: Counter<u64>,
+    pub source_restarts: Counter<u64>,
     /// By outcome: ok or failed.
     pub certificate_reloads: Counter<u64>,
     pub certificate_expiry: Gauge<f64>,
@@ -117,6 +125,18 @@ impl Metrics {
             connects: counter("millwright_agent_connects", "Connections to the broker that came up"),
             connected: gauge("millwright_agent_connected", "1 while the broker is connected"),
             paused: gauge("millwright_agent_paused", "1 while the processor takes nothing"),
+            source_reads: counter("millwright_agent_source_reads", "Sensors read, whatever they answered"),
+            source_errors: counter("millwright_agent_source_errors", "Readings that were not good, by reason"),
+            source_suppressed: counter(
+                "millwright_agent_source_suppressed",
+                "Readings within their deadband, which are not reported",
+            ),
+            source_slots_missed: counter("millwright_agent_source_slots_missed", "Sampling slots that were missed"),
+            source_dropped: counter("millwright_agent_source_dropped", "Readings lost since the agent stood still"),
+            source_restarts: counter(
+                "millwright_agent_source_restarts",
+                "Times that a device was connected, or a program started, again",
+            ),
             certificate_reloads: counter(
                 "millwright_agent_certificate_reloads",
                 "Times that certificate files had changed, by outcome",

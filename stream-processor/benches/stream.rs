@@ -91,6 +91,7 @@ fn log(traffic: &Traffic, sensors: &[AssetId]) -> Vec<Taken> {
                 sensor: sensor.to_string(),
                 value: stamps.iter().map(|_| rng.random_range(10.0..90.0)).collect(),
                 quality: vec![],
+                reason: vec![],
             };
             let machine = |machine: &String, rng: &mut ChaCha8Rng| MachineReadings {
                 machine: machine.clone(),

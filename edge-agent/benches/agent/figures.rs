@@ -189,6 +189,7 @@ pub fn drain() {
             sensor: format!("s{s}"),
             value: (0..rows).map(|_| f64::from(rng.random_range(0..10_000u16)) / 100.0).collect(),
             quality: Vec::new(),
+            reason: vec![],
         };
         let machine = |m: usize| MachineReadings {
             machine: format!("m{m}"),

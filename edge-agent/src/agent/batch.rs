@@ -19,10 +19,10 @@ pub const INSTANT_BYTES_MAX: usize = FRAME_BYTES_MAX / 2 - 1024;
 /// The birth has a frame, and a retained message, for itself. The rest is for the epochs that the latter names.
 pub const BIRTH_BYTES_MAX: usize = FRAME_BYTES_MAX - 16 * 1024;
 
-/// Bounds of what protobuf takes for a row, a value with its quality, a message or column beside its names, an event
+/// Bounds of what protobuf takes for a row, a value with its quality and reason, a message or column beside its names, an event
 /// beside its texts.
 const STAMP_BYTES_MAX: usize = 10;
-const VALUE_BYTES_MAX: usize = 9;
+const VALUE_BYTES_MAX: usize = 10;
 const COLUMN_BYTES_MAX: usize = 18;
 const EVENT_BYTES_MAX: usize = 64;
 
@@ -44,17 +44,24 @@ struct Column {
     values: Vec<f64>,
     /// Empty while every quality is good.
     qualities: Vec<i32>,
+    /// Empty while no reading has one.
+    reasons: Vec<i32>,
 }
 
 impl Column {
     fn push(&mut self, reading: Reading) {
-        if reading.quality != Quality::Good && self.qualities.is_empty() {
-            self.qualities.resize(self.values.len(), Quality::Good as i32);
-        }
-        if reading.quality != Quality::Good || !self.qualities.is_empty() {
-            self.qualities.push(reading.quality as i32);
-        }
+        let rows = self.values.len();
+        push_sparse(&mut self.qualities, rows, reading.quality as i32);
+        push_sparse(&mut self.reasons, rows, reading.reason as i32);
         self.values.push(reading.value);
+    }
+}
+
+/// A column that stays empty while all of its values are 0, as good qualities are, and reasons that there are not.
+fn push_sparse(column: &mut Vec<i32>, rows: usize, value: i32) {
+    if value != 0 || !column.is_empty() {
+        column.resize(rows, 0);
+        column.push(value);
     }
 }
 
@@ -70,7 +77,12 @@ struct Machine {
 
 impl Machine {
     fn new(info: &MachineInfo) -> Self {
-        let column = |sensor: &str| Column { sensor: sensor.into(), values: Vec::new(), qualities: Vec::new() };
+        let column = |sensor: &str| Column {
+            sensor: sensor.into(),
+            values: Vec::new(),
+            qualities: Vec::new(),
+            reasons: Vec::new(),
+        };
         let names = info.sensors.iter().map(|s| &s.sensor).chain([&info.machine]);
         Machine {
             name: info.machine.clone(),
@@ -152,8 +164,7 @@ impl BatchBuilder {
         self.bytes += machine.row_bytes() + if machine.deltas.is_empty() { machine.head_bytes } else { 0 };
         let ms = sample.time.millis();
         machine.deltas.push(ms.wrapping_sub(std::mem::replace(&mut machine.last_ms, ms)));
-        let absent = Reading { value: f64::NAN, quality: Quality::Absent };
-        let readings = sample.values.iter().copied().chain(std::iter::repeat(absent));
+        let readings = sample.values.iter().copied().chain(std::iter::repeat(Reading::ABSENT));
         for (column, reading) in machine.columns.iter_mut().zip(readings) {
             self.readings += u32::from(reading.quality != Quality::Absent);
             column.push(reading);
@@ -190,6 +201,7 @@ impl Machine {
             sensor: c.sensor.clone(),
             value: std::mem::replace(&mut c.values, Vec::with_capacity(rows)),
             quality: std::mem::take(&mut c.qualities),
+            reason: std::mem::take(&mut c.reasons),
         });
         let sensors = sensors.collect();
         let time_delta_ms = std::mem::replace(&mut self.deltas, Vec::with_capacity(rows));
@@ -203,7 +215,7 @@ mod tests {
         asset::AssetId,
         telemetry::{check_batch, delta_decode},
         time::PlantTime,
-        wire::telemetry::SensorInfo,
+        wire::telemetry::{QualityReason, SensorInfo},
     };
 
     use super::*;
@@ -223,7 +235,11 @@ mod tests {
     }
 
     fn sample(machine: &str, ms: i64, values: &[(f64, Quality)]) -> Item {
-        let values = values.iter().map(|(value, quality)| Reading { value: *value, quality: *quality }).collect();
+        let reading = |&(value, quality)| match quality {
+            Quality::Stale => Reading::stale(value),
+            quality => Reading { value, quality, reason: QualityReason::None },
+        };
+        let values = values.iter().map(reading).collect();
         Item::Sample(Sample { machine: AssetId::new(machine).unwrap(), time: PlantTime(ms), values })
     }
 
@@ -243,6 +259,8 @@ mod tests {
         assert_eq!(delta_decode(&m1.time_delta_ms), [1_000, 3_000, 4_000]);
         assert_eq!(m1.sensors[0].quality, [0; 0]);
         assert_eq!(m1.sensors[1].quality, [Good as i32, Stale as i32, Absent as i32]);
+        assert_eq!(m1.sensors[0].reason, [0; 0]);
+        assert_eq!(m1.sensors[1].reason, [0, QualityReason::Timeout as i32, 0]);
 
         builder.push(sample("m1", 9_000, &[(1.0, Good), (1.0, Good)])).unwrap();
         let (next, readings) = builder.seal(SealTime::default(), None);

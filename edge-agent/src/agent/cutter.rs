@@ -20,6 +20,8 @@ use crate::source::{Item, Source, SourceError};
 
 /// Items taken from a source at once: few enough that one poll never holds a runtime thread for long.
 pub const POLL_ITEMS_MAX: usize = 256;
+/// While history holds the seal time back, live items of this size may wait for it; the rest stays with their sources.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
@@ -105,24 +107,28 @@ impl Cutter {
         (self.sources, self.builder, self.birth, self.held_bytes) = (sources, builder, Some(birth), 0);
         let held = std::mem::take(&mut self.held);
         let items = held.into_values().flat_map(|instant| instant.items).filter(|item| !again.contains(item.machine()));
-        items.map(|item| u64::from(!kept.contains(item.machine()) || self.hold(item).is_err())).sum()
+        items.map(|item| u64::from(!kept.contains(item.machine()) || self.hold(item, true).is_err())).sum()
     }
 
-    /// Reads the source that is furthest behind: it alone sets the pace, since there is one log with one seal time.
-    /// If what it has is from before `history`, it waits, and with it all others. After an error the batches end
-    /// where the source did.
+    /// Reads a live source that is due, since nobody else keeps what it has. Otherwise the source that is furthest
+    /// behind: it alone sets the pace, since there is one log with one seal time. If what it has is from before
+    /// `history`, it waits, and with it all others but the live ones. After an error the batches end where the source did.
     pub fn poll(&mut self, now: PlantTime, history: Option<PlantTime>) -> Result<Polled, CutError> {
-        let due = self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.next_due()?, at)));
-        let (due, at) = match due.min() {
+        let room = self.held_bytes < HELD_BYTES_MAX;
+        let open = self.sources.iter().enumerate().filter(|(_, source)| room || !source.is_live());
+        let dues = || open.clone().filter_map(|(at, source)| Some((source.next_due()?, at)));
+        let live = dues().filter(|(due, at)| *due <= now && self.sources[*at].is_live()).min();
+        let (due, at) = match live.or_else(|| dues().min()) {
             Some((due, at)) if due <= now => (due, at),
             later => return Ok(Polled::Idle(later.map(|(due, _)| due))),
         };
-        if history.is_some_and(|history| due < history) {
+        if live.is_none() && history.is_some_and(|history| due < history) {
             return Ok(Polled::Held);
         }
         let mut items = std::mem::take(&mut self.items);
         let polled = self.sources[at].poll(now, POLL_ITEMS_MAX, &mut items);
-        let held = items.drain(..).try_for_each(|item| self.hold(item));
+        let live = self.sources[at].is_live();
+        let held = items.drain(..).try_for_each(|item| self.hold(item, live));
         self.items = items;
         let failed = match (polled, held) {
             (Ok(_), Ok(())) => return Ok(Polled::More),
@@ -133,9 +139,10 @@ impl Cutter {
         Err(failed.1)
     }
 
-    /// The instant is an error if there is no room for the item in it.
-    fn hold(&mut self, item: Item) -> Result<(), PlantTime> {
-        let time = item.time();
+    /// The instant is an error if there is no room for the item in it. A live one moves on to the next instant then:
+    /// after a clock that was set back, many come at once, and a device must not be able to end its agent.
+    fn hold(&mut self, mut item: Item, live: bool) -> Result<(), PlantTime> {
+        let mut time = item.time();
         let bytes = match self.builder.measure(&item) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -144,10 +151,18 @@ impl Cutter {
                 return Ok(());
             }
         };
-        let instant = self.held.entry(time).or_default();
-        if self.builder.heads_bytes() + instant.bytes + bytes > INSTANT_BYTES_MAX {
-            return Err(time);
+        let full = |instant: &Instant| self.builder.heads_bytes() + instant.bytes + bytes > INSTANT_BYTES_MAX;
+        while self.held.get(&time).is_some_and(full) {
+            if !live {
+                return Err(time);
+            }
+            time = time.plus_millis(1);
         }
+        match &mut item {
+            Item::Sample(sample) => sample.time = time,
+            Item::Event(event) => event.time_ms = time.millis(),
+        }
+        let instant = self.held.entry(time).or_default();
         instant.bytes += bytes;
         instant.items.push(item);
         self.held_bytes += bytes;

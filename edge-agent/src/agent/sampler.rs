@@ -122,7 +122,8 @@ impl Sampler {
             Ok((sources, builder, Birth { machines, ..birth }))
         });
         let opened = opened.await.unwrap_or(Err(AgentError::Ended("opening the sources")));
-        let outcome = opened.map(|(sources, builder, birth)| {
+        let outcome = opened.map(|(mut sources, builder, birth)| {
+            sources.iter_mut().for_each(|source| source.start(self.clock.plant(), &self.metrics));
             let lost = self.cutter.replace(sources, builder, birth.clone());
             if lost > 0 {
                 self.metrics.readings_not_taken.add(lost, &self.metrics.agent);

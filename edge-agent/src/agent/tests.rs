@@ -6,7 +6,7 @@ use proto::{
     asset::AssetId,
     telemetry::{Frame, FrameKind, check_batch, delta_decode},
     time::PlantClock,
-    wire::telemetry::{MachineInfo, Quality, SensorInfo, TelemetryBatch},
+    wire::telemetry::{MachineInfo, Quality, QualityReason, SensorInfo, TelemetryBatch},
 };
 
 use super::*;
@@ -52,7 +52,7 @@ impl Source for Minutes {
             for n in 0..MACHINES {
                 // Not compressible, so that the spool fills as it would with real readings.
                 let value = |k: i64| ((self.next.0 + 7 * n + k) as f64).sin();
-                let values = [value(1), value(2)].map(|value| Reading { value, quality: Quality::Good }).to_vec();
+                let values = [value(1), value(2)].map(Reading::good).to_vec();
                 let machine = AssetId::new(&format!("m{n}")).unwrap();
                 out.push(Item::Sample(Sample { machine, time: self.next, values }));
             }
@@ -162,6 +162,59 @@ async fn a_folder_has_one_agent() {
     drop(first);
     Agent::open(config(data.path())).unwrap();
     assert!(Folder::open(data.path()).unwrap().list().unwrap().contains(&"install".into()));
+}
+
+/// A device that takes every connection and answers nothing, beside a program that speaks.
+#[tokio::test]
+async fn a_dead_device_costs_its_own_readings_only_and_the_log_says_why() {
+    let data = tempfile::tempdir().unwrap();
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let modbus = format!(
+        r#"
+        type = "modbus"
+        url = "tcp://{}"
+        interval_ms = 20
+        timeout_ms = 60000
+        [[machines]]
+        id = "press-1"
+        kind = "press"
+        sensors = [{{ sensor = "t", unit = "C", at = {{ table = "input", address = 0 }} }}]
+        "#,
+        dead.local_addr().unwrap()
+    );
+    let refused = modbus.replace("60000", "20").replace("press-1", "press-2");
+    let exec = r#"
+        type = "exec"
+        command = ["sh", "-c", "while :; do echo p 1; sleep 0.02; done"]
+        [[machines]]
+        id = "baler-1"
+        kind = "baler"
+        sensors = [{ sensor = "p", unit = "bar", at = "p" }]
+    "#;
+    let build =
+        |text: &str| toml::from_str::<crate::source::SourceConfig>(text).unwrap().build(data.path(), None).unwrap();
+    let sources = [&modbus, &refused, exec].map(build).into();
+    let (_clock, follow) = watch::channel(PlantClock::WALL);
+    let started = PlantClock::WALL.now();
+    let handle = Agent::open(config(&data.path().join("spool"))).unwrap().start(sources, follow).unwrap();
+    let enough = |p: &AgentProgress| p.readings_sealed >= 60 && p.plant_time >= started.plus_millis(500);
+    handle.progress().wait_for(enough).await.unwrap();
+    handle.stop().await;
+
+    let batches: Vec<_> = batches(&data.path().join("spool")).into_iter().filter_map(|(_, batch)| batch).collect();
+    batches.iter().for_each(|batch| assert!(check_batch(batch).is_ok()));
+    let column = |machine: &str| {
+        let machines = batches.iter().flat_map(|b| &b.machines).filter(|m| m.machine == machine);
+        machines
+            .flat_map(|m| m.sensors[0].clone().quality.into_iter().zip(m.sensors[0].clone().reason))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(column("baler-1"), [], "all good");
+    assert!(batches.iter().flat_map(|b| &b.machines).any(|m| m.machine == "baler-1"));
+    assert_eq!(column("press-1"), [], "still waiting for its first answer");
+    let timeout = (Quality::Bad as i32, QualityReason::Timeout as i32);
+    let dead = column("press-2");
+    assert!(dead.len() >= 2 && dead.iter().all(|cell| *cell == timeout), "{dead:?}");
 }
 
 /// Fails at an hour of plant time, in the middle of what it was asked for.

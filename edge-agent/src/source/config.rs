@@ -14,8 +14,11 @@ use toml::{
 
 use super::{
     Source, SourceError,
+    exec::{self, ExecConfig},
+    modbus::{self, ModbusConfig},
     replay::{Replay, ReplayConfig},
     simulator::{START_UNSET, Simulator, SimulatorConfig},
+    sysfs::{self, SysfsConfig},
 };
 
 /// A source, by `type`.
@@ -24,6 +27,9 @@ use super::{
 pub enum SourceConfig {
     Simulator(SimulatorConfig),
     Replay(ReplayConfig),
+    Modbus(ModbusConfig),
+    Sysfs(SysfsConfig),
+    Exec(ExecConfig),
 }
 
 #[derive(Deserialize)]
@@ -31,7 +37,12 @@ pub enum SourceConfig {
 enum Type {
     Simulator,
     Replay,
+    Modbus,
+    Sysfs,
+    Exec,
 }
+
+const TYPES: &str = "`simulator`, `replay`, `modbus`, `sysfs` or `exec`";
 
 impl SourceConfig {
     /// One `[[source]]` of `text`, read by its type and not from a copy, so that an error knows its line and key.
@@ -41,13 +52,16 @@ impl SourceConfig {
             return Err(ConfigError::at(file, text, span, "a source is a table: [[source]]"));
         };
         let Some(kind) = table.remove("type") else {
-            return Err(ConfigError::at(file, text, span, "missing field `type`, expected `simulator` or `replay`"));
+            return Err(ConfigError::at(file, text, span, format!("missing field `type`, expected {TYPES}")));
         };
         let kind = Type::deserialize(ValueDeserializer::from(kind)).map_err(refused)?;
         let rest = ValueDeserializer::from(Spanned::new(span, DeValue::Table(table)));
         Ok(match kind {
             Type::Simulator => SourceConfig::Simulator(SimulatorConfig::deserialize(rest).map_err(refused)?),
             Type::Replay => SourceConfig::Replay(ReplayConfig::deserialize(rest).map_err(refused)?),
+            Type::Modbus => SourceConfig::Modbus(ModbusConfig::deserialize(rest).map_err(refused)?),
+            Type::Sysfs => SourceConfig::Sysfs(SysfsConfig::deserialize(rest).map_err(refused)?),
+            Type::Exec => SourceConfig::Exec(ExecConfig::deserialize(rest).map_err(refused)?),
         })
     }
 
@@ -61,11 +75,15 @@ impl SourceConfig {
         }
     }
 
-    /// Opens the source. Files are relative to `base_dir`; items at or before `resume_after` are not given again.
+    /// Opens the source: checks what it is told and reads the files of a replay, but touches no device before it is
+    /// started. Files are relative to `base_dir`; items at or before `resume_after` are not given again.
     pub fn build(&self, base_dir: &Path, resume_after: Option<PlantTime>) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self.starting_at(PlantTime(wall_now_ms())) {
             SourceConfig::Simulator(config) => Box::new(Simulator::new(&config, resume_after)?),
             SourceConfig::Replay(config) => Box::new(Replay::open(&config, base_dir, resume_after)?),
+            SourceConfig::Modbus(config) => modbus::build(&config)?,
+            SourceConfig::Sysfs(config) => sysfs::build(&config, base_dir)?,
+            SourceConfig::Exec(config) => exec::build(&config, base_dir)?,
         })
     }
 }
@@ -86,7 +104,7 @@ mod tests {
         assert_eq!(config.machines.len(), 24);
         let started = |source: SourceConfig| match source.starting_at(PlantTime(5)) {
             SourceConfig::Simulator(config) => config.start,
-            SourceConfig::Replay(_) => panic!(),
+            _ => panic!(),
         };
         assert_eq!(started(SourceConfig::Simulator(config)), PlantTime(5), "at the first start, not in the past");
         assert_eq!(started(parse("type = 'simulator'\nstart = 9").unwrap()), PlantTime(9));
@@ -119,7 +137,7 @@ mod tests {
     #[test]
     fn errors_say_what_is_allowed() {
         for (text, said) in [
-            ("type = 'modbus'", "expected `simulator` or `replay`"),
+            ("type = 'magic'", "expected one of `simulator`, `replay`, `modbus`, `sysfs`, `exec`"),
             ("type = 'simulator'\nspeed = 3", "unknown field `speed`"),
             ("type = 'simulator'\nmachines = 0", "a number of machines from 1 to 10000"),
             ("type = 'simulator'\nstart = 'today'", "a time such as"),

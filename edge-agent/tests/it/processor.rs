@@ -21,7 +21,7 @@ use proto::{
     telemetry::{Frame, FrameKind},
     time::{PlantClock, PlantTime, wall_now_ms},
     topic::{Channel, Topic},
-    wire::telemetry::{Birth, GapReason, MachineInfo, Quality, SensorInfo, Status},
+    wire::telemetry::{Birth, GapReason, MachineInfo, SensorInfo, Status},
 };
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use tokio::{
@@ -229,7 +229,7 @@ impl Source for Ticks {
     fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
         while self.next <= now && out.len() < items_max {
             // Not compressible.
-            let values = vec![Reading { value: (self.next.0 as f64).sin(), quality: Quality::Good }];
+            let values = vec![Reading::good((self.next.0 as f64).sin())];
             out.push(Item::Sample(Sample { machine: self.machine.clone(), time: self.next, values }));
             self.next = self.next.plus_millis(if self.next < self.burst_until { 1 } else { 10 });
         }

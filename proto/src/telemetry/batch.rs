@@ -13,8 +13,11 @@ pub enum BatchError {
     Unit(#[from] UnknownUnit),
     #[error("the batch has no seal time")]
     Unsealed,
-    #[error("machine {machine}, sensor {sensor}: {stamps} time stamps, but {values} values and {qualities} qualities")]
-    Columns { machine: String, sensor: String, stamps: usize, values: usize, qualities: usize },
+    #[error(
+        "machine {machine}, sensor {sensor}: {stamps} time stamps, but {values} values, {qualities} qualities and \
+         {reasons} reasons"
+    )]
+    Columns { machine: String, sensor: String, stamps: usize, values: usize, qualities: usize, reasons: usize },
     #[error("machine {machine}: {reason}")]
     Machine { machine: String, reason: &'static str },
     #[error("the header counts {header} readings, the batch has {batch}")]
@@ -74,14 +77,15 @@ fn check_columns(machine: &MachineReadings) -> Result<(), BatchError> {
     let stamps = machine.time_delta_ms.len();
     for s in &machine.sensors {
         AssetId::new(&s.sensor)?;
-        let (values, qualities) = (s.value.len(), s.quality.len());
-        if values != stamps || (qualities != 0 && qualities != stamps) {
+        let (values, qualities, reasons) = (s.value.len(), s.quality.len(), s.reason.len());
+        if values != stamps || [qualities, reasons].iter().any(|many| ![0, stamps].contains(many)) {
             return Err(BatchError::Columns {
                 machine: machine.machine.clone(),
                 sensor: s.sensor.clone(),
                 stamps,
                 values,
                 qualities,
+                reasons,
             });
         }
     }
@@ -106,7 +110,12 @@ mod tests {
             machines: vec![MachineReadings {
                 machine: "m1".into(),
                 time_delta_ms: vec![1_000, 1_000],
-                sensors: vec![SensorColumn { sensor: "temperature".into(), value: values, quality }],
+                sensors: vec![SensorColumn {
+                    sensor: "temperature".into(),
+                    value: values,
+                    quality,
+                    ..Default::default()
+                }],
             }],
             ..Default::default()
         }
@@ -122,6 +131,9 @@ mod tests {
     fn columns_that_do_not_fit_are_refused() {
         assert!(matches!(check_batch(&batch(vec![1.0], vec![])), Err(BatchError::Columns { .. })));
         assert!(matches!(check_batch(&batch(vec![1.0, 2.0], vec![0])), Err(BatchError::Columns { .. })));
+        let mut short = batch(vec![1.0, 2.0], vec![]);
+        short.machines[0].sensors[0].reason = vec![1];
+        assert!(matches!(check_batch(&short), Err(BatchError::Columns { reasons: 1, .. })));
         let mut bad = batch(vec![1.0, 2.0], vec![]);
         bad.machines[0].machine = "../x".into();
         assert!(matches!(check_batch(&bad), Err(BatchError::Name(_))));

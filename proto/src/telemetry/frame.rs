@@ -345,7 +345,7 @@ mod tests {
         for (from, seq) in [(None, 0), (Some(Position { epoch: Epoch([9; 16]), seq: 44 }), 7)] {
             let bridge = Frame::bridge(from, Position { epoch: EPOCH, seq }, &gap);
             let back = Frame::split(bridge.encode()).unwrap();
-            assert_eq!((back.gap_content().unwrap(), back), (gap.clone(), bridge));
+            assert_eq!((back.gap_content().unwrap(), back), (gap, bridge));
         }
     }
 

@@ -18,7 +18,8 @@ fn agent() -> AgentKey {
 }
 
 fn batch() -> TelemetryBatch {
-    let sensors = vec![SensorColumn { sensor: "sound".into(), value: vec![70.0, 71.0], quality: vec![] }];
+    let sensors =
+        vec![SensorColumn { sensor: "sound".into(), value: vec![70.0, 71.0], quality: vec![], reason: vec![] }];
     TelemetryBatch {
         sealed: Some(SealTime { time_ms: 3, ..Default::default() }),
         machines: vec![MachineReadings { machine: "m".into(), time_delta_ms: delta_encode(&[1, 2]), sensors }],

@@ -187,7 +187,7 @@ fn column(machine: &AssetId, sensor: &str, readings: &[RawReading]) -> MachineRe
     MachineReadings {
         machine: machine.to_string(),
         time_delta_ms: delta_encode(&stamps),
-        sensors: vec![SensorColumn { sensor: sensor.into(), value, quality: vec![] }],
+        sensors: vec![SensorColumn { sensor: sensor.into(), value, quality: vec![], reason: vec![] }],
     }
 }
 

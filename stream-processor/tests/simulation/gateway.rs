@@ -174,7 +174,7 @@ impl Agent {
 }
 
 fn batch(n: i64) -> TelemetryBatch {
-    let sensors = vec![SensorColumn { sensor: "count".into(), value: vec![n as f64], quality: vec![] }];
+    let sensors = vec![SensorColumn { sensor: "count".into(), value: vec![n as f64], quality: vec![], reason: vec![] }];
     TelemetryBatch {
         sealed: Some(SealTime { time_ms: n, ..Default::default() }),
         machines: vec![MachineReadings { machine: "m".into(), time_delta_ms: delta_encode(&[n]), sensors }],

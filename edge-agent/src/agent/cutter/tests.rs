@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use proto::{
     asset::AssetId,
     telemetry::{check_batch, delta_decode, frame::FRAME_BYTES_MAX},
-    wire::telemetry::{EventRecord, MachineInfo, Quality, SensorInfo},
+    wire::telemetry::{EventRecord, MachineInfo, SensorInfo},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -80,7 +80,7 @@ fn info(machine: &str, sensors: usize) -> MachineInfo {
 }
 
 fn sample(machine: &str, ms: i64, values: &[f64]) -> Item {
-    let values = values.iter().map(|&value| Reading { value, quality: Quality::Good }).collect();
+    let values = values.iter().map(|&value| Reading::good(value)).collect();
     Item::Sample(Sample { machine: AssetId::new(machine).unwrap(), time: PlantTime(ms), values })
 }
 
@@ -235,6 +235,82 @@ fn history_waits_for_room_and_what_is_live_does_not() {
     assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::More);
 }
 
+/// Has something new at every look.
+struct Device(PlantTime);
+
+impl Source for Device {
+    fn machines(&self) -> Vec<MachineInfo> {
+        vec![info("live", 1)]
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn poll(&mut self, now: PlantTime, items_max: usize, out: &mut Vec<Item>) -> Result<bool, SourceError> {
+        self.0 = now;
+        out.extend((0..items_max).map(|_| sample("live", now.0, &[1.0])));
+        Ok(false)
+    }
+
+    fn progress(&self) -> PlantTime {
+        self.0
+    }
+
+    fn next_due(&self) -> Option<PlantTime> {
+        Some(self.0.plus_millis(1))
+    }
+}
+
+#[test]
+fn what_is_live_is_read_while_history_waits_until_memory_has_its_share() {
+    let items: Vec<_> = [0, 900].map(|ms| sample("a", ms, &[0.0])).into();
+    let sources: Vec<Box<dyn Source>> =
+        vec![Box::new(Script::after("a", &items, None)), Box::new(Device(PlantTime(0)))];
+    let mut cutter = cutter(sources, 10_000, None);
+    cutter.cut(PlantTime(1_000), SealTime::default());
+    let held = |cutter: &Cutter| cutter.held.values().map(|instant| instant.items.len()).sum::<usize>();
+    for step in 1..=3 {
+        let now = PlantTime(1_000 + step);
+        assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::More);
+        assert_eq!(cutter.poll(now, Some(PlantTime(500))).unwrap(), Polled::Held);
+    }
+    assert_eq!(held(&cutter), 3 * POLL_ITEMS_MAX);
+    let (batch, readings) = cutter.cut(PlantTime(1_004), SealTime::default());
+    assert!(readings == 0 && batch.sealed.unwrap().time_ms < 0, "there is one log, and history comes first");
+
+    let mut step = 3;
+    while held(&cutter) == step as usize * POLL_ITEMS_MAX {
+        step += 1;
+        cutter.poll(PlantTime(1_000 + step), Some(PlantTime(500))).unwrap();
+    }
+    assert!(cutter.held_bytes >= HELD_BYTES_MAX && cutter.held_bytes < HELD_BYTES_MAX + INSTANT_BYTES_MAX);
+    assert_eq!(cutter.poll(PlantTime(9_000), Some(PlantTime(500))).unwrap(), Polled::Held);
+}
+
+#[test]
+fn more_than_a_frame_of_live_readings_at_one_instant_is_no_failure() {
+    let mut cutter = cutter(vec![Box::new(Device(PlantTime(0)))], BATCH_BYTES_MAX, None);
+    cutter.cut(PlantTime(1_000), SealTime::default());
+    // The clock does not move between the polls, as it does not when it was set back.
+    let polls = 2 * INSTANT_BYTES_MAX / (POLL_ITEMS_MAX * 20) + 1;
+    let now = PlantTime(2_000);
+    for _ in 0..polls {
+        cutter.sources = vec![Box::new(Device(PlantTime(0)))];
+        assert_eq!(cutter.poll(now, None).unwrap(), Polled::More);
+    }
+    let (mut stamps, mut total) = (BTreeSet::new(), 0);
+    cutter.sources = vec![Box::new(Device(now.plus_millis(10)))];
+    for _ in 0..20 {
+        let (batch, readings) = cutter.cut(now.plus_millis(10), SealTime::default());
+        assert!(batch.encoded_len() + proto::telemetry::HEADER_BYTES <= FRAME_BYTES_MAX);
+        stamps.extend(keys(&batch).into_iter().map(|key| key.1));
+        total += readings as usize;
+    }
+    assert_eq!(total, polls * POLL_ITEMS_MAX);
+    assert!(stamps.len() >= 2 && stamps.iter().all(|ms| (2_000..2_010).contains(ms)), "{stamps:?}");
+}
+
 /// Everything at its bound: as many machines as are accepted, in batches of the largest size.
 #[test]
 fn the_largest_batches_fit_into_a_frame() {
@@ -248,7 +324,7 @@ fn the_largest_batches_fit_into_a_frame() {
             // As long on the wire as a stamp can be, and nothing that compresses.
             let ms = i64::MAX / 2 * (self.1 % 2) + self.1;
             let mut rng = ChaCha8Rng::seed_from_u64(self.1 as u64);
-            let mut reading = || Reading { value: rng.random(), quality: Quality::Stale };
+            let mut reading = || Reading::stale(rng.random());
             for machine in &self.0 {
                 let values = machine.sensors.iter().map(|_| reading()).collect();
                 let machine = AssetId::new(&machine.machine).unwrap();
@@ -264,7 +340,7 @@ fn the_largest_batches_fit_into_a_frame() {
         }
     }
     let plant = |n: usize, sensors| (0..n).map(|i| info(&format!("m{i}"), sensors)).collect::<Vec<_>>();
-    for (most, sensors) in [(1_600, 10), (14, 1_200), (1, 10)] {
+    for (most, sensors) in [(1_500, 10), (14, 1_150), (1, 10)] {
         assert!(BatchBuilder::new(&plant(most, sensors)).is_ok(), "{most} x {sensors}");
         let mut cutter = cutter(vec![Box::new(Wide(plant(most, sensors), 0))], usize::MAX, None);
         let (mut batches, now) = (Vec::new(), PlantTime(i64::MAX));

@@ -6,7 +6,7 @@ use proto::{
     asset::AssetId,
     clock::ClockConfig,
     telemetry::delta_decode,
-    wire::telemetry::{Birth, MachineInfo, Quality, SensorInfo},
+    wire::telemetry::{Birth, MachineInfo, SensorInfo},
 };
 
 use rand::{Rng, SeedableRng};
@@ -47,7 +47,7 @@ impl Source for Sensor {
         while self.due <= Instant::now() {
             self.taken += 1;
             self.due += Duration::from_secs(1);
-            let values = vec![Reading { value: f64::from(self.taken), quality: Quality::Good }];
+            let values = vec![Reading::good(f64::from(self.taken))];
             out.push(Item::Sample(Sample { machine: AssetId::new("m").unwrap(), time: now, values }));
         }
         self.polled = now;

@@ -24,6 +24,19 @@ sensors = [
 ]
 "#;
 
+const MODBUS: &str = r#"
+[[source]]
+type = "modbus"
+url = "tcp://10.0.0.5"
+interval_ms = 500
+[[source.machines]]
+id = "press-1"
+kind = "press"
+sensors = [
+    { sensor = "t", unit = "C", at = { table = "input", address = 1, type = "f32" } },
+]
+"#;
+
 fn load(text: &str) -> Result<Gateway, String> {
     Gateway::parse("gateway.toml", text, PathBuf::from("/etc/mill")).map_err(|e| e.to_string())
 }
@@ -46,9 +59,12 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
         (GOOD.replace("gw-1", "gw/1"), "`agent`: `gw/1` is not a valid name"),
         (
             GOOD.replace("\"simulator\"", "\"magic\""),
-            "gateway.toml:10: `type`: unknown variant `magic`, expected `simulator`",
+            "gateway.toml:10: `type`: unknown variant `magic`, expected one of `simulator`, `replay`, `modbus`",
         ),
-        (GOOD.replace("type =", "kind ="), "gateway.toml:9: missing field `type`, expected `simulator` or `replay`"),
+        (
+            GOOD.replace("type =", "kind ="),
+            "gateway.toml:9: missing field `type`, expected `simulator`, `replay`, `modbus`",
+        ),
         (GOOD.replace("data = \"spool\"\n", ""), "gateway.toml: missing field `data`"),
         (GOOD.replace("url = \"mqtt://broker:1884\"\n", ""), "gateway.toml:6: missing field `url`"),
         (GOOD.split("[[").next().unwrap().into(), "`source`: at least one [[source]] is needed"),
@@ -62,6 +78,20 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
         (
             format!("{GOOD}{REPLAY}").replace("\"unix_s\"", "\"s\""),
             "gateway.toml:16: `format`: unknown variant `s`, expected one of `date_time`",
+        ),
+        (
+            format!("{GOOD}{MODBUS}").replace("table", "tabel"),
+            "gateway.toml:20: `at`: unknown field `tabel`, expected one of `unit_id`",
+        ),
+        (
+            format!("{GOOD}{MODBUS}").replace("\"f32\"", "\"float\""),
+            "gateway.toml:20: `type`: unknown variant `float`, expected",
+        ),
+        (format!("{GOOD}{MODBUS}").replace("kind = \"press\"", ""), "gateway.toml:16: missing field `kind`"),
+        (format!("{GOOD}{MODBUS}speed = 1"), "gateway.toml:22: unknown field `speed`"),
+        (
+            format!("{GOOD}{MODBUS}").replace("interval_ms = 500", "intervall = 1"),
+            "gateway.toml:15: unknown field `intervall`",
         ),
         (format!("{GOOD}[publish]\nbytes_per_second = 5"), "`publish.bytes_per_second`: 5 is not within"),
         (format!("{GOOD}[publish]\nbatches_per_second = 0"), "`publish.batches_per_second`: 0 is not within 1 to"),

@@ -11,7 +11,7 @@ use std::{
 use proto::{
     asset::AssetId,
     time::{PlantTime, parse_date_time},
-    wire::telemetry::{EventKind, EventRecord, Quality},
+    wire::telemetry::{EventKind, EventRecord, QualityReason},
 };
 
 use super::{
@@ -159,9 +159,9 @@ impl Rows {
 /// An empty field is no reading; one that is not a number is a bad one. Neither stops the replay.
 fn reading(text: &str) -> Reading {
     match text.parse::<f64>() {
-        Ok(value) => Reading { value, quality: Quality::Good },
-        Err(_) if text.is_empty() => Reading { value: f64::NAN, quality: Quality::Absent },
-        Err(_) => Reading { value: f64::NAN, quality: Quality::Bad },
+        Ok(value) => Reading::good(value),
+        Err(_) if text.is_empty() => Reading::ABSENT,
+        Err(_) => Reading::bad(QualityReason::Unreadable),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Sensors: noise, resolution, and faults of their own that say nothing about the machine.
 
-use proto::{asset::Unit, wire::telemetry::Quality};
+use proto::{
+    asset::Unit,
+    wire::telemetry::{Quality, QualityReason},
+};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -79,13 +82,14 @@ impl Sensor {
                 let drifted = noisy + *error;
                 self.good(drifted)
             }
-            Some(Ailment::Silent { quality }) => Reading { value: f64::NAN, quality: *quality },
+            Some(Ailment::Silent { quality: Quality::Absent }) => Reading::ABSENT,
+            Some(Ailment::Silent { .. }) => Reading::bad(QualityReason::DeviceError),
         }
     }
 
     fn good(&self, value: f64) -> Reading {
         let value = value.clamp(self.kind.low, self.kind.high);
-        Reading { value: (value * self.kind.steps).round() / self.kind.steps, quality: Quality::Good }
+        Reading::good((value * self.kind.steps).round() / self.kind.steps)
     }
 
     fn change_ailment(&mut self, value: f64, rng: &mut ChaCha8Rng) {

@@ -111,7 +111,7 @@ fn readings(machine: &str, from: i64, to: i64, rng: &mut ChaCha8Rng) -> MachineR
     let sensor = |name: &str, base: f64, rng: &mut ChaCha8Rng| {
         let value = stamps.iter().map(|_| base + odd(rng)).collect();
         let quality = if rng.random_bool(0.7) { vec![] } else { stamps.iter().map(|_| quality(rng)).collect() };
-        SensorColumn { sensor: name.into(), value, quality }
+        SensorColumn { sensor: name.into(), value, quality, reason: vec![] }
     };
     let mut sensors = vec![sensor("temperature", 50.0, rng), sensor("vibration", LARGE, rng)];
     if rng.random_bool(0.1) {
