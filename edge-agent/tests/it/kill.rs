@@ -27,7 +27,7 @@ use super::{
     table::{self, STEP_MS},
 };
 
-const KILLS: u32 = 80;
+const KILLS: u32 = 100;
 const LIFE_MS: std::ops::Range<u64> = 50..1_500;
 const BROKER_AWAY_MS: std::ops::Range<u64> = 0..300;
 /// Rows of the table that become due in a second.
