@@ -134,7 +134,7 @@ impl Hall {
         self.committer = None;
         let ids = (&self.ids.0, &self.ids.1);
         self.committer =
-            Some(Committer::start(self.broker.port(), ids, &self.archive, Manner::LATE, self.rng.random()));
+            Some(Committer::start(self.broker.port(), ids, &self.archive, Manner::LATE, self.clock, self.rng.random()));
     }
 
     pub fn kill_broker(&mut self) {
