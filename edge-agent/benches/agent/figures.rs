@@ -135,7 +135,7 @@ pub fn wear() {
     let (bytes, frames) = (bytes_now - bytes, frames_now - frames);
     let payload = bytes - frames * proto::telemetry::HEADER_BYTES as u64;
     println!(
-        "  {frames} frames with {payload} bytes of payload; {} bytes written, {} to disk in whole pages",
+        "  {frames} frames with {payload} bytes of payload; {} bytes written, {} in dirty pages",
         span.written, span.to_disk
     );
     println!(
@@ -221,7 +221,12 @@ pub fn drain() {
     site.broker_up();
     site.start_committer();
     let (before, done) = (usage(site.agent()), site.archive.lock().readings);
-    site.wait("the backlog", HOUR, |s| s.archive.lock().readings >= frames * 2_000);
+    let mut most = now;
+    site.wait("the backlog", HOUR, |s| {
+        most = memory(s.agent()).0.max(most);
+        s.archive.lock().readings >= frames * 2_000
+    });
+    println!("  resident while it drains at most {most:.1} MiB");
     let readings = site.archive.lock().readings - done;
     report(&site, usage(site.agent()) - before, readings);
 }

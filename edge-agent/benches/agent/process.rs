@@ -14,9 +14,9 @@ pub struct Usage {
     at: Instant,
     /// Seconds, of all threads.
     pub cpu: f64,
-    /// Bytes passed to write calls; sockets are not written to by these.
+    /// Bytes that the spool's thread passed to write calls: all of its files, no sockets.
     pub written: u64,
-    /// Bytes that went to the disk, in whole pages.
+    /// Bytes of pages that it made dirty.
     pub to_disk: u64,
 }
 
@@ -53,13 +53,19 @@ pub fn usage(id: u32) -> Usage {
     // Behind the name, which may have anything in it but comes in brackets.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
-    let io = fs::read_to_string(format!("/proc/{id}/io")).unwrap_or_default();
     Usage {
         at: Instant::now(),
         cpu: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
-        written: line(&io, "wchar:"),
-        to_disk: line(&io, "write_bytes:"),
+        written: of_spool(id, "wchar:"),
+        to_disk: of_spool(id, "write_bytes:"),
     }
+}
+
+fn of_spool(id: u32, what: &str) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten().map(|t| t.path());
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    let spools = threads.filter(|t| read(t.join("comm")).starts_with("spool-"));
+    spools.map(|t| line(&read(t.join("io")), what)).sum()
 }
 
 /// Resident now, at most so far, and of now what belongs to no file, in MiB.

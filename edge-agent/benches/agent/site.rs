@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::asset::AssetId;
+use proto::{asset::AssetId, time::PlantClock};
 use tempfile::TempDir;
 
 use crate::{
@@ -52,7 +52,8 @@ impl Site {
 
     pub fn start_committer(&mut self) {
         let ids = (&self.ids.0, &self.ids.1);
-        self.committer = Some(Committer::start(self.broker.port(), ids, &self.archive, Manner::PROMPT, 1));
+        self.committer =
+            Some(Committer::start(self.broker.port(), ids, &self.archive, Manner::PROMPT, PlantClock::WALL, 1));
     }
 
     pub fn start_agent(&mut self, settings: &str) {

@@ -16,8 +16,6 @@ use crate::{
     spool::{SpoolConfig, disk::Disk, log::Extent},
 };
 
-mod slow_disk;
-
 const MINUTE: i64 = 60_000;
 const MACHINES: i64 = 4;
 

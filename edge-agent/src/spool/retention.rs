@@ -164,6 +164,10 @@ impl<D: Disk> Spool<D> {
             return Ok(());
         };
         let pieces = self.without_damage(&held, self.segments[at].previous)?;
+        // It was read while an eviction changed its segment, and can be read by now.
+        if pieces.iter().all(|piece| matches!(piece, Piece::Keep(_))) {
+            return Ok(());
+        }
         let damaged = held.iter().zip(&pieces).filter(|(e, piece)| !e.gap && matches!(piece, Piece::Gap(_)));
         let loss: Loss = damaged.map(|(e, _)| e).collect();
         self.put(at, first, pieces)?;

@@ -106,6 +106,13 @@ fn damage_becomes_a_gap_for_exactly_the_damaged_frames() {
     assert_eq!(seqs(&spool)[0], (1, 1, 1, true));
     assert_eq!(gap_at(&spool, frames[0].0).1.reason(), GapReason::Damaged);
 
+    let losses = spool.losses();
+    spool.mend(frames[4].0).unwrap();
+    assert_eq!(
+        (spool.losses(), seqs(&spool)[4]),
+        (losses, (1, 5, 5, false)),
+        "what can be read again needs no mending"
+    );
     let place = spool.log().lock().covering(frames[3].0).unwrap().place;
     disk.damage(&segment::name(place.segment), place.offset as usize + 3);
     spool.mend(frames[3].0).unwrap();

@@ -15,7 +15,7 @@ use proto::{
         Frame, FrameHeader, FrameKind,
         frame::{FRAME_BYTES_MAX, FrameError},
     },
-    time::PlantTime,
+    time::PlantClock,
     topic::{Channel, Topic},
 };
 use rand::{Rng, SeedableRng};
@@ -148,8 +148,16 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Takes over the archive: a new incarnation, that goes on from what is committed.
-    pub fn start(port: u16, agent: (&AssetId, &AssetId), archive: &Archive, manner: Manner, seed: u64) -> Self {
+    /// Takes over the archive: a new incarnation, that goes on from what is committed. Agents that share a plant clock
+    /// believe its acks about the time.
+    pub fn start(
+        port: u16,
+        agent: (&AssetId, &AssetId),
+        archive: &Archive,
+        manner: Manner,
+        clock: PlantClock,
+        seed: u64,
+    ) -> Self {
         let (incarnation, chain) = {
             let mut committed = archive.lock();
             committed.incarnation += 1;
@@ -163,6 +171,7 @@ impl Committer {
             received: chain,
             pending: Vec::new(),
             manner,
+            clock,
             rng: ChaCha8Rng::seed_from_u64(seed ^ incarnation),
             telemetry: topic(Channel::Telemetry),
             ack: topic(Channel::Ack),
@@ -196,6 +205,7 @@ struct Task {
     /// There is something to say.
     announce: bool,
     manner: Manner,
+    clock: PlantClock,
     rng: ChaCha8Rng,
     telemetry: String,
     ack: String,
@@ -276,7 +286,7 @@ impl Task {
                 received: self.received.position(),
                 committed,
                 paused: false,
-                plant_time: PlantTime(0),
+                plant_time: self.clock.now(),
             };
             // If the queue is full, the next one says it as well.
             let said = client.try_publish(&self.ack, QoS::AtLeastOnce, true, ack.encode());

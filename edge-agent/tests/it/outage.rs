@@ -7,7 +7,7 @@ use proto::{
     asset::AssetId,
     position::Epoch,
     telemetry::{check_batch, delta_decode},
-    time::wall_now_ms,
+    time::{PlantClock, PlantTime, wall_now_ms},
 };
 
 use super::{
@@ -34,12 +34,13 @@ const DAY: Duration = Duration::from_secs(20);
 fn a_day_without_a_broker_is_kept_and_arrives_when_it_comes_back() {
     let (Some(mut broker), folder) = (Mosquitto::open(), tempfile::tempdir().unwrap()) else { return };
     let speed = DAY_MS / DAY.as_millis() as i64;
+    let (wall_origin_ms, plant_origin) = (wall_now_ms(), PlantTime(START_MS));
+    let clock = PlantClock { wall_origin_ms, plant_origin, speed: speed as f64 };
     let config = format!(
         "site = \"mill\"\nagent = \"gw\"\ndata = \"spool\"\n[mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\n\
-         [clock]\nwall_origin_ms = {}\nplant_origin = {START_MS}\nspeed = {speed}\n\
+         [clock]\nwall_origin_ms = {wall_origin_ms}\nplant_origin = {START_MS}\nspeed = {speed}\n\
          [[source]]\ntype = \"simulator\"\nstart = {START_MS}\nmachines = {MACHINES}\ninterval_ms = 1000\n",
         broker.port(),
-        wall_now_ms(),
     );
     fs::write(folder.path().join("gateway.toml"), config).unwrap();
     broker.kill();
@@ -54,7 +55,7 @@ fn a_day_without_a_broker_is_kept_and_arrives_when_it_comes_back() {
     broker.restart();
     let archive = Archive::new(1);
     let ids = (&AssetId::new("mill").unwrap(), &AssetId::new("gw").unwrap());
-    let _committer = Committer::start(broker.port(), ids, &archive, Manner::LATE, 1);
+    let _committer = Committer::start(broker.port(), ids, &archive, Manner::LATE, clock, 1);
     let agent = Agent::start(folder.path());
     let mut before = 0;
     while before < readings {

@@ -5,6 +5,8 @@ use proto::{position::Epoch, wire::telemetry::SealTime};
 use super::*;
 use crate::spool::{SpoolConfig, disk::memory::Memory};
 
+mod slow_disk;
+
 fn batch(n: i64) -> SealedBatch {
     let sealed = Some(SealTime { time_ms: n, ..Default::default() });
     SealedBatch { batch: Box::new(TelemetryBatch { sealed, ..Default::default() }), readings: 1 }
