@@ -118,7 +118,8 @@ impl Gateway {
         self.agent.needs_restart(&new.agent).or(own)
     }
 
-    fn parse(name: &str, text: &str, base: PathBuf) -> Result<Gateway, ConfigError> {
+    /// `name` is what errors call the text, `base` the folder in which its relative paths begin.
+    pub fn parse(name: &str, text: &str, base: PathBuf) -> Result<Gateway, ConfigError> {
         let refused = |e| ConfigError::toml(name, text, &e);
         let mut root = DeTable::parse(text).map_err(refused)?;
         let sources = match root.get_mut().remove("source") {

@@ -1,6 +1,7 @@
 //! The agent against real programs: its own binary, and a real broker.
 
 mod agent;
+mod arm;
 mod broker;
 mod certificates;
 mod committer;
