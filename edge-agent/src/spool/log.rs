@@ -168,10 +168,12 @@ impl Log {
         if self.follows(next, received) {
             return None;
         }
-        let oldest = if received.is_some_and(|p| self.chapter(p.epoch).is_some()) { next } else { self.extents().next()? };
+        let oldest =
+            if received.is_some_and(|p| self.chapter(p.epoch).is_some()) { next } else { self.extents().next()? };
         let to = Position { epoch: oldest.position.epoch, seq: oldest.position.seq - 1 };
         let known = received.and_then(|p| self.chapter(p.epoch).map(|c| p.seq > c.last_seq));
-        let first_ever = self.chapters.front().is_some_and(|c| self.link_of(c.epoch).is_none()) && self.committed.is_none();
+        let first_ever =
+            self.chapters.front().is_some_and(|c| self.link_of(c.epoch).is_none()) && self.committed.is_none();
         let reason = match (received, known) {
             (None, _) | (_, Some(false)) => GapReason::Released,
             (_, Some(true)) => GapReason::TailLost,

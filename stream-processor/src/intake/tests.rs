@@ -81,7 +81,10 @@ fn a_break_is_taken_only_from_exactly_where_we_are() {
     let (stands, to) = (Some(at(1, 5)), at(2, 0));
     let took = offers(&mut intake, &[bridge(stands, to), bridge(stands, to), data(at(2, 1), Some(at(9, 9)))]);
     assert_eq!(took, [Bridge { from: stands, to }, Duplicate, Take { from: 1 }], "behind it, no link is asked for");
-    assert_eq!(offers(&mut intake, &[bridge(Some(at(2, 1)), at(3, 7))]), [Bridge { from: Some(at(2, 1)), to: at(3, 7) }]);
+    assert_eq!(
+        offers(&mut intake, &[bridge(Some(at(2, 1)), at(3, 7))]),
+        [Bridge { from: Some(at(2, 1)), to: at(3, 7) }]
+    );
 }
 
 #[test]

@@ -138,7 +138,11 @@ fn a_snapshot_goes_on_as_the_stream_would_have() {
     let mut stream = Stream::new(config());
     run(&mut stream, interleave(&logs, &mut rng), &mut rng, 9);
     let (mut restored, _) = Stream::restore(config(), &stream.snapshot(&EpochsLeft::new()).unwrap()).unwrap();
-    assert_eq!(restored.snapshot(&EpochsLeft::new()).unwrap(), stream.snapshot(&EpochsLeft::new()).unwrap(), "seed {seed}");
+    assert_eq!(
+        restored.snapshot(&EpochsLeft::new()).unwrap(),
+        stream.snapshot(&EpochsLeft::new()).unwrap(),
+        "seed {seed}"
+    );
     let rest = interleave(&rest, &mut rng);
     let (a, b) = (stream.apply(rest.clone(), None).unwrap(), restored.apply(rest, None).unwrap());
     assert!(a.readings.equals_missing(&b.readings), "seed {seed}");

@@ -141,7 +141,11 @@ impl Archive {
             let declared =
                 |r: &&&Row| r.n.is_none() && r.from.epoch == at.epoch && (r.from.seq..=r.last_seq).contains(&at.seq);
             let broken = gateway.taken_away.contains(n) && rows.iter().any(|r| r.break_to);
-            assert!(broken || rows.iter().find(declared).is_some(), "{:?}: batch {n} at {at} is lost in silence", gateway.key);
+            assert!(
+                broken || rows.iter().find(declared).is_some(),
+                "{:?}: batch {n} at {at} is lost in silence",
+                gateway.key
+            );
         }
     }
 }
