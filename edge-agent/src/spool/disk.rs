@@ -43,6 +43,13 @@ pub trait Disk: Send + Sync + 'static {
         self.replace(name, &kept)
     }
 
+    /// Writes over the content of a file in place, and syncs it; its name is as durable as before. After a power cut it
+    /// may be torn, unless the disk can do better.
+    fn overwrite(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.replace(name, bytes)?;
+        self.sync_folder()
+    }
+
     /// Replaces a file as a whole: after a power cut it is the old one or the new one, and surely the new one only
     /// after the folder is synced.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -132,6 +139,13 @@ impl Disk for Folder {
         self.with_open(name, |file| file.set_len(bytes))
     }
 
+    fn overwrite(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        file.write_all_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_data()
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.close(from);
         self.close(to);
@@ -159,7 +173,7 @@ fn create_all(path: &Path) -> io::Result<()> {
     })
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "memory-disk"))]
 pub mod memory;
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+};
 
 use proto::wire::telemetry::{EventRecord, Gap, GapReason, TelemetryBatch};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{disk::memory::Memory, *};
+
+mod crash_points;
+mod format;
 
 const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 6_000, segment_bytes: 1_000 };
 
@@ -248,7 +254,10 @@ fn losses_are_counted() {
 /// bytes, or covered by a gap that says it was evicted.
 #[test]
 fn nothing_visible_is_ever_lost_in_silence() {
-    for seed in 0..100 {
+    let given = std::env::var("MILLWRIGHT_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seeds = given.map_or_else(|| (0..100).map(|_| RandomState::new().hash_one(0)).collect(), |seed| vec![seed]);
+    for seed in seeds {
+        println!("MILLWRIGHT_SEED={seed}");
         let mut model = Model::new(seed);
         for step in 0..60 {
             model.step();
