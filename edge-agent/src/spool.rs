@@ -24,6 +24,7 @@ use proto::{
     time::PlantTime,
 };
 
+pub mod checkpoint;
 pub mod disk;
 pub mod log;
 pub mod record;
@@ -34,11 +35,11 @@ mod reader;
 
 pub use reader::{ReadError, SpoolReader};
 
+use checkpoint::Checkpoints;
 use disk::Disk;
 use log::{Extent, Log};
 use record::Record;
 use recovery::Piece;
-use retention::Checkpoint;
 use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 pub const SPOOL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
@@ -157,6 +158,7 @@ pub struct Spool<D> {
     /// Seal time of the newest durable frame.
     sealed: Option<PlantTime>,
     losses: Losses,
+    checkpoints: Checkpoints,
 }
 
 impl<D: Disk> Spool<D> {
@@ -170,13 +172,13 @@ impl<D: Disk> Spool<D> {
             numbers.extend(segment::number(&name));
         }
         numbers.sort_unstable();
-        let checkpoint = Checkpoint::load(&*disk)?;
+        let (checkpoints, checkpoint) = Checkpoints::load(&*disk)?;
         let keep = numbers.partition_point(|n| *n < checkpoint.keep_from);
         let next_number = numbers.last().map_or(0, |n| n + 1).max(checkpoint.keep_from);
         let mut spool = Spool {
             disk,
             config,
-            log: SharedLog(Arc::new(Mutex::new(Log::new(checkpoint.committed)))),
+            log: SharedLog::default(),
             segments: VecDeque::new(),
             active: false,
             torn: false,
@@ -189,6 +191,7 @@ impl<D: Disk> Spool<D> {
             group_sealed: None,
             sealed: checkpoint.sealed,
             losses: Losses::default(),
+            checkpoints,
         };
         for freed in numbers.drain(..keep) {
             spool.remove(freed)?;
@@ -214,7 +217,12 @@ impl<D: Disk> Spool<D> {
             found.push(segment::scan(*number, &bytes));
             buffer = bytes.try_into_mut().map(Vec::from).unwrap_or_default();
         }
-        let resolution = recovery::resolve(found, committed);
+        let begin = match self.checkpoints.damaged {
+            true => recovery::begin(&found, committed),
+            false => committed,
+        };
+        *self.log.lock() = Log::new(begin);
+        let resolution = recovery::resolve(found, begin);
         let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
         let mut frames = 0;
         for resolved in resolution.segments {

@@ -1,83 +1,23 @@
 //! What leaves the spool: committed segments are removed, evicted ones become a gap, damaged frames too.
 
-use bytes::BufMut;
 use proto::{
-    position::{Epoch, Position},
+    position::Position,
     telemetry::{Frame, FrameKind},
-    time::PlantTime,
     wire::telemetry::{GapReason, SealTime},
 };
 
 use super::{
     Context, Loss, Segment, Spool, SpoolError,
+    checkpoint::Checkpoint,
     disk::Disk,
     log::Extent,
     recovery::{self, Piece},
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
-/// How far the log is committed, kept for a start that finds no segment to learn it from.
-/// `0 epoch [16]  16 seq u64  24 first segment needed u64  32 seal time i64  40 CRC32C u32`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Checkpoint {
-    pub committed: Option<Position>,
-    /// Segments with lower numbers are freed, even if a power cut brought them back.
-    pub keep_from: u64,
-    /// Seal time of the newest durable frame when this was written.
-    pub sealed: Option<PlantTime>,
-}
-
 /// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
 const QUARANTINED: &str = ".quarantined";
 pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
-
-const CHECKPOINT: &str = "checkpoint";
-const CHECKPOINT_BYTES: usize = 44;
-
-impl Checkpoint {
-    pub fn load(disk: &impl Disk) -> Result<Self, SpoolError> {
-        if !disk.list().context("list", "the folder")?.iter().any(|n| n == CHECKPOINT) {
-            return Ok(Checkpoint::default());
-        }
-        let found = disk.bytes(CHECKPOINT).context("measure", CHECKPOINT)?;
-        let bytes = disk.read(CHECKPOINT, 0, found.min(CHECKPOINT_BYTES as u64) as usize);
-        let checkpoint = Self::decode(&bytes.context("read", CHECKPOINT)?);
-        if checkpoint.is_none() {
-            tracing::warn!("the spool's checkpoint is damaged; what is committed will be learned from the next ack");
-        }
-        Ok(checkpoint.unwrap_or_default())
-    }
-
-    fn store(&self, disk: &impl Disk) -> Result<(), SpoolError> {
-        disk.replace(CHECKPOINT, &self.encode()).context("write", CHECKPOINT)?;
-        disk.sync_folder().context("sync", "the folder")
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(CHECKPOINT_BYTES);
-        out.put_slice(&self.committed.map_or(Epoch::NONE, |p| p.epoch).0);
-        out.put_u64_le(self.committed.map_or(0, |p| p.seq));
-        out.put_u64_le(self.keep_from);
-        out.put_i64_le(self.sealed.unwrap_or(PlantTime::MIN).millis());
-        out.put_u32_le(crc32c::crc32c(&out));
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.first_chunk::<CHECKPOINT_BYTES>()?;
-        let number = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
-        if bytes[40..] != crc32c::crc32c(&bytes[..40]).to_le_bytes() {
-            return None;
-        }
-        let position = Position { epoch: Epoch::from_slice(&bytes[..16])?, seq: number(16)? };
-        let sealed = PlantTime(number(32)? as i64);
-        Some(Checkpoint {
-            committed: Some(position).filter(|p| p.epoch != Epoch::NONE),
-            keep_from: number(24)?,
-            sealed: Some(sealed).filter(|t| *t != PlantTime::MIN),
-        })
-    }
-}
 
 impl<D: Disk> Spool<D> {
     /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
@@ -102,12 +42,13 @@ impl<D: Disk> Spool<D> {
         if self.segments.front().is_none_or(|s| s.number >= keep_from) {
             return Ok(());
         }
-        Checkpoint { committed, keep_from, sealed: self.sealed }.store(&*self.disk)?;
+        let checkpoint = Checkpoint { committed, keep_from, sealed: self.sealed };
+        self.checkpoints.store(&*self.disk, &checkpoint)?;
         while let Some(segment) = self.segments.front().filter(|s| s.number < keep_from) {
             self.remove(segment.number)?;
             self.segments.pop_front();
         }
-        Ok(())
+        self.sync_folder()
     }
 
     /// Evicts oldest segments until `bytes` more fit.

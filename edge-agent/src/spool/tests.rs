@@ -69,7 +69,7 @@ fn the_chain_survives_when_every_segment_was_freed() {
     drop(spool);
     let mut spool = open(&disk, 2);
     spool.free(last).unwrap();
-    assert_eq!(disk.list().unwrap(), ["checkpoint"]);
+    assert_eq!(disk.list().unwrap(), ["checkpoint.b"]);
     let spool = open(&disk, 3);
     assert_eq!(spool.next().1, Some(last));
     assert_eq!(spool.sealed(), Some(PlantTime(0)), "as the frames on the disk say");
