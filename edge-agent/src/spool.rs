@@ -4,11 +4,16 @@
 //! 0000000000000007.seg   epoch A, frames 1204..1388     the oldest: removed when committed, or a gap when evicted
 //! 0000000000000008.seg   epoch A, frames 1389..1401     its torn tail was cut at start
 //! 0000000000000009.seg   epoch B, frames 1..            appended to
-//! checkpoint             how far the log is committed, and the first segment still needed
+//! checkpoint.a, .b       how far the log is committed, and the first segment still needed; written in turn
 //! ```
 //!
 //! Frames are written in groups, one sync for all of them, and are visible (in [`Log`]) only after it. An epoch that
-//! was recovered is never appended to. What can't be kept or read back becomes a gap frame, so the log has no hole.
+//! was recovered is never appended to. What can't be kept or read back becomes a gap frame, so the log has no hole: each
+//! segment says where the epoch before its own ended, so that even a file that is gone is missed.
+//!
+//! What is committed is removed: first a checkpoint is durable that says so, then the files go, then the folder is synced.
+//! A lost checkpoint costs repeats, never data. Opening does not fail for what is in the files: a segment that can't be
+//! read, or that a newer version wrote, is set aside as `*.seg.unreadable`.
 
 use std::{
     collections::VecDeque,
@@ -45,6 +50,8 @@ use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 pub const SPOOL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// A spool of fewer segments would evict most of itself at once.
 pub const SPOOL_SEGMENTS_MIN: u64 = 4;
+/// What the disk fails to read so often, in a row, is given up.
+const READ_TRIES_MAX: u32 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolConfig {
@@ -102,6 +109,8 @@ pub struct Recovered {
     /// Sequence numbers that became gaps.
     pub lost: u64,
     pub damaged_bytes: u64,
+    /// Segments that were set aside.
+    pub unreadable: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -159,6 +168,8 @@ pub struct Spool<D> {
     sealed: Option<PlantTime>,
     losses: Losses,
     checkpoints: Checkpoints,
+    /// The frame that the disk failed to read last, and how often in a row.
+    failed_read: Option<(Position, u32)>,
 }
 
 impl<D: Disk> Spool<D> {
@@ -192,6 +203,7 @@ impl<D: Disk> Spool<D> {
             sealed: checkpoint.sealed,
             losses: Losses::default(),
             checkpoints,
+            failed_read: None,
         };
         for freed in numbers.drain(..keep) {
             spool.remove(freed)?;
@@ -212,12 +224,27 @@ impl<D: Disk> Spool<D> {
     fn recover(&mut self, numbers: &[u64], committed: Option<Position>) -> Result<Recovered, SpoolError> {
         let mut found = Vec::with_capacity(numbers.len());
         let mut buffer = Vec::new();
+        let mut unreadable = 0;
         for number in numbers {
-            let bytes = self.read_segment(*number, buffer)?;
-            found.push(segment::scan(*number, &bytes));
+            let bytes = match self.read_segment(*number, std::mem::take(&mut buffer)) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.set_aside(*number, &error.to_string())?;
+                    unreadable += 1;
+                    continue;
+                }
+            };
+            let scanned = segment::scan(*number, &bytes);
+            if scanned.is_newer(&bytes) {
+                self.set_aside(*number, "it was written by a newer version")?;
+                unreadable += 1;
+            } else {
+                found.push(scanned);
+            }
             buffer = bytes.try_into_mut().map(Vec::from).unwrap_or_default();
         }
-        let begin = match self.checkpoints.damaged {
+        let begins = found.first().map(|s| s.number) == numbers.first().copied();
+        let begin = match self.checkpoints.damaged && begins {
             true => recovery::begin(&found, committed),
             false => committed,
         };
@@ -243,7 +270,7 @@ impl<D: Disk> Spool<D> {
         for number in resolution.remove {
             self.remove(number)?;
         }
-        Ok(Recovered { frames, lost, damaged_bytes })
+        Ok(Recovered { frames, lost, damaged_bytes, unreadable })
     }
 
     /// Replaces a segment file as a whole, durable once the folder is synced; returns where its frames lie then.
@@ -271,7 +298,14 @@ impl<D: Disk> Spool<D> {
         let name = segment::name(number);
         let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
         let bytes = self.disk.bytes(&name).context("measure", &name)?.min(most);
-        self.disk.read_into(&name, 0, bytes as usize, &mut buffer).context("read", &name)?;
+        let mut read = || self.disk.read_into(&name, 0, bytes as usize, &mut buffer);
+        let mut outcome = read();
+        for _ in 1..READ_TRIES_MAX {
+            if outcome.is_err() {
+                outcome = read();
+            }
+        }
+        outcome.context("read", &name)?;
         Ok(buffer.into())
     }
 

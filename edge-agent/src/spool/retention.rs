@@ -7,17 +7,21 @@ use proto::{
 };
 
 use super::{
-    Context, Loss, Segment, Spool, SpoolError,
+    Context, Loss, READ_TRIES_MAX, Segment, Spool, SpoolError,
     checkpoint::Checkpoint,
     disk::Disk,
     log::Extent,
     recovery::{self, Piece},
-    segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
 /// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
 const QUARANTINED: &str = ".quarantined";
 pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
+
+/// Segments that can't be read, for someone to look at: the newest ones.
+pub(super) const UNREADABLE_SEGMENTS_MAX: usize = 4;
+const UNREADABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 impl<D: Disk> Spool<D> {
     /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
@@ -94,7 +98,8 @@ impl<D: Disk> Spool<D> {
         Ok(true)
     }
 
-    /// A frame could not be read back: it becomes a gap, and what else is damaged in its segment, too.
+    /// A frame could not be read back: it becomes a gap, and what else is damaged in its segment, too. One that the disk
+    /// fails to read is an error at first, and given up when it was asked for a few times.
     pub fn mend(&mut self, position: Position) -> Result<(), SpoolError> {
         let number = self.log.lock().covering(position).map(|e| e.place.segment);
         let Some(at) = self.segments.iter().position(|s| Some(s.number) == number) else {
@@ -104,7 +109,10 @@ impl<D: Disk> Spool<D> {
         let Some(first) = held.first().map(|e| e.position) else {
             return Ok(());
         };
-        let pieces = self.without_damage(&held, self.segments[at].previous)?;
+        let tries = self.failed_read.filter(|(failed, _)| *failed == position).map_or(1, |(_, tries)| tries + 1);
+        self.failed_read = Some((position, tries));
+        let pieces = self.without_damage(&held, self.segments[at].previous, tries >= READ_TRIES_MAX)?;
+        self.failed_read = None;
         // It was read while an eviction changed its segment, and can be read by now.
         if pieces.iter().all(|piece| matches!(piece, Piece::Keep(_))) {
             return Ok(());
@@ -131,7 +139,7 @@ impl<D: Disk> Spool<D> {
         let Extent { position, last_seq, bytes, readings, .. } = frame;
         let sealed = self.seal_time(&frame);
         let gap = recovery::gap(position, last_seq, previous, GapReason::Quarantined, sealed, readings);
-        let found = held.iter().zip(self.without_damage(&held, previous)?);
+        let found = held.iter().zip(self.without_damage(&held, previous, false)?);
         let (mut pieces, mut damaged) = (Vec::with_capacity(held.len()), Loss::default());
         for (extent, piece) in found {
             match piece {
@@ -149,6 +157,26 @@ impl<D: Disk> Spool<D> {
         self.losses.quarantined += Loss { batches: 1, readings };
         self.losses.damaged += damaged;
         tracing::error!(frame = %position, bytes, readings, "a batch that the broker refuses is quarantined");
+        Ok(())
+    }
+
+    /// Takes a segment that can't be read out of the log, so that it does not keep the agent from starting.
+    pub(super) fn set_aside(&self, number: u64, reason: &str) -> Result<(), SpoolError> {
+        let (name, aside) = (segment::name(number), segment::aside_name(number));
+        self.disk.rename(&name, &aside).context("set aside", &name)?;
+        tracing::error!(
+            segment = name,
+            reason,
+            "a segment of the spool can't be read; it is set aside, a gap stands for it"
+        );
+        let mut kept = self.disk.list().context("list", "the folder")?;
+        kept.retain(|name| segment::is_aside(name));
+        kept.sort_unstable();
+        let bytes = |name: &String| self.disk.bytes(name).unwrap_or(0);
+        while kept.len() > UNREADABLE_SEGMENTS_MAX || kept.iter().map(bytes).sum::<u64>() > UNREADABLE_BYTES_MAX {
+            let oldest = kept.remove(0);
+            self.disk.remove(&oldest).context("remove", &oldest)?;
+        }
         Ok(())
     }
 
@@ -194,11 +222,21 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    fn without_damage(&self, held: &[Extent], previous: Option<Position>) -> Result<Vec<Piece>, SpoolError> {
+    /// What the disk fails to read is an error, or damage too if it is `given_up`.
+    fn without_damage(
+        &self,
+        held: &[Extent],
+        previous: Option<Position>,
+        given_up: bool,
+    ) -> Result<Vec<Piece>, SpoolError> {
         let mut pieces = Vec::with_capacity(held.len());
         let reader = self.reader();
         for extent in held {
-            pieces.extend(match reader.read_at(extent)? {
+            let read = match reader.read_at(extent) {
+                Err(_) if given_up => None,
+                other => other?,
+            };
+            pieces.extend(match read {
                 Some(_) => Some(Piece::Keep(*extent)),
                 None => {
                     recovery::gap(extent.position, extent.last_seq, previous, GapReason::Damaged, None, extent.readings)

@@ -11,6 +11,7 @@ use super::{disk::memory::Memory, *};
 
 mod crash_points;
 mod format;
+mod unreadable;
 
 const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 6_000, segment_bytes: 1_000 };
 
