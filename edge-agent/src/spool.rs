@@ -14,6 +14,9 @@
 //! What is committed is removed: first a checkpoint is durable that says so, then the files go, then the folder is synced.
 //! A lost checkpoint costs repeats, never data. Opening does not fail for what is in the files: a segment that can't be
 //! read, or that a newer version wrote, is set aside as `*.seg.unreadable`.
+//!
+//! The oldest segments are evicted when the spool is over its bound or the file system has less room than it must keep.
+//! On a full disk their gap is written in the room of the file `reserve`.
 
 use std::{
     collections::VecDeque,
@@ -37,6 +40,7 @@ pub mod segment;
 pub mod recovery;
 pub mod retention;
 mod reader;
+mod reserve;
 
 pub use reader::{ReadError, SpoolReader};
 
@@ -48,6 +52,7 @@ use recovery::Piece;
 use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 pub const SPOOL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+pub const FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// A spool of fewer segments would evict most of itself at once.
 pub const SPOOL_SEGMENTS_MIN: u64 = 4;
 /// What the disk fails to read so often, in a row, is given up.
@@ -57,11 +62,17 @@ const READ_TRIES_MAX: u32 = 3;
 pub struct SpoolConfig {
     pub bytes_max: u64,
     pub segment_bytes: u32,
+    /// Room that the file system keeps for others: with less, the oldest are evicted.
+    pub free_bytes_min: u64,
 }
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        SpoolConfig { bytes_max: SPOOL_BYTES_MAX, segment_bytes: segment::SEGMENT_BYTES_DEFAULT }
+        SpoolConfig {
+            bytes_max: SPOOL_BYTES_MAX,
+            segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
+            free_bytes_min: FREE_BYTES_MIN,
+        }
     }
 }
 
@@ -170,17 +181,20 @@ pub struct Spool<D> {
     checkpoints: Checkpoints,
     /// The frame that the disk failed to read last, and how often in a row.
     failed_read: Option<(Position, u32)>,
+    /// The file of the reserve is there.
+    reserved: bool,
 }
 
 impl<D: Disk> Spool<D> {
     /// Recovers what is on the disk, and begins `epoch`, which must be new.
     pub fn open(disk: Arc<D>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
-        let mut numbers = Vec::new();
+        let (mut numbers, mut reserved) = (Vec::new(), false);
         for name in disk.list().context("list", "the folder")? {
             if name.ends_with(".tmp") {
                 disk.remove(&name).context("remove", &name)?;
             }
             numbers.extend(segment::number(&name));
+            reserved |= name == reserve::RESERVE;
         }
         numbers.sort_unstable();
         let (checkpoints, checkpoint) = Checkpoints::load(&*disk)?;
@@ -204,6 +218,7 @@ impl<D: Disk> Spool<D> {
             losses: Losses::default(),
             checkpoints,
             failed_read: None,
+            reserved,
         };
         for freed in numbers.drain(..keep) {
             spool.remove(freed)?;
@@ -218,6 +233,7 @@ impl<D: Disk> Spool<D> {
         };
         let sealed = newest.and_then(|e| spool.seal_time(&e)).map(|s| PlantTime(s.time_ms));
         spool.sealed = sealed.or(spool.sealed);
+        spool.keep_reserve();
         Ok((spool, recovered))
     }
 
@@ -370,6 +386,8 @@ impl<D: Disk> Spool<D> {
         self.group.clear();
         self.group_bytes = 0;
         self.sealed = self.group_sealed;
+        drop(log);
+        self.keep_reserve();
         Ok(())
     }
 

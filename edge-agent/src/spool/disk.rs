@@ -28,6 +28,11 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     fn sync_folder(&self) -> io::Result<()>;
 
+    /// Room that is left for this program; a disk that does not know has enough.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     /// A small file as a whole, up to `bytes_max`; None: there is none.
     fn read_small(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
         match self.bytes(name) {
@@ -159,6 +164,11 @@ impl Disk for Folder {
 
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let system = rustix::fs::statvfs(&self.path)?;
+        Ok(system.f_bavail.saturating_mul(system.f_frsize))
     }
 }
 

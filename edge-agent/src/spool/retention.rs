@@ -7,7 +7,7 @@ use proto::{
 };
 
 use super::{
-    Context, Loss, READ_TRIES_MAX, Segment, Spool, SpoolError,
+    Context, Loss, READ_TRIES_MAX, Segment, Spool, SpoolConfig, SpoolError,
     checkpoint::Checkpoint,
     disk::Disk,
     log::Extent,
@@ -27,7 +27,7 @@ impl<D: Disk> Spool<D> {
     /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
     pub fn free(&mut self, committed: Position) -> Result<(), SpoolError> {
         self.log.lock().free(committed);
-        self.remove_freed()
+        self.with_reserve(Self::remove_freed)
     }
 
     /// Bytes of all segment files.
@@ -57,13 +57,19 @@ impl<D: Disk> Spool<D> {
 
     /// Evicts oldest segments until `bytes` more fit.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), SpoolError> {
-        while self.bytes() + bytes > self.config.bytes_max {
-            self.remove_freed()?;
-            if self.bytes() + bytes > self.config.bytes_max && !self.evict()? {
+        while !self.fits(bytes) {
+            self.with_reserve(Self::remove_freed)?;
+            if !self.fits(bytes) && !self.with_reserve(Self::evict)? {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        let SpoolConfig { bytes_max, free_bytes_min, .. } = self.config;
+        let scarce = || free_bytes_min > 0 && self.disk.free_bytes().is_ok_and(|free| free < bytes + free_bytes_min);
+        self.bytes() + bytes <= bytes_max && !scarce()
     }
 
     /// Puts a gap in the place of the oldest segment that has more than a gap in it. False: there is none.

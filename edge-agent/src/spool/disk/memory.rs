@@ -329,6 +329,10 @@ impl Disk for Memory {
         )
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.state().room() as u64)
+    }
+
     fn sync_folder(&self) -> io::Result<()> {
         self.write(
             || Operation::SyncFolder,
