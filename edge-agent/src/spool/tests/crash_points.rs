@@ -3,6 +3,7 @@
 
 use super::{
     disk::memory::{Operation, Unsynced},
+    reserve::{RESERVE, RESERVE_BYTES},
     *,
 };
 
@@ -110,6 +111,12 @@ impl Run {
             run.commit();
         }
         assert!(run.spool.losses().evicted.batches > 0, "the run evicts");
+        run.disk.fill(0);
+        run.append(4);
+        run.commit();
+        run.disk.fill(4 * RESERVE_BYTES);
+        run.append(1);
+        run.commit();
         run.free(1);
         run.free(9);
         run.reopen(3);
@@ -151,6 +158,8 @@ fn the_power_may_fail_after_every_single_operation() {
     let run = Run::all();
     let operations = run.disk.operations();
     assert!(operations.iter().any(|o| matches!(o, Operation::Truncate(..))), "the run cuts a torn tail");
+    let reserve_used = operations.iter().any(|o| matches!(o, Operation::Remove(name) if name == RESERVE));
+    assert!(reserve_used, "the run meets a full disk");
     for end in 0..=operations.len() {
         for bytes in Unsynced::ALL {
             for names in Unsynced::ALL {
