@@ -15,7 +15,7 @@
 //! A lost checkpoint costs repeats, never data. Opening does not fail for what is in the files: a segment that can't be
 //! read, or that a newer version wrote, is set aside as `*.seg.unreadable`.
 //!
-//! The oldest segments are evicted when the spool is over its bound or the file system has less room than it must keep.
+//! The oldest segments are evicted when the spool is over its bound, too old, or the file system has less room than it must keep.
 //! On a full disk their gap is written in the room of the file `reserve`.
 
 use std::{
@@ -23,6 +23,7 @@ use std::{
     io,
     ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -64,6 +65,8 @@ pub struct SpoolConfig {
     pub segment_bytes: u32,
     /// Room that the file system keeps for others: with less, the oldest are evicted.
     pub free_bytes_min: u64,
+    /// What is that much older than the newest is evicted; None: age does not count.
+    pub age_max: Option<Duration>,
 }
 
 impl Default for SpoolConfig {
@@ -72,6 +75,7 @@ impl Default for SpoolConfig {
             bytes_max: SPOOL_BYTES_MAX,
             segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
             free_bytes_min: FREE_BYTES_MIN,
+            age_max: None,
         }
     }
 }
@@ -372,6 +376,7 @@ impl<D: Disk> Spool<D> {
             return Ok(());
         }
         self.clear_torn()?;
+        self.evict_aged()?;
         self.make_room((self.group_bytes + SEGMENT_HEADER_BYTES) as u64)?;
         let extents = match self.write_group() {
             Ok(extents) => extents,
@@ -392,8 +397,7 @@ impl<D: Disk> Spool<D> {
     }
 
     fn write_group(&mut self) -> Result<Vec<Extent>, SpoolError> {
-        let full = |s: &Segment| s.bytes + self.group_bytes as u64 > u64::from(self.config.segment_bytes);
-        if !self.active || self.segments.back().is_none_or(full) {
+        if self.begins_segment() {
             self.begin_segment()?;
         }
         let Some(active) = self.segments.back_mut() else {
@@ -412,6 +416,12 @@ impl<D: Disk> Spool<D> {
         let extents = segment::extents(active.number, active.bytes, &self.group);
         active.bytes += bytes.len() as u64;
         Ok(extents)
+    }
+
+    /// The group goes into a segment of its own.
+    fn begins_segment(&self) -> bool {
+        let full = |s: &Segment| s.bytes + self.group_bytes as u64 > u64::from(self.config.segment_bytes);
+        !self.active || self.segments.back().is_none_or(full)
     }
 
     fn begin_segment(&mut self) -> Result<(), SpoolError> {

@@ -69,6 +69,8 @@ struct Spool {
     bytes_max: u64,
     segment_bytes: u32,
     free_bytes_min: u64,
+    /// Absent: age does not count.
+    age_max_hours: Option<u64>,
 }
 
 impl Default for Spool {
@@ -77,6 +79,7 @@ impl Default for Spool {
             bytes_max: SPOOL_BYTES_MAX,
             segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
             free_bytes_min: FREE_BYTES_MIN,
+            age_max_hours: None,
         }
     }
 }
@@ -185,10 +188,13 @@ impl Check<'_> {
         let segment_bytes =
             self.within("spool.segment_bytes", spool.segment_bytes, 64 * 1024, segment::SEGMENT_BYTES_MAX)?;
         let least = SPOOL_SEGMENTS_MIN * u64::from(segment_bytes.max(segment::GROUP_BYTES_MAX as u32));
+        let hours = |hours| self.within("spool.age_max_hours", hours, 1, 24 * 3660);
+        let age_max = spool.age_max_hours.map(hours).transpose()?.map(|hours| Duration::from_secs(hours * 3600));
         Ok(SpoolConfig {
             bytes_max: self.within("spool.bytes_max", spool.bytes_max, least, 1 << 40)?,
             segment_bytes,
             free_bytes_min: self.within("spool.free_bytes_min", spool.free_bytes_min, 0, 1 << 40)?,
+            age_max,
         })
     }
 

@@ -1,5 +1,7 @@
 //! What leaves the spool: committed segments are removed, evicted ones become a gap, damaged frames too.
 
+use std::time::Duration;
+
 use proto::{
     position::Position,
     telemetry::{Frame, FrameKind},
@@ -72,10 +74,43 @@ impl<D: Disk> Spool<D> {
         self.bytes() + bytes <= bytes_max && !scarce()
     }
 
+    /// Evicts segments whose newest frame was sealed too long before the newest of all. A time that was not trusted says
+    /// nothing about age. Asked for with each new segment only: it reads the disk.
+    pub(super) fn evict_aged(&mut self) -> Result<(), SpoolError> {
+        let Some(age_max) = self.config.age_max.filter(|_| self.begins_segment()) else {
+            return Ok(());
+        };
+        self.with_reserve(Self::remove_freed)?;
+        let newest = {
+            let log = self.log.lock();
+            log.last().and_then(|last| log.covering(last).copied())
+        };
+        let Some(now) = newest.and_then(|e| self.trusted_time_ms(&e)) else {
+            return Ok(());
+        };
+        while let Some(at) = self.evictable().filter(|at| at + 1 < self.segments.len()) {
+            let sealed = self.held(self.segments[at].number).last().and_then(|e| self.trusted_time_ms(e));
+            let age = sealed.and_then(|sealed| u64::try_from(now.saturating_sub(sealed)).ok());
+            if age.is_none_or(|age| Duration::from_millis(age) <= age_max) {
+                break;
+            }
+            self.with_reserve(Self::evict)?;
+        }
+        Ok(())
+    }
+
+    fn trusted_time_ms(&self, extent: &Extent) -> Option<i64> {
+        self.seal_time(extent).filter(|s| s.trusted).map(|s| s.time_ms)
+    }
+
+    /// The oldest segment that has more than a gap in it.
+    fn evictable(&self) -> Option<usize> {
+        self.segments.iter().position(|s| !matches!(&self.held(s.number)[..], [only] if only.gap))
+    }
+
     /// Puts a gap in the place of the oldest segment that has more than a gap in it. False: there is none.
     fn evict(&mut self) -> Result<bool, SpoolError> {
-        let oldest = self.segments.iter().position(|s| !matches!(&self.held(s.number)[..], [only] if only.gap));
-        let Some((at, segment)) = oldest.and_then(|at| Some((at, *self.segments.get(at)?))) else {
+        let Some((at, segment)) = self.evictable().and_then(|at| Some((at, *self.segments.get(at)?))) else {
             return Ok(false);
         };
         let evicted = self.held(segment.number);
@@ -91,7 +126,7 @@ impl<D: Disk> Spool<D> {
             self.put(at, from, gap.into_iter().map(Piece::gap).collect())?;
             self.losses.evicted += loss;
             let Loss { batches, readings } = loss;
-            tracing::error!(%from, to = last.last_seq, batches, readings, "spool full: oldest readings evicted");
+            tracing::error!(%from, to = last.last_seq, batches, readings, "over the bounds of the spool: oldest readings evicted");
         } else {
             self.sync_folder()?;
             self.remove(segment.number)?;

@@ -3,7 +3,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use proto::wire::telemetry::{EventRecord, Gap, GapReason, TelemetryBatch};
+use proto::wire::telemetry::{EventRecord, Gap, GapReason, SealTime, TelemetryBatch};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -14,7 +14,7 @@ mod format;
 mod room;
 mod unreadable;
 
-const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 6_000, segment_bytes: 1_000, free_bytes_min: 0 };
+const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 6_000, segment_bytes: 1_000, free_bytes_min: 0, age_max: None };
 
 fn open(disk: &Arc<Memory>, epoch: u8) -> Spool<Memory> {
     Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16])).unwrap().0

@@ -6,7 +6,8 @@ use super::{
 };
 
 const FLOOR: u64 = 2_000;
-const ROOMY: SpoolConfig = SpoolConfig { bytes_max: 100_000, segment_bytes: 1_000, free_bytes_min: FLOOR };
+const ROOMY: SpoolConfig =
+    SpoolConfig { bytes_max: 100_000, segment_bytes: 1_000, free_bytes_min: FLOOR, age_max: None };
 
 fn filled(disk: &Arc<Memory>) -> Spool<Memory> {
     let mut spool = Spool::open(disk.clone(), ROOMY, Epoch([1; 16])).unwrap().0;
@@ -64,4 +65,29 @@ fn what_is_committed_goes_from_a_full_disk() {
     spool.free(last).unwrap();
     assert!(spool.bytes() < before);
     assert_eq!(open(&disk, 2).log().lock().committed(), Some(last));
+}
+
+#[test]
+fn what_is_too_old_is_evicted_if_the_clock_was_trusted() {
+    const HOUR_MS: i64 = 3_600_000;
+    for trusted in [true, false] {
+        let disk = Arc::new(Memory::default());
+        let config = SpoolConfig { age_max: Some(Duration::from_millis(10 * HOUR_MS as u64)), ..ROOMY };
+        let mut spool = Spool::open(disk, config, Epoch([1; 16])).unwrap().0;
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for hour in 0..40 {
+            let noise: String = (0..600).map(|_| rng.random_range('a'..='z')).collect();
+            let sealed = Some(SealTime { time_ms: hour * HOUR_MS, trusted, ..Default::default() });
+            let batch = TelemetryBatch { sealed, ..batch(noise) };
+            let (position, previous) = spool.next();
+            spool.append(&Frame::seal(position, previous, 3, &batch), PlantTime(hour * HOUR_MS));
+            spool.commit().unwrap();
+        }
+        let first = seqs(&spool)[0];
+        match trusted {
+            // Frame n was sealed at hour n - 1; when the last one was appended, the newest was of hour 38.
+            true => assert_eq!(first, (1, 1, 28, true), "all that was older than ten hours"),
+            false => assert_eq!(first, (1, 1, 1, false)),
+        }
+    }
 }
