@@ -110,11 +110,11 @@ impl Agent {
         let kept_time = KeptTime::load(&*disk);
         let epoch = Epoch(identity::random_bytes().map_err(folder)?);
         let (spool, recovered) = Spool::open(disk.clone(), config.spool.clone(), epoch)?;
-        let Recovered { frames, lost, damaged_bytes } = recovered;
+        let Recovered { frames, lost, damaged_bytes, unreadable } = recovered;
         match lost {
             0 => tracing::info!(agent = %config.agent, frames, damaged_bytes, "spool recovered"),
             _ => {
-                tracing::error!(agent = %config.agent, frames, lost, damaged_bytes, "spool recovered, batches are lost")
+                tracing::error!(agent = %config.agent, frames, lost, damaged_bytes, unreadable, "spool recovered, batches are lost")
             }
         }
         Ok(Agent { config, disk, identity, kept_time, spool, recovered })

@@ -502,7 +502,10 @@ impl<'p> Session<'p> {
         match error {
             ReadError::NotHeld(_) => tracing::debug!(%error, "a frame was freed before it was sent"),
             ReadError::Damaged(_) => self.publisher.request(WriterRequest::Mend(position)),
-            ReadError::Io(_) => tracing::warn!(%error, "a frame can't be read; it will be tried again"),
+            ReadError::Io(_) => {
+                tracing::warn!(%error, "a frame can't be read; it will be tried a few times");
+                self.publisher.request(WriterRequest::Mend(position));
+            }
         }
     }
 

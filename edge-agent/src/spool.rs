@@ -4,17 +4,26 @@
 //! 0000000000000007.seg   epoch A, frames 1204..1388     the oldest: removed when committed, or a gap when evicted
 //! 0000000000000008.seg   epoch A, frames 1389..1401     its torn tail was cut at start
 //! 0000000000000009.seg   epoch B, frames 1..            appended to
-//! checkpoint             how far the log is committed, and the first segment still needed
+//! checkpoint.a, .b       how far the log is committed, and the first segment still needed; written in turn
 //! ```
 //!
 //! Frames are written in groups, one sync for all of them, and are visible (in [`Log`]) only after it. An epoch that
-//! was recovered is never appended to. What can't be kept or read back becomes a gap frame, so the log has no hole.
+//! was recovered is never appended to. What can't be kept or read back becomes a gap frame, so the log has no hole: each
+//! segment says where the epoch before its own ended, so that even a file that is gone is missed.
+//!
+//! What is committed is removed: first a checkpoint is durable that says so, then the files go, then the folder is synced.
+//! A lost checkpoint costs repeats, never data. Opening does not fail for what is in the files: a segment that can't be
+//! read, or that a newer version wrote, is set aside as `*.seg.unreadable`.
+//!
+//! The oldest segments are evicted when the spool is over its bound, too old, or the file system has less room than it must keep.
+//! On a full disk their gap is written in the room of the file `reserve`.
 
 use std::{
     collections::VecDeque,
     io,
     ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,6 +33,7 @@ use proto::{
     time::PlantTime,
 };
 
+pub mod checkpoint;
 pub mod disk;
 pub mod log;
 pub mod record;
@@ -31,29 +41,42 @@ pub mod segment;
 pub mod recovery;
 pub mod retention;
 mod reader;
+mod reserve;
 
 pub use reader::{ReadError, SpoolReader};
 
+use checkpoint::Checkpoints;
 use disk::Disk;
 use log::{Extent, Log};
 use record::Record;
 use recovery::Piece;
-use retention::Checkpoint;
 use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 pub const SPOOL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+pub const FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// A spool of fewer segments would evict most of itself at once.
 pub const SPOOL_SEGMENTS_MIN: u64 = 4;
+/// What the disk fails to read so often, in a row, is given up.
+const READ_TRIES_MAX: u32 = 3;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolConfig {
     pub bytes_max: u64,
     pub segment_bytes: u32,
+    /// Room that the file system keeps for others: with less, the oldest are evicted.
+    pub free_bytes_min: u64,
+    /// What is that much older than the newest is evicted; None: age does not count.
+    pub age_max: Option<Duration>,
 }
 
 impl Default for SpoolConfig {
     fn default() -> Self {
-        SpoolConfig { bytes_max: SPOOL_BYTES_MAX, segment_bytes: segment::SEGMENT_BYTES_DEFAULT }
+        SpoolConfig {
+            bytes_max: SPOOL_BYTES_MAX,
+            segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
+            free_bytes_min: FREE_BYTES_MIN,
+            age_max: None,
+        }
     }
 }
 
@@ -101,6 +124,8 @@ pub struct Recovered {
     /// Sequence numbers that became gaps.
     pub lost: u64,
     pub damaged_bytes: u64,
+    /// Segments that were set aside.
+    pub unreadable: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,26 +182,32 @@ pub struct Spool<D> {
     /// Seal time of the newest durable frame.
     sealed: Option<PlantTime>,
     losses: Losses,
+    checkpoints: Checkpoints,
+    /// The frame that the disk failed to read last, and how often in a row.
+    failed_read: Option<(Position, u32)>,
+    /// The file of the reserve is there.
+    reserved: bool,
 }
 
 impl<D: Disk> Spool<D> {
     /// Recovers what is on the disk, and begins `epoch`, which must be new.
     pub fn open(disk: Arc<D>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
-        let mut numbers = Vec::new();
+        let (mut numbers, mut reserved) = (Vec::new(), false);
         for name in disk.list().context("list", "the folder")? {
             if name.ends_with(".tmp") {
                 disk.remove(&name).context("remove", &name)?;
             }
             numbers.extend(segment::number(&name));
+            reserved |= name == reserve::RESERVE;
         }
         numbers.sort_unstable();
-        let checkpoint = Checkpoint::load(&*disk)?;
+        let (checkpoints, checkpoint) = Checkpoints::load(&*disk)?;
         let keep = numbers.partition_point(|n| *n < checkpoint.keep_from);
         let next_number = numbers.last().map_or(0, |n| n + 1).max(checkpoint.keep_from);
         let mut spool = Spool {
             disk,
             config,
-            log: SharedLog(Arc::new(Mutex::new(Log::new(checkpoint.committed)))),
+            log: SharedLog::default(),
             segments: VecDeque::new(),
             active: false,
             torn: false,
@@ -189,6 +220,9 @@ impl<D: Disk> Spool<D> {
             group_sealed: None,
             sealed: checkpoint.sealed,
             losses: Losses::default(),
+            checkpoints,
+            failed_read: None,
+            reserved,
         };
         for freed in numbers.drain(..keep) {
             spool.remove(freed)?;
@@ -203,18 +237,39 @@ impl<D: Disk> Spool<D> {
         };
         let sealed = newest.and_then(|e| spool.seal_time(&e)).map(|s| PlantTime(s.time_ms));
         spool.sealed = sealed.or(spool.sealed);
+        spool.keep_reserve();
         Ok((spool, recovered))
     }
 
     fn recover(&mut self, numbers: &[u64], committed: Option<Position>) -> Result<Recovered, SpoolError> {
         let mut found = Vec::with_capacity(numbers.len());
         let mut buffer = Vec::new();
+        let mut unreadable = 0;
         for number in numbers {
-            let bytes = self.read_segment(*number, buffer)?;
-            found.push(segment::scan(*number, &bytes));
+            let bytes = match self.read_segment(*number, std::mem::take(&mut buffer)) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.set_aside(*number, &error.to_string())?;
+                    unreadable += 1;
+                    continue;
+                }
+            };
+            let scanned = segment::scan(*number, &bytes);
+            if scanned.is_newer(&bytes) {
+                self.set_aside(*number, "it was written by a newer version")?;
+                unreadable += 1;
+            } else {
+                found.push(scanned);
+            }
             buffer = bytes.try_into_mut().map(Vec::from).unwrap_or_default();
         }
-        let resolution = recovery::resolve(found, committed);
+        let begins = found.first().map(|s| s.number) == numbers.first().copied();
+        let begin = match self.checkpoints.damaged && begins {
+            true => recovery::begin(&found, committed),
+            false => committed,
+        };
+        *self.log.lock() = Log::new(begin);
+        let resolution = recovery::resolve(found, begin);
         let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
         let mut frames = 0;
         for resolved in resolution.segments {
@@ -235,7 +290,7 @@ impl<D: Disk> Spool<D> {
         for number in resolution.remove {
             self.remove(number)?;
         }
-        Ok(Recovered { frames, lost, damaged_bytes })
+        Ok(Recovered { frames, lost, damaged_bytes, unreadable })
     }
 
     /// Replaces a segment file as a whole, durable once the folder is synced; returns where its frames lie then.
@@ -263,7 +318,14 @@ impl<D: Disk> Spool<D> {
         let name = segment::name(number);
         let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
         let bytes = self.disk.bytes(&name).context("measure", &name)?.min(most);
-        self.disk.read_into(&name, 0, bytes as usize, &mut buffer).context("read", &name)?;
+        let mut read = || self.disk.read_into(&name, 0, bytes as usize, &mut buffer);
+        let mut outcome = read();
+        for _ in 1..READ_TRIES_MAX {
+            if outcome.is_err() {
+                outcome = read();
+            }
+        }
+        outcome.context("read", &name)?;
         Ok(buffer.into())
     }
 
@@ -314,6 +376,7 @@ impl<D: Disk> Spool<D> {
             return Ok(());
         }
         self.clear_torn()?;
+        self.evict_aged()?;
         self.make_room((self.group_bytes + SEGMENT_HEADER_BYTES) as u64)?;
         let extents = match self.write_group() {
             Ok(extents) => extents,
@@ -328,12 +391,13 @@ impl<D: Disk> Spool<D> {
         self.group.clear();
         self.group_bytes = 0;
         self.sealed = self.group_sealed;
+        drop(log);
+        self.keep_reserve();
         Ok(())
     }
 
     fn write_group(&mut self) -> Result<Vec<Extent>, SpoolError> {
-        let full = |s: &Segment| s.bytes + self.group_bytes as u64 > u64::from(self.config.segment_bytes);
-        if !self.active || self.segments.back().is_none_or(full) {
+        if self.begins_segment() {
             self.begin_segment()?;
         }
         let Some(active) = self.segments.back_mut() else {
@@ -352,6 +416,12 @@ impl<D: Disk> Spool<D> {
         let extents = segment::extents(active.number, active.bytes, &self.group);
         active.bytes += bytes.len() as u64;
         Ok(extents)
+    }
+
+    /// The group goes into a segment of its own.
+    fn begins_segment(&self) -> bool {
+        let full = |s: &Segment| s.bytes + self.group_bytes as u64 > u64::from(self.config.segment_bytes);
+        !self.active || self.segments.back().is_none_or(full)
     }
 
     fn begin_segment(&mut self) -> Result<(), SpoolError> {

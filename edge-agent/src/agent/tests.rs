@@ -139,7 +139,7 @@ async fn every_reading_is_in_the_log_once_over_two_starts() {
 async fn history_waits_for_room_in_the_spool_instead_of_evicting() {
     let data = tempfile::tempdir().unwrap();
     let mut config = config(data.path());
-    config.spool = SpoolConfig { bytes_max: 1024 * 1024, segment_bytes: 64 * 1024 };
+    config.spool = SpoolConfig { bytes_max: 1024 * 1024, segment_bytes: 64 * 1024, ..Default::default() };
     let (_clock, follow) = watch::channel(held_at(1_000_000));
     let handle = Agent::open(config).unwrap().start(vec![Minutes::after(None)], follow).unwrap();
     let mut progress = handle.progress();

@@ -17,7 +17,7 @@ use crate::{
     agent::batch::BATCH_BYTES_MAX,
     publish::{certificates, mqtt::Patience, window},
     source::SourceConfig,
-    spool::{SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig, segment},
+    spool::{FREE_BYTES_MIN, SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig, segment},
 };
 
 /// What the binary runs: one agent, its sources, its clock.
@@ -68,11 +68,19 @@ impl Default for Batch {
 struct Spool {
     bytes_max: u64,
     segment_bytes: u32,
+    free_bytes_min: u64,
+    /// Absent: age does not count.
+    age_max_hours: Option<u64>,
 }
 
 impl Default for Spool {
     fn default() -> Self {
-        Spool { bytes_max: SPOOL_BYTES_MAX, segment_bytes: segment::SEGMENT_BYTES_DEFAULT }
+        Spool {
+            bytes_max: SPOOL_BYTES_MAX,
+            segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
+            free_bytes_min: FREE_BYTES_MIN,
+            age_max_hours: None,
+        }
     }
 }
 
@@ -180,7 +188,14 @@ impl Check<'_> {
         let segment_bytes =
             self.within("spool.segment_bytes", spool.segment_bytes, 64 * 1024, segment::SEGMENT_BYTES_MAX)?;
         let least = SPOOL_SEGMENTS_MIN * u64::from(segment_bytes.max(segment::GROUP_BYTES_MAX as u32));
-        Ok(SpoolConfig { bytes_max: self.within("spool.bytes_max", spool.bytes_max, least, 1 << 40)?, segment_bytes })
+        let hours = |hours| self.within("spool.age_max_hours", hours, 1, 24 * 3660);
+        let age_max = spool.age_max_hours.map(hours).transpose()?.map(|hours| Duration::from_secs(hours * 3600));
+        Ok(SpoolConfig {
+            bytes_max: self.within("spool.bytes_max", spool.bytes_max, least, 1 << 40)?,
+            segment_bytes,
+            free_bytes_min: self.within("spool.free_bytes_min", spool.free_bytes_min, 0, 1 << 40)?,
+            age_max,
+        })
     }
 
     fn window(&self, publish: &Publish) -> Result<window::WindowConfig, ConfigError> {

@@ -28,6 +28,11 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     fn sync_folder(&self) -> io::Result<()>;
 
+    /// Room that is left for this program; a disk that does not know has enough.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     /// A small file as a whole, up to `bytes_max`; None: there is none.
     fn read_small(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
         match self.bytes(name) {
@@ -41,6 +46,13 @@ pub trait Disk: Send + Sync + 'static {
     fn truncate(&self, name: &str, bytes: u64) -> io::Result<()> {
         let kept = self.read(name, 0, bytes as usize)?;
         self.replace(name, &kept)
+    }
+
+    /// Writes over the content of a file in place, and syncs it; its name is as durable as before. After a power cut it
+    /// may be torn, unless the disk can do better.
+    fn overwrite(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.replace(name, bytes)?;
+        self.sync_folder()
     }
 
     /// Replaces a file as a whole: after a power cut it is the old one or the new one, and surely the new one only
@@ -132,6 +144,13 @@ impl Disk for Folder {
         self.with_open(name, |file| file.set_len(bytes))
     }
 
+    fn overwrite(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        file.write_all_at(bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_data()
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.close(from);
         self.close(to);
@@ -146,6 +165,11 @@ impl Disk for Folder {
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let system = rustix::fs::statvfs(&self.path)?;
+        Ok(system.f_bavail.saturating_mul(system.f_frsize))
+    }
 }
 
 /// Creates a folder with all above it. Each is an entry of the one above, which must be synced for it, or a power cut
@@ -159,7 +183,7 @@ fn create_all(path: &Path) -> io::Result<()> {
     })
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "memory-disk"))]
 pub mod memory;
 
 #[cfg(test)]

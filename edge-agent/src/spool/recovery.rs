@@ -74,13 +74,33 @@ pub struct Resolution {
     pub damaged_bytes: u64,
 }
 
-/// `found` in the order of their numbers, none that is freed already.
-pub fn resolve(mut found: Vec<Scanned>, committed: Option<Position>) -> Resolution {
+/// Where the log begins if it is not known how far it was committed: only what is committed is ever removed at its
+/// beginning, so the first segment says it.
+pub fn begin(found: &[Scanned], committed: Option<Position>) -> Option<Position> {
+    let Some(SegmentHeader { first, previous }) = found.first().and_then(|s| s.header) else {
+        return committed;
+    };
+    let behind = if first.seq > 1 { Some(Position { seq: first.seq - 1, ..first }) } else { previous };
+    match committed.zip(behind) {
+        Some((committed, behind)) if committed.epoch == behind.epoch => {
+            Some(Position { seq: behind.seq.max(committed.seq), ..behind })
+        }
+        Some((committed, _)) if committed.epoch == first.epoch => Some(committed),
+        _ => behind.or(committed),
+    }
+}
+
+/// `found` in the order of their numbers, none that is freed already; all up to `begin` is committed.
+pub fn resolve(mut found: Vec<Scanned>, begin: Option<Position>) -> Resolution {
     drop_superseded(&mut found);
     let mut resolution = Resolution::default();
-    let mut last = committed;
+    let mut last = begin;
     for segment in found {
         let previous = link(&segment, &resolution.segments, last);
+        if let Some((from, last_seq)) = hole(&segment, previous, last) {
+            resolution.fill(from, last_seq, last, segment.number);
+            last = Some(Position { seq: last_seq, ..from });
+        }
         let (pieces, lost) = join(&segment.extents, previous, &mut last);
         resolution.lost += lost;
         resolution.damaged_bytes += segment.damaged_bytes;
@@ -98,6 +118,47 @@ pub fn resolve(mut found: Vec<Scanned>, committed: Option<Position>) -> Resoluti
         });
     }
     resolution
+}
+
+/// The numbers before a segment that nothing is left of: a later epoch knows where the one before it ended.
+fn hole(segment: &Scanned, previous: Option<Position>, last: Option<Position>) -> Option<(Position, u64)> {
+    let (epoch, end) = (segment.extents.first()?.position.epoch, previous?);
+    match last {
+        Some(last) if last.epoch == epoch => None,
+        Some(last) if last.epoch == end.epoch => {
+            (last.seq < end.seq).then_some((Position { seq: last.seq + 1, ..last }, end.seq))
+        }
+        _ => Some((Position { seq: 1, ..end }, end.seq)),
+    }
+}
+
+impl Resolution {
+    /// Puts a gap behind what there is, before the segment of that number.
+    fn fill(&mut self, from: Position, last_seq: u64, last: Option<Position>, before: u64) {
+        let previous = last.filter(|l| l.epoch != from.epoch);
+        let gap = gap(from, last_seq, previous, GapReason::Damaged, None, 0).map(Piece::gap);
+        self.lost += last_seq - from.seq + 1;
+        let bytes = gap.iter().map(Piece::bytes).sum::<u64>();
+        if let Some(segment) = self.segments.last_mut().filter(|s| s.header.first.epoch == from.epoch) {
+            segment.pieces.extend(gap);
+            segment.bytes += bytes;
+            segment.rewrite = true;
+            return;
+        }
+        // The file that is lost had a number, and it is the newest one before this.
+        let newest = self.segments.last().map(|s| s.number);
+        let Some(number) = before.checked_sub(1).filter(|number| newest < Some(*number)) else {
+            return;
+        };
+        self.remove.retain(|removed| *removed != number);
+        self.segments.push(Resolved {
+            number,
+            header: SegmentHeader { first: from, previous },
+            pieces: gap.into_iter().collect(),
+            bytes: SEGMENT_HEADER_BYTES as u64 + bytes,
+            rewrite: true,
+        });
+    }
 }
 
 /// The frames of one segment that go on after `last`, a gap before each that does not follow on; and how many
@@ -199,11 +260,50 @@ mod tests {
     fn what_is_missing_becomes_a_gap_where_it_was() {
         let found = vec![segment(0, 1, [3, 6]), segment(2, 2, 3..=3)];
         let resolution = resolve(found, None);
-        assert_eq!(pieces(&resolution), [(-1, -2), (3, 3), (-4, -5), (6, 6), (-1, -2), (3, 3)]);
-        assert_eq!(resolution.lost, 6);
+        assert_eq!(pieces(&resolution), [(-1, -2), (3, 3), (-4, -5), (6, 6), (-7, -9), (-1, -2), (3, 3)]);
+        assert_eq!(resolution.lost, 9);
         assert!(resolution.segments.iter().all(|s| s.rewrite));
         let Piece::Gap(chained) = &resolution.segments[1].pieces[0] else { panic!() };
         assert_eq!(chained.header.previous, Some(at(1, 9)), "a gap that covers seq 1 repeats the link");
+    }
+
+    #[test]
+    fn the_lost_end_of_an_epoch_becomes_a_gap_behind_what_is_left_of_it() {
+        let resolution = resolve(vec![segment(0, 1, 1..=3), segment(4, 2, 1..=2)], None);
+        assert_eq!(pieces(&resolution), [(1, 1), (2, 2), (3, 3), (-4, -9), (1, 1), (2, 2)]);
+        assert_eq!(resolution.lost, 6);
+        assert_eq!(resolution.segments.iter().map(|s| s.rewrite).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn a_lost_epoch_becomes_a_gap_in_a_file_of_its_own() {
+        let spoilt = Scanned { header: None, ..segment(3, 2, []) };
+        let resolution = resolve(vec![segment(0, 1, 1..=9), spoilt, segment(4, 3, 1..=1)], None);
+        let numbers: Vec<_> = resolution.segments.iter().map(|s| s.number).collect();
+        assert_eq!((numbers, resolution.remove.len()), (vec![0, 3, 4], 0), "its file is written anew");
+        let Piece::Gap(gap) = &resolution.segments[1].pieces[0] else { panic!() };
+        assert_eq!((gap.header.position, gap.header.last_seq), (at(2, 1), 9));
+        assert_eq!((gap.header.previous, resolution.lost), (Some(at(1, 9)), 9));
+    }
+
+    #[test]
+    fn what_is_lost_behind_the_committed_position_becomes_a_gap() {
+        let resolution = resolve(vec![segment(4, 2, 1..=1)], Some(at(1, 7)));
+        assert_eq!((pieces(&resolution), resolution.lost), (vec![(-8, -9), (1, 1)], 2));
+        assert_eq!(resolution.segments[0].number, 3);
+        let resolution = resolve(vec![segment(4, 2, 1..=1)], Some(at(1, 9)));
+        assert_eq!((pieces(&resolution), resolution.lost), (vec![(1, 1)], 0));
+    }
+
+    #[test]
+    fn without_a_checkpoint_the_first_segment_says_where_the_log_begins() {
+        let found = [segment(4, 2, 5..=6)];
+        assert_eq!(begin(&found, None), Some(at(2, 4)));
+        assert_eq!(begin(&found, Some(at(1, 3))), Some(at(2, 4)), "an older checkpoint");
+        assert_eq!(begin(&found, Some(at(2, 5))), Some(at(2, 5)), "one that is not older");
+        assert_eq!(begin(&[segment(4, 2, 1..=6)], None), Some(at(1, 9)));
+        assert_eq!(begin(&[segment(4, 2, 1..=6)], Some(at(2, 3))), Some(at(2, 3)));
+        assert_eq!(begin(&[], Some(at(2, 3))), Some(at(2, 3)));
     }
 
     #[test]

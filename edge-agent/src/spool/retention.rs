@@ -1,89 +1,35 @@
 //! What leaves the spool: committed segments are removed, evicted ones become a gap, damaged frames too.
 
-use bytes::BufMut;
+use std::time::Duration;
+
 use proto::{
-    position::{Epoch, Position},
+    position::Position,
     telemetry::{Frame, FrameKind},
-    time::PlantTime,
     wire::telemetry::{GapReason, SealTime},
 };
 
 use super::{
-    Context, Loss, Segment, Spool, SpoolError,
+    Context, Loss, READ_TRIES_MAX, Segment, Spool, SpoolConfig, SpoolError,
+    checkpoint::Checkpoint,
     disk::Disk,
     log::Extent,
     recovery::{self, Piece},
-    segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
-
-/// How far the log is committed, kept for a start that finds no segment to learn it from.
-/// `0 epoch [16]  16 seq u64  24 first segment needed u64  32 seal time i64  40 CRC32C u32`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Checkpoint {
-    pub committed: Option<Position>,
-    /// Segments with lower numbers are freed, even if a power cut brought them back.
-    pub keep_from: u64,
-    /// Seal time of the newest durable frame when this was written.
-    pub sealed: Option<PlantTime>,
-}
 
 /// Frames that were taken out of the log as they were, for someone to look at. The first ones tell as much as later ones.
 const QUARANTINED: &str = ".quarantined";
 pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
 
-const CHECKPOINT: &str = "checkpoint";
-const CHECKPOINT_BYTES: usize = 44;
-
-impl Checkpoint {
-    pub fn load(disk: &impl Disk) -> Result<Self, SpoolError> {
-        if !disk.list().context("list", "the folder")?.iter().any(|n| n == CHECKPOINT) {
-            return Ok(Checkpoint::default());
-        }
-        let found = disk.bytes(CHECKPOINT).context("measure", CHECKPOINT)?;
-        let bytes = disk.read(CHECKPOINT, 0, found.min(CHECKPOINT_BYTES as u64) as usize);
-        let checkpoint = Self::decode(&bytes.context("read", CHECKPOINT)?);
-        if checkpoint.is_none() {
-            tracing::warn!("the spool's checkpoint is damaged; what is committed will be learned from the next ack");
-        }
-        Ok(checkpoint.unwrap_or_default())
-    }
-
-    fn store(&self, disk: &impl Disk) -> Result<(), SpoolError> {
-        disk.replace(CHECKPOINT, &self.encode()).context("write", CHECKPOINT)?;
-        disk.sync_folder().context("sync", "the folder")
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(CHECKPOINT_BYTES);
-        out.put_slice(&self.committed.map_or(Epoch::NONE, |p| p.epoch).0);
-        out.put_u64_le(self.committed.map_or(0, |p| p.seq));
-        out.put_u64_le(self.keep_from);
-        out.put_i64_le(self.sealed.unwrap_or(PlantTime::MIN).millis());
-        out.put_u32_le(crc32c::crc32c(&out));
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.first_chunk::<CHECKPOINT_BYTES>()?;
-        let number = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
-        if bytes[40..] != crc32c::crc32c(&bytes[..40]).to_le_bytes() {
-            return None;
-        }
-        let position = Position { epoch: Epoch::from_slice(&bytes[..16])?, seq: number(16)? };
-        let sealed = PlantTime(number(32)? as i64);
-        Some(Checkpoint {
-            committed: Some(position).filter(|p| p.epoch != Epoch::NONE),
-            keep_from: number(24)?,
-            sealed: Some(sealed).filter(|t| *t != PlantTime::MIN),
-        })
-    }
-}
+/// Segments that can't be read, for someone to look at: the newest ones.
+pub(super) const UNREADABLE_SEGMENTS_MAX: usize = 4;
+const UNREADABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 impl<D: Disk> Spool<D> {
     /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
     pub fn free(&mut self, committed: Position) -> Result<(), SpoolError> {
         self.log.lock().free(committed);
-        self.remove_freed()
+        self.with_reserve(Self::remove_freed)
     }
 
     /// Bytes of all segment files.
@@ -102,29 +48,69 @@ impl<D: Disk> Spool<D> {
         if self.segments.front().is_none_or(|s| s.number >= keep_from) {
             return Ok(());
         }
-        Checkpoint { committed, keep_from, sealed: self.sealed }.store(&*self.disk)?;
+        let checkpoint = Checkpoint { committed, keep_from, sealed: self.sealed };
+        self.checkpoints.store(&*self.disk, &checkpoint)?;
         while let Some(segment) = self.segments.front().filter(|s| s.number < keep_from) {
             self.remove(segment.number)?;
             self.segments.pop_front();
         }
-        Ok(())
+        self.sync_folder()
     }
 
     /// Evicts oldest segments until `bytes` more fit.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), SpoolError> {
-        while self.bytes() + bytes > self.config.bytes_max {
-            self.remove_freed()?;
-            if self.bytes() + bytes > self.config.bytes_max && !self.evict()? {
+        while !self.fits(bytes) {
+            self.with_reserve(Self::remove_freed)?;
+            if !self.fits(bytes) && !self.with_reserve(Self::evict)? {
                 break;
             }
         }
         Ok(())
     }
 
+    fn fits(&self, bytes: u64) -> bool {
+        let SpoolConfig { bytes_max, free_bytes_min, .. } = self.config;
+        let scarce = || free_bytes_min > 0 && self.disk.free_bytes().is_ok_and(|free| free < bytes + free_bytes_min);
+        self.bytes() + bytes <= bytes_max && !scarce()
+    }
+
+    /// Evicts segments whose newest frame was sealed too long before the newest of all. A time that was not trusted says
+    /// nothing about age. Asked for with each new segment only: it reads the disk.
+    pub(super) fn evict_aged(&mut self) -> Result<(), SpoolError> {
+        let Some(age_max) = self.config.age_max.filter(|_| self.begins_segment()) else {
+            return Ok(());
+        };
+        self.with_reserve(Self::remove_freed)?;
+        let newest = {
+            let log = self.log.lock();
+            log.last().and_then(|last| log.covering(last).copied())
+        };
+        let Some(now) = newest.and_then(|e| self.trusted_time_ms(&e)) else {
+            return Ok(());
+        };
+        while let Some(at) = self.evictable().filter(|at| at + 1 < self.segments.len()) {
+            let sealed = self.held(self.segments[at].number).last().and_then(|e| self.trusted_time_ms(e));
+            let age = sealed.and_then(|sealed| u64::try_from(now.saturating_sub(sealed)).ok());
+            if age.is_none_or(|age| Duration::from_millis(age) <= age_max) {
+                break;
+            }
+            self.with_reserve(Self::evict)?;
+        }
+        Ok(())
+    }
+
+    fn trusted_time_ms(&self, extent: &Extent) -> Option<i64> {
+        self.seal_time(extent).filter(|s| s.trusted).map(|s| s.time_ms)
+    }
+
+    /// The oldest segment that has more than a gap in it.
+    fn evictable(&self) -> Option<usize> {
+        self.segments.iter().position(|s| !matches!(&self.held(s.number)[..], [only] if only.gap))
+    }
+
     /// Puts a gap in the place of the oldest segment that has more than a gap in it. False: there is none.
     fn evict(&mut self) -> Result<bool, SpoolError> {
-        let oldest = self.segments.iter().position(|s| !matches!(&self.held(s.number)[..], [only] if only.gap));
-        let Some((at, segment)) = oldest.and_then(|at| Some((at, *self.segments.get(at)?))) else {
+        let Some((at, segment)) = self.evictable().and_then(|at| Some((at, *self.segments.get(at)?))) else {
             return Ok(false);
         };
         let evicted = self.held(segment.number);
@@ -140,7 +126,7 @@ impl<D: Disk> Spool<D> {
             self.put(at, from, gap.into_iter().map(Piece::gap).collect())?;
             self.losses.evicted += loss;
             let Loss { batches, readings } = loss;
-            tracing::error!(%from, to = last.last_seq, batches, readings, "spool full: oldest readings evicted");
+            tracing::error!(%from, to = last.last_seq, batches, readings, "over the bounds of the spool: oldest readings evicted");
         } else {
             self.sync_folder()?;
             self.remove(segment.number)?;
@@ -153,7 +139,8 @@ impl<D: Disk> Spool<D> {
         Ok(true)
     }
 
-    /// A frame could not be read back: it becomes a gap, and what else is damaged in its segment, too.
+    /// A frame could not be read back: it becomes a gap, and what else is damaged in its segment, too. One that the disk
+    /// fails to read is an error at first, and given up when it was asked for a few times.
     pub fn mend(&mut self, position: Position) -> Result<(), SpoolError> {
         let number = self.log.lock().covering(position).map(|e| e.place.segment);
         let Some(at) = self.segments.iter().position(|s| Some(s.number) == number) else {
@@ -163,7 +150,10 @@ impl<D: Disk> Spool<D> {
         let Some(first) = held.first().map(|e| e.position) else {
             return Ok(());
         };
-        let pieces = self.without_damage(&held, self.segments[at].previous)?;
+        let tries = self.failed_read.filter(|(failed, _)| *failed == position).map_or(1, |(_, tries)| tries + 1);
+        self.failed_read = Some((position, tries));
+        let pieces = self.without_damage(&held, self.segments[at].previous, tries >= READ_TRIES_MAX)?;
+        self.failed_read = None;
         // It was read while an eviction changed its segment, and can be read by now.
         if pieces.iter().all(|piece| matches!(piece, Piece::Keep(_))) {
             return Ok(());
@@ -190,7 +180,7 @@ impl<D: Disk> Spool<D> {
         let Extent { position, last_seq, bytes, readings, .. } = frame;
         let sealed = self.seal_time(&frame);
         let gap = recovery::gap(position, last_seq, previous, GapReason::Quarantined, sealed, readings);
-        let found = held.iter().zip(self.without_damage(&held, previous)?);
+        let found = held.iter().zip(self.without_damage(&held, previous, false)?);
         let (mut pieces, mut damaged) = (Vec::with_capacity(held.len()), Loss::default());
         for (extent, piece) in found {
             match piece {
@@ -208,6 +198,26 @@ impl<D: Disk> Spool<D> {
         self.losses.quarantined += Loss { batches: 1, readings };
         self.losses.damaged += damaged;
         tracing::error!(frame = %position, bytes, readings, "a batch that the broker refuses is quarantined");
+        Ok(())
+    }
+
+    /// Takes a segment that can't be read out of the log, so that it does not keep the agent from starting.
+    pub(super) fn set_aside(&self, number: u64, reason: &str) -> Result<(), SpoolError> {
+        let (name, aside) = (segment::name(number), segment::aside_name(number));
+        self.disk.rename(&name, &aside).context("set aside", &name)?;
+        tracing::error!(
+            segment = name,
+            reason,
+            "a segment of the spool can't be read; it is set aside, a gap stands for it"
+        );
+        let mut kept = self.disk.list().context("list", "the folder")?;
+        kept.retain(|name| segment::is_aside(name));
+        kept.sort_unstable();
+        let bytes = |name: &String| self.disk.bytes(name).unwrap_or(0);
+        while kept.len() > UNREADABLE_SEGMENTS_MAX || kept.iter().map(bytes).sum::<u64>() > UNREADABLE_BYTES_MAX {
+            let oldest = kept.remove(0);
+            self.disk.remove(&oldest).context("remove", &oldest)?;
+        }
         Ok(())
     }
 
@@ -253,11 +263,21 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    fn without_damage(&self, held: &[Extent], previous: Option<Position>) -> Result<Vec<Piece>, SpoolError> {
+    /// What the disk fails to read is an error, or damage too if it is `given_up`.
+    fn without_damage(
+        &self,
+        held: &[Extent],
+        previous: Option<Position>,
+        given_up: bool,
+    ) -> Result<Vec<Piece>, SpoolError> {
         let mut pieces = Vec::with_capacity(held.len());
         let reader = self.reader();
         for extent in held {
-            pieces.extend(match reader.read_at(extent)? {
+            let read = match reader.read_at(extent) {
+                Err(_) if given_up => None,
+                other => other?,
+            };
+            pieces.extend(match read {
                 Some(_) => Some(Piece::Keep(*extent)),
                 None => {
                     recovery::gap(extent.position, extent.last_seq, previous, GapReason::Damaged, None, extent.readings)

@@ -24,9 +24,19 @@ pub const GROUP_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 const MAGIC: &[u8; 4] = b"MWSG";
 const VERSION: u16 = 1;
 const SUFFIX: &str = ".seg";
+const ASIDE: &str = ".unreadable";
 
 pub fn name(number: u64) -> String {
     format!("{number:016x}{SUFFIX}")
+}
+
+/// Of a segment that can't be read.
+pub fn aside_name(number: u64) -> String {
+    format!("{number:016x}{SUFFIX}{ASIDE}")
+}
+
+pub fn is_aside(name: &str) -> bool {
+    name.strip_suffix(ASIDE).and_then(number).is_some()
 }
 
 /// None: not a segment's name.
@@ -81,6 +91,17 @@ pub struct Scanned {
     pub extents: Vec<Extent>,
     pub bytes: u64,
     pub damaged_bytes: u64,
+}
+
+impl Scanned {
+    /// Written by a version that is not known here. A damaged version number with intact frames behind it is none.
+    pub fn is_newer(&self, bytes: &[u8]) -> bool {
+        let Some((content, crc)) = bytes.get(..SEGMENT_HEADER_BYTES).and_then(|h| h.split_last_chunk::<4>()) else {
+            return false;
+        };
+        let newer = content.starts_with(MAGIC) && u16::from_le_bytes([content[4], content[5]]) > VERSION;
+        newer && (self.extents.is_empty() || *crc == crc32c::crc32c(content).to_le_bytes())
+    }
 }
 
 pub fn scan(number: u64, bytes: &Bytes) -> Scanned {

@@ -41,7 +41,7 @@ pub const STOP_MAX: Duration = Duration::from_secs(20);
 /// Nothing is lost by these, and each is said once for a reason that the test gave.
 pub const BROKER_LOST: &str = "no connection to the broker; the spool keeps everything";
 pub const ROWS_SKIPPED: &str = "rows at or before the time up to which the spool is sealed are not replayed";
-const EVICTED: &str = "spool full: oldest readings evicted";
+const EVICTED: &str = "over the bounds of the spool: oldest readings evicted";
 
 /// A gateway, its broker and its processor, on one machine.
 pub struct Hall {

@@ -84,7 +84,8 @@ impl Gateway {
     }
 
     pub fn start(&mut self, rng: &mut ChaCha8Rng) {
-        let config = SpoolConfig { bytes_max: self.spool_bytes_max, segment_bytes: 1_000 };
+        let config =
+            SpoolConfig { bytes_max: self.spool_bytes_max, segment_bytes: 1_000, free_bytes_min: 0, age_max: None };
         let (spool, _) = Spool::open(self.disk.clone(), config, Epoch(rng.random())).unwrap();
         let window = WindowConfig {
             window_bytes_max: rng.random_range(500..5_000),

@@ -75,7 +75,7 @@ async fn other_bounds_hold_from_the_next_commit_on() {
     }
     progress.wait_for(|p| p.batches == 100).await.unwrap();
     assert!(log.lock().extents().all(|e| !e.gap));
-    let small = SpoolConfig { bytes_max: 2_000, segment_bytes: 500 };
+    let small = SpoolConfig { bytes_max: 2_000, segment_bytes: 500, ..Default::default() };
     requests.send(WriterRequest::Reconfigure(small)).await.unwrap();
     for n in 101..=200 {
         batches.send(batch(n)).await.unwrap();

@@ -102,6 +102,10 @@ fn what_is_wrong_is_said_in_one_line_with_file_key_and_what_is_allowed() {
         (format!("{GOOD}\n[batch]\nflush_ms = \"1s\""), "`flush_ms`: invalid type"),
         (format!("{GOOD}\n[spool]\nbytes_max = 1000"), "`spool.bytes_max`: 1000 is not within"),
         (
+            format!("{GOOD}\n[spool]\nfree_bytes_min = 2000000000000"),
+            "`spool.free_bytes_min`: 2000000000000 is not within",
+        ),
+        (
             format!("{GOOD}\n[clock]\nwall_origin_ms = 0\nplant_origin = 0\nspeed = 0.0"),
             "`clock.speed`: must be above 0",
         ),
