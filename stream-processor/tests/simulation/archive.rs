@@ -140,9 +140,11 @@ impl Archive {
             let at = gateway.appended[n];
             let declared =
                 |r: &&&Row| r.n.is_none() && r.from.epoch == at.epoch && (r.from.seq..=r.last_seq).contains(&at.seq);
-            let broken = gateway.taken_away.contains(n) && rows.iter().any(|r| r.break_to);
+            // What only an exchanged card knew, nobody can know. What the archive had beyond the new card's log led to a
+            // break, or the rows would not follow on each other.
+            let unknowable = gateway.taken_away.contains(n);
             assert!(
-                broken || rows.iter().find(declared).is_some(),
+                unknowable || rows.iter().find(declared).is_some(),
                 "{:?}: batch {n} at {at} is lost in silence",
                 gateway.key
             );

@@ -38,7 +38,7 @@ pub struct Gateway {
     pub durable: BTreeSet<i64>,
     /// What lay on the disk once, and what was durable then.
     image: Option<(SimDisk, BTreeSet<i64>)>,
-    /// Durable once, and not on the disk that somebody put into the gateway: a break must be declared if they are missing.
+    /// Durable once, and not on the card that somebody put into the gateway.
     pub taken_away: BTreeSet<i64>,
 }
 
@@ -84,8 +84,7 @@ impl Gateway {
     }
 
     pub fn start(&mut self, rng: &mut ChaCha8Rng) {
-        let config =
-            SpoolConfig { bytes_max: self.spool_bytes_max, segment_bytes: 1_000, free_bytes_min: 0, age_max: None };
+        let config = SpoolConfig { bytes_max: self.spool_bytes_max, segment_bytes: 1_000, ..SpoolConfig::default() };
         let (spool, _) = Spool::open(self.disk.clone(), config, Epoch(rng.random())).unwrap();
         let window = WindowConfig {
             window_bytes_max: rng.random_range(500..5_000),
