@@ -11,6 +11,7 @@ use edge_agent::{
     agent::{Agent, AgentHandle, batch::BatchBuilder, clock::AgentClock, sampler::OpenSources},
     config::Gateway,
     source::Source,
+    spool::{disk::Folder, inspect::inspect},
     supervisor::Supervisor,
     telemetry::{self, Health},
 };
@@ -35,6 +36,19 @@ struct Arguments {
 enum Command {
     /// Says what is wrong with the configuration, if anything, and starts nothing.
     CheckConfig,
+    /// Looks at the spool and changes nothing, also beside a running agent.
+    Spool {
+        #[command(subcommand)]
+        look: Look,
+    },
+}
+
+#[derive(Subcommand)]
+enum Look {
+    /// Says what is in each segment file, and how far the log is committed.
+    Inspect,
+    /// Reads every frame; ends with exit code 1 if anything can't be read.
+    Verify,
 }
 
 fn main() -> ExitCode {
@@ -46,9 +60,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Some(Command::CheckConfig) = arguments.command {
-        println!("{}: ok", arguments.config.display());
-        return ExitCode::SUCCESS;
+    match arguments.command {
+        Some(Command::CheckConfig) => {
+            println!("{}: ok", arguments.config.display());
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Spool { look: how }) => return look(&gateway.agent.data, &how),
+        None => {}
     }
     telemetry::init_logs();
     match start(arguments.config, gateway) {
@@ -70,6 +88,27 @@ fn load(path: &Path) -> anyhow::Result<Gateway> {
     let machines: Vec<_> = sources.iter().flat_map(|source| source.machines()).collect();
     BatchBuilder::new(&machines).map_err(|e| refused(&e))?;
     Ok(gateway)
+}
+
+fn look(data: &Path, how: &Look) -> ExitCode {
+    let found = match inspect(&Folder::view(data)) {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("{}: {error}", data.display());
+            return ExitCode::from(2);
+        }
+    };
+    let damage = found.damage();
+    match how {
+        Look::Inspect => println!("{found}"),
+        Look::Verify if damage.is_empty() => println!("{}: ok", data.display()),
+        Look::Verify => {}
+    }
+    damage.iter().for_each(|line| println!("damage: {line}"));
+    match how {
+        Look::Verify if !damage.is_empty() => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn start(config: PathBuf, gateway: Gateway) -> anyhow::Result<()> {

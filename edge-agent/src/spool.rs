@@ -35,6 +35,7 @@ use proto::{
 
 pub mod checkpoint;
 pub mod disk;
+pub mod inspect;
 pub mod log;
 pub mod record;
 pub mod segment;
@@ -246,7 +247,7 @@ impl<D: Disk> Spool<D> {
         let mut buffer = Vec::new();
         let mut unreadable = 0;
         for number in numbers {
-            let bytes = match self.read_segment(*number, std::mem::take(&mut buffer)) {
+            let bytes = match read_segment(&*self.disk, *number, std::mem::take(&mut buffer)) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     self.set_aside(*number, &error.to_string())?;
@@ -310,23 +311,6 @@ impl<D: Disk> Spool<D> {
         });
         self.disk.replace(&name, &bytes).context("rewrite", &name)?;
         Ok(segment::extents(number, SEGMENT_HEADER_BYTES as u64, &records))
-    }
-
-    /// One buffer goes from segment to segment: an allocator that gets back a large one for each keeps them, and a
-    /// gateway has little memory.
-    fn read_segment(&self, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
-        let name = segment::name(number);
-        let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
-        let bytes = self.disk.bytes(&name).context("measure", &name)?.min(most);
-        let mut read = || self.disk.read_into(&name, 0, bytes as usize, &mut buffer);
-        let mut outcome = read();
-        for _ in 1..READ_TRIES_MAX {
-            if outcome.is_err() {
-                outcome = read();
-            }
-        }
-        outcome.context("read", &name)?;
-        Ok(buffer.into())
     }
 
     pub fn log(&self) -> SharedLog {
@@ -474,6 +458,23 @@ impl<D: Disk> Spool<D> {
     pub fn reader(&self) -> SpoolReader<D> {
         SpoolReader::new(self.disk.clone(), self.log.clone())
     }
+}
+
+/// One buffer goes from segment to segment: an allocator that gets back a large one for each keeps them, and a
+/// gateway has little memory.
+fn read_segment(disk: &impl Disk, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
+    let name = segment::name(number);
+    let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
+    let bytes = disk.bytes(&name).context("measure", &name)?.min(most);
+    let mut read = || disk.read_into(&name, 0, bytes as usize, &mut buffer);
+    let mut outcome = read();
+    for _ in 1..READ_TRIES_MAX {
+        if outcome.is_err() {
+            outcome = read();
+        }
+    }
+    outcome.context("read", &name)?;
+    Ok(buffer.into())
 }
 
 #[cfg(test)]

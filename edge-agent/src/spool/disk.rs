@@ -70,8 +70,8 @@ pub trait Disk: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Held as long as this lives: two agents in one folder would write over each other.
-    _lock: File,
+    /// Held as long as this lives: two agents in one folder would write over each other. None: only to look at.
+    _lock: Option<File>,
     /// The file that was appended to last: nearly always the next one, too.
     open: Mutex<Option<(String, File)>>,
 }
@@ -83,7 +83,12 @@ impl Folder {
         create_all(&path)?;
         let lock = File::create(path.join("lock"))?;
         lock.try_lock().map_err(|e| io::Error::other(format!("in use by another agent ({e})")))?;
-        Ok(Folder { path, _lock: lock, open: Mutex::default() })
+        Ok(Folder { path, _lock: Some(lock), open: Mutex::default() })
+    }
+
+    /// To read only, also beside the process that has it: nothing is created, and it must not be written to.
+    pub fn view(path: impl Into<PathBuf>) -> Self {
+        Folder { path: path.into(), _lock: None, open: Mutex::default() }
     }
 
     fn with_open<T>(&self, name: &str, act: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {

@@ -243,6 +243,7 @@ impl<D: Disk> Spool<D> {
         if at + 1 == self.segments.len() {
             self.active = false;
         }
+        self.remember_committed(first)?;
         let Segment { number, previous, .. } = self.segments[at];
         let extents = self.rewrite(number, SegmentHeader { first, previous }, pieces)?;
         self.segments[at].bytes = SEGMENT_HEADER_BYTES as u64 + extents.iter().map(|e| u64::from(e.bytes)).sum::<u64>();
@@ -250,6 +251,19 @@ impl<D: Disk> Spool<D> {
         extents.into_iter().for_each(|e| log.replace(e));
         drop(log);
         self.sync_folder()
+    }
+
+    /// What is committed just before `first` may be in the segment that is about to lose it: a start must not miss it.
+    fn remember_committed(&mut self, first: Position) -> Result<(), SpoolError> {
+        let committed = self.log.lock().committed();
+        let (Some(committed), Some(oldest)) = (committed, self.segments.front().map(|s| s.number)) else {
+            return Ok(());
+        };
+        if committed.epoch != first.epoch || committed.seq + 1 != first.seq {
+            return Ok(());
+        }
+        let checkpoint = Checkpoint { committed: Some(committed), keep_from: oldest, sealed: self.sealed };
+        self.checkpoints.store(&*self.disk, &checkpoint)
     }
 
     /// When the frame was sealed; a gap that stands for it keeps the watermark moving.

@@ -11,6 +11,7 @@ use super::{disk::memory::Memory, *};
 
 mod crash_points;
 mod format;
+mod look;
 mod room;
 mod unreadable;
 

@@ -2,7 +2,11 @@
 
 use std::{fs, net::TcpListener, path::PathBuf, process::Command};
 
-use proto::{asset::AssetId, broker::TlsFiles, time::wall_now_ms};
+use proto::{
+    asset::AssetId,
+    broker::TlsFiles,
+    time::{PlantClock, PlantTime, wall_now_ms},
+};
 
 use super::{
     agent::{self, Agent},
@@ -29,7 +33,7 @@ fn binary() -> Option<PathBuf> {
     named
 }
 
-fn config(port: u16, installed: &Installed) -> String {
+fn config(port: u16, installed: &Installed, clock: &PlantClock) -> String {
     let TlsFiles { ca, client } = installed.files();
     let (certificate, key) = client.unwrap();
     format!(
@@ -40,9 +44,9 @@ fn config(port: u16, installed: &Installed) -> String {
         ca.display(),
         certificate.display(),
         key.display(),
-        wall_now_ms(),
-        (FIRST_STEP - 1) * STEP_MS,
-        STEPS_PER_SECOND * STEP_MS / 1_000,
+        clock.wall_origin_ms,
+        clock.plant_origin.millis(),
+        clock.speed,
         table::SOURCE,
     )
 }
@@ -60,11 +64,13 @@ fn the_static_arm_binary_brings_every_row_over_tls_frees_its_spool_and_stops_in_
     };
     let installed = Installed::new(&authority.certificate(), &authority.issue("gw", 10));
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("gateway.toml"), config(broker.port(), &installed)).unwrap();
+    let (plant_origin, speed) = (PlantTime((FIRST_STEP - 1) * STEP_MS), (STEPS_PER_SECOND * STEP_MS / 1_000) as f64);
+    let clock = PlantClock { wall_origin_ms: wall_now_ms(), plant_origin, speed };
+    fs::write(folder.path().join("gateway.toml"), config(broker.port(), &installed, &clock)).unwrap();
     table::write(folder.path(), FIRST_STEP..=LAST_STEP, NOTE_BYTES);
     let archive = Archive::new(1);
     let ids = (&AssetId::new("mill").unwrap(), &AssetId::new("gw").unwrap());
-    let _committer = Committer::start(plain, ids, &archive, Manner::LATE, 1);
+    let _committer = Committer::start(plain, ids, &archive, Manner::LATE, clock, 1);
 
     let agent = Agent::start_in(folder.path(), Command::new(qemu).arg(binary));
     let all = (LAST_STEP - FIRST_STEP + 1) as u64 * READINGS_PER_STEP;

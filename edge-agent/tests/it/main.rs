@@ -10,6 +10,7 @@ mod kill;
 mod outage;
 mod processor;
 mod program;
+mod spool;
 mod supervised;
 mod table;
 mod tls;
