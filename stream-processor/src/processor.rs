@@ -36,7 +36,7 @@ use crate::{
     archive::{Archive, ArchiveError, pending::Pending},
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
-    intake::{EpochsLeft, Intake},
+    intake::{EpochsLeft, Intake, installs::Installs},
     panics,
     serve::{
         self, ServeError, Services, Serving,
@@ -153,6 +153,7 @@ impl Processor {
             commands: commands_in,
             scorer,
             intake: Intake::new(&recovered.positions, left),
+            installs: Installs::default(),
             acks: Acks::new(recovered.archive_id, recovered.incarnation, &recovered.positions),
             stream,
             pending: Pending::new(&config.archive, config.site.clone(), &FeatureSchema::of(&config.features)),

@@ -67,6 +67,7 @@ pub struct Metrics {
     batches: Counter<u64>,
     batches_lost: Counter<u64>,
     log_breaks: Counter<u64>,
+    pub installs_alternating: Counter<u64>,
     pub batches_committed: Counter<u64>,
     pub batches_pending: Gauge<u64>,
     pub batches_staged: Gauge<u64>,
@@ -104,6 +105,10 @@ impl Metrics {
             readings_duplicate: counter("millwright_readings_duplicate", "Readings in batches that were sent again"),
             readings_lost: counter("millwright_readings_lost", "Readings that gateways declared as lost, where known"),
             batches: counter("millwright_batches", "Messages that arrived, by outcome"),
+            installs_alternating: counter(
+                "millwright_installs_alternating",
+                "Births of an installation that another one under the same name had followed",
+            ),
             log_breaks: counter("millwright_log_breaks", "Logs of gateways that went on elsewhere, by reason"),
             batches_lost: counter("millwright_batches_lost", "Batches that gateways declared as lost, by reason"),
             batches_committed: counter("millwright_batches_committed", "Batches taken whose manifest is in S3"),

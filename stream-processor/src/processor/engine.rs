@@ -31,7 +31,10 @@ use crate::{
     archive::{Archive, Segment, pending::Pending},
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::{Arrival, mqtt::Ingest},
-    intake::Intake,
+    intake::{
+        Intake,
+        installs::{Installs, Speaker},
+    },
     serve::{
         board::{Board, Part, ProcessorState},
         command::{Command, CommandError},
@@ -74,6 +77,7 @@ pub struct Engine {
     pub commands: mpsc::Receiver<Command>,
     pub scorer: watch::Receiver<Option<Arc<Scorer>>>,
     pub intake: Intake,
+    pub installs: Installs,
     pub acks: Acks,
     pub stream: Stream,
     pub pending: Pending,
@@ -237,11 +241,20 @@ impl Engine {
         Ok(())
     }
 
-    fn introduce(&self, taken: &Taken) {
+    fn introduce(&mut self, taken: &Taken) {
         if let Content::Batch { batch, .. } = &taken.content
             && let Some(birth) = &batch.birth
         {
             self.board.introduce(&taken.agent, &birth.machines);
+            let (agent, install) = (&taken.agent.agent, &birth.install_id);
+            match self.installs.hear(&taken.agent, install) {
+                Speaker::Known => {}
+                Speaker::New => tracing::warn!(%agent, install, "a gateway was installed anew"),
+                Speaker::Alternating => {
+                    self.metrics.installs_alternating.add(1, &[]);
+                    tracing::error!(%agent, install, "two gateways take turns under one name");
+                }
+            }
         }
     }
 
