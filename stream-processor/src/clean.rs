@@ -44,11 +44,14 @@ impl Rows {
         for (at, taken) in (0..).zip(run) {
             let Content::Batch { batch, .. } = &taken.content else { continue };
             let watermark = watermarks.entry(&taken.agent).or_insert_with(|| fleet.watermark(&taken.agent));
-            let border = Border { watermark: *watermark, sealed_ms: sealed_ms(batch), config };
+            let trusted = is_trusted(batch);
+            let border = Border { watermark: *watermark, sealed_ms: sealed_ms(batch), trusted, config };
             for machine in &batch.machines {
                 rows.push_machine(at, machine, &taken.agent, &border, fleet);
             }
-            watermark.advance(border.sealed_ms);
+            if trusted {
+                watermark.advance(border.sealed_ms);
+            }
         }
         rows
     }
@@ -122,16 +125,26 @@ pub fn sealed_ms(batch: &TelemetryBatch) -> i64 {
     batch.sealed.as_ref().map_or(i64::MIN, |s| s.time_ms)
 }
 
+/// False: the gateway did not know what time it is. Its estimate goes into the archive, moves no watermark and enters no
+/// window.
+pub fn is_trusted(batch: &TelemetryBatch) -> bool {
+    batch.sealed.as_ref().is_some_and(|s| s.trusted)
+}
+
 /// What time means to the rows of one batch.
 struct Border<'a> {
     /// Before the batch.
     watermark: Watermark,
     sealed_ms: i64,
+    trusted: bool,
     config: &'a FeatureConfig,
 }
 
 impl Border<'_> {
     fn flags(&self, time_ms: i64) -> u32 {
+        if !self.trusted {
+            return flag::UNTRUSTED;
+        }
         let bin = bin_of(time_ms, self.config.window_ms);
         let late = if self.watermark.closes(bin, self.config) { flag::LATE } else { 0 };
         // A device's clock may run ahead of its gateway's by as much as it may be behind. Further ahead, the stamp

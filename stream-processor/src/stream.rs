@@ -36,7 +36,7 @@ pub use snapshot::SNAPSHOT_BYTES_MAX;
 
 use crate::{
     alert::{AcknowledgeError, AlertConfig, AlertDesk, Judgement, Scored},
-    clean::sealed_ms,
+    clean::{is_trusted, sealed_ms},
     decode::{AgentKey, Content, DeadLetter, Taken},
     window::{Windows, watermark::Watermark},
 };
@@ -242,7 +242,9 @@ impl Stream {
     fn close(&mut self, run: &[Taken]) -> Vec<(usize, WindowFeatures)> {
         let mut seals: BTreeMap<&AgentKey, Vec<(usize, Watermark)>> = BTreeMap::new();
         for (at, taken) in run.iter().enumerate() {
-            if let Content::Batch { batch, .. } = &taken.content {
+            if let Content::Batch { batch, .. } = &taken.content
+                && is_trusted(batch)
+            {
                 let watermark = self.fleet.advance(&taken.agent, sealed_ms(batch));
                 seals.entry(&taken.agent).or_default().push((at, watermark));
             }

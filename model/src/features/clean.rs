@@ -33,11 +33,13 @@ pub mod flag {
     pub const WRONG_UNIT: u32 = 1 << 9;
     /// From an agent that does not own the machine.
     pub const FOREIGN: u32 = 1 << 10;
+    /// Its gateway did not know what time it is: the stamp is an estimate.
+    pub const UNTRUSTED: u32 = 1 << 11;
 
     /// Any of these keeps a reading out of the windows.
     pub const DISQUALIFYING: u32 = !GAP;
     /// Decided from the log around the reading, when it came in: can't be found again from the row alone.
-    pub const FROM_LOG: u32 = LATE | FUTURE | FOREIGN;
+    pub const FROM_LOG: u32 = LATE | FUTURE | FOREIGN | UNTRUSTED;
 }
 
 /// Columns of the frames inside; the archive's have names instead of ids.

@@ -223,6 +223,25 @@ fn batches_that_a_gateway_declares_as_lost_are_said_to_be_lost() {
 }
 
 #[test]
+fn what_was_sealed_by_an_untrusted_clock_is_archived_and_moves_nothing() {
+    let (seed, mut rng) = rng();
+    let (mut told, mut untold) = (log(0, 60, &mut rng), log(0, 60, &mut rng));
+    for taken in &mut untold {
+        let Content::Batch { batch, .. } = &mut taken.content else { continue };
+        batch.sealed.as_mut().unwrap().trusted = false;
+    }
+    let mut stream = Stream::new(config());
+    told.truncate(1);
+    stream.apply(told, None).unwrap();
+    let derived = stream.apply(untold, None).unwrap();
+    let flags = derived.readings.column("flags").unwrap().u32().unwrap();
+    assert!(flags.len() > 100, "seed {seed}");
+    let untrusted = model::features::clean::flag::UNTRUSTED;
+    assert!(flags.into_no_null_iter().all(|flags| flags & untrusted != 0), "seed {seed}");
+    assert!(derived.windows.is_empty() && derived.late == 0, "seed {seed}");
+}
+
+#[test]
 fn a_machine_is_foreign_to_all_but_its_owner_until_another_gateway_names_it() {
     let (_, mut rng) = rng();
     let mut stream = Stream::new(config());

@@ -86,7 +86,7 @@ impl Readings {
             own.quality.push(quality.unwrap_or_default());
             let flags = flags.unwrap_or_default();
             own.flags.push(flags);
-            if flags & flag::FUTURE == 0 {
+            if flags & (flag::FUTURE | flag::UNTRUSTED) == 0 {
                 self.newest = self.newest.max(PlantTime(time));
             }
         }

@@ -89,7 +89,7 @@ pub fn log(agent: usize, batches: u64, rng: &mut ChaCha8Rng) -> Vec<Taken> {
             ..Default::default()
         });
         let batch = TelemetryBatch {
-            sealed: Some(SealTime { time_ms: now, ..Default::default() }),
+            sealed: Some(SealTime { time_ms: now, trusted: true, ..Default::default() }),
             birth: (seq == 1 || rng.random_bool(0.03)).then(|| birth(&machines)),
             machines: readings,
             events: events.into_iter().collect(),
