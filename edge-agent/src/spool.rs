@@ -47,7 +47,7 @@ mod reserve;
 pub use reader::{ReadError, SpoolReader};
 
 use checkpoint::Checkpoints;
-use disk::Disk;
+use disk::{Disk, DiskWork};
 use log::{Extent, Log};
 use record::Record;
 use recovery::Piece;
@@ -142,6 +142,10 @@ pub struct Losses {
     pub evicted: Loss,
     pub damaged: Loss,
     pub quarantined: Loss,
+    /// Segments that became a gap to make room.
+    pub segments_evicted: u64,
+    /// Segments that could not be read and were set aside.
+    pub segments_set_aside: u64,
 }
 
 impl<'e> FromIterator<&'e Extent> for Loss {
@@ -230,6 +234,7 @@ impl<D: Disk> Spool<D> {
         }
         let recovered = spool.recover(&numbers, checkpoint.committed)?;
         spool.losses.damaged.batches = recovered.lost;
+        spool.losses.segments_set_aside = recovered.unreadable;
         let newest = {
             let mut log = spool.log.lock();
             spool.previous = log.last();
@@ -331,6 +336,11 @@ impl<D: Disk> Spool<D> {
     /// Other bounds, which the next commit keeps to.
     pub fn reconfigure(&mut self, config: SpoolConfig) {
         self.config = config;
+    }
+
+    /// What this start asked of the disk.
+    pub fn work(&self) -> DiskWork {
+        self.disk.work()
     }
 
     pub fn losses(&self) -> Losses {

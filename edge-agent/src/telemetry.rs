@@ -35,6 +35,12 @@ pub struct Metrics {
     pub readings_lost: Counter<u64>,
     pub backlog_bytes: Gauge<u64>,
     pub spool_bytes: Gauge<u64>,
+    pub spool_frames: Gauge<u64>,
+    pub spool_age: Gauge<f64>,
+    pub spool_syncs: Counter<u64>,
+    pub spool_written_bytes: Counter<u64>,
+    pub spool_evictions: Counter<u64>,
+    pub spool_set_aside: Counter<u64>,
     pub sealed_time: Gauge<f64>,
     pub clock_trusted: Gauge<u64>,
     pub clock_offset: Gauge<f64>,
@@ -91,6 +97,25 @@ impl Metrics {
             ),
             backlog_bytes: bytes("millwright_agent_backlog", "Frames in the spool that are not committed"),
             spool_bytes: bytes("millwright_agent_spool", "Segment files of the spool"),
+            spool_frames: gauge("millwright_agent_spool_frames", "Frames in the spool that are not committed"),
+            spool_age: meter
+                .f64_gauge("millwright_agent_spool_age")
+                .with_unit("s")
+                .with_description(
+                    "Plant time from the seal of the oldest batch that is not committed to that of the newest",
+                )
+                .build(),
+            spool_syncs: counter("millwright_agent_spool_syncs", "fsyncs of the spool's files and folder"),
+            spool_written_bytes: meter
+                .u64_counter("millwright_agent_spool_written")
+                .with_unit("By")
+                .with_description("Bytes that the spool gave to write calls")
+                .build(),
+            spool_evictions: counter("millwright_agent_spool_evictions", "Segments that became a gap to make room"),
+            spool_set_aside: counter(
+                "millwright_agent_spool_set_aside",
+                "Segments that could not be read and were set aside",
+            ),
             sealed_time: meter
                 .f64_gauge("millwright_agent_sealed_time")
                 .with_unit("s")

@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AgentProgress, watchdog::Beats};
 use crate::{
-    spool::{Loss, Losses, Spool, SpoolConfig, SpoolError, disk::Disk},
+    spool::{
+        Loss, Losses, Spool, SpoolConfig, SpoolError,
+        disk::{Disk, DiskWork},
+    },
     telemetry::Metrics,
 };
 
@@ -49,6 +52,7 @@ pub struct Writer<D> {
     progress: watch::Sender<AgentProgress>,
     /// Already in the metrics.
     counted: Losses,
+    counted_work: DiskWork,
     stop: CancellationToken,
     beats: Arc<Beats>,
     /// The last commit did not succeed.
@@ -67,8 +71,10 @@ impl<D: Disk> Writer<D> {
             backlog_bytes: 0,
         };
         let (progress, counted) = (watch::Sender::new(appended), Losses::default());
+        let counted_work = DiskWork::default();
         let beats = Arc::default();
-        let mut writer = Writer { spool, metrics, appended, progress, counted, stop, beats, failing: false };
+        let mut writer =
+            Writer { spool, metrics, appended, progress, counted, counted_work, stop, beats, failing: false };
         writer.report();
         let progress = writer.progress.subscribe();
         (writer, progress)
@@ -162,14 +168,23 @@ impl<D: Disk> Writer<D> {
         let log = self.spool.log();
         let log = log.lock();
         let (durable, committed, backlog_bytes) = (log.last(), log.committed(), log.bytes());
+        let frames = log.frames();
         drop(log);
         self.metrics.backlog_bytes.record(backlog_bytes, &self.metrics.agent);
         self.metrics.spool_bytes.record(self.spool.bytes(), &self.metrics.agent);
+        self.metrics.spool_frames.record(frames, &self.metrics.agent);
         self.count_losses();
+        self.count_work();
         if self.failing {
             return;
         }
         self.metrics.sealed_time.record(self.appended.plant_time.millis() as f64 / 1e3, &self.metrics.agent);
+        // It reads the disk, so not at each ack.
+        if durable != self.progress.borrow().durable
+            && let Some(age) = self.spool.backlog_age()
+        {
+            self.metrics.spool_age.record(age.as_secs_f64(), &self.metrics.agent);
+        }
         self.progress.send_replace(AgentProgress { durable, committed, backlog_bytes, ..self.appended });
     }
 
@@ -183,6 +198,14 @@ impl<D: Disk> Writer<D> {
         count("evicted", now.evicted, before.evicted);
         count("damaged", now.damaged, before.damaged);
         count("quarantined", now.quarantined, before.quarantined);
+        self.metrics.spool_evictions.add(now.segments_evicted - before.segments_evicted, &self.metrics.agent);
+        self.metrics.spool_set_aside.add(now.segments_set_aside - before.segments_set_aside, &self.metrics.agent);
+    }
+
+    fn count_work(&mut self) {
+        let (now, before) = (self.spool.work(), std::mem::replace(&mut self.counted_work, self.spool.work()));
+        self.metrics.spool_syncs.add(now.syncs - before.syncs, &self.metrics.agent);
+        self.metrics.spool_written_bytes.add(now.bytes_written - before.bytes_written, &self.metrics.agent);
     }
 }
 

@@ -7,8 +7,20 @@ use std::{
     io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
+
+/// What was asked of a disk since it was opened: what wears out a gateway's flash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskWork {
+    /// Given to write calls. What the file system writes for it is more.
+    pub bytes_written: u64,
+    /// Of files and of the folder.
+    pub syncs: u64,
+}
 
 pub trait Disk: Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
@@ -31,6 +43,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Room that is left for this program; a disk that does not know has enough.
     fn free_bytes(&self) -> io::Result<u64> {
         Ok(u64::MAX)
+    }
+
+    /// A disk that does not count has done nothing.
+    fn work(&self) -> DiskWork {
+        DiskWork::default()
     }
 
     /// A small file as a whole, up to `bytes_max`; None: there is none.
@@ -74,6 +91,8 @@ pub struct Folder {
     _lock: Option<File>,
     /// The file that was appended to last: nearly always the next one, too.
     open: Mutex<Option<(String, File)>>,
+    bytes_written: AtomicU64,
+    syncs: AtomicU64,
 }
 
 impl Folder {
@@ -83,12 +102,18 @@ impl Folder {
         create_all(&path)?;
         let lock = File::create(path.join("lock"))?;
         lock.try_lock().map_err(|e| io::Error::other(format!("in use by another agent ({e})")))?;
-        Ok(Folder { path, _lock: Some(lock), open: Mutex::default() })
+        Ok(Folder { _lock: Some(lock), ..Self::view(path) })
     }
 
     /// To read only, also beside the process that has it: nothing is created, and it must not be written to.
     pub fn view(path: impl Into<PathBuf>) -> Self {
-        Folder { path: path.into(), _lock: None, open: Mutex::default() }
+        Folder {
+            path: path.into(),
+            _lock: None,
+            open: Mutex::default(),
+            bytes_written: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        }
     }
 
     fn with_open<T>(&self, name: &str, act: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
@@ -138,10 +163,12 @@ impl Disk for Folder {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.bytes_written.fetch_add(bytes.len() as u64, Relaxed);
         self.with_open(name, |file| file.write_all(bytes))
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
+        self.syncs.fetch_add(1, Relaxed);
         self.with_open(name, |file| file.sync_data())
     }
 
@@ -151,6 +178,8 @@ impl Disk for Folder {
 
     fn overwrite(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        self.bytes_written.fetch_add(bytes.len() as u64, Relaxed);
+        self.syncs.fetch_add(1, Relaxed);
         file.write_all_at(bytes, 0)?;
         file.set_len(bytes.len() as u64)?;
         file.sync_data()
@@ -168,7 +197,12 @@ impl Disk for Folder {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Relaxed);
         File::open(&self.path)?.sync_all()
+    }
+
+    fn work(&self) -> DiskWork {
+        DiskWork { bytes_written: self.bytes_written.load(Relaxed), syncs: self.syncs.load(Relaxed) }
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -204,6 +238,10 @@ mod tests {
         folder.truncate("f", 3).unwrap();
         folder.append("f", b"6").unwrap();
         assert_eq!(folder.read("f", 0, 4).unwrap(), b"1236");
+        folder.replace("f", b"12").unwrap();
+        folder.overwrite("f", b"123").unwrap();
+        folder.sync_folder().unwrap();
+        assert_eq!(folder.work(), DiskWork { bytes_written: 5 + 1 + 2 + 3, syncs: 3 });
         drop(folder);
         Folder::open(root.path().join("a/b/c")).unwrap();
     }

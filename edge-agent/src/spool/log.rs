@@ -135,6 +135,11 @@ impl Log {
         self.bytes
     }
 
+    /// Number of frames held.
+    pub fn frames(&self) -> u64 {
+        self.chapters.iter().map(|c| c.extents.len() as u64).sum()
+    }
+
     /// None if this log does not know the position: another log's epoch, one freed long ago, or beyond what is held.
     /// None orders before everything, as a receiver's "nothing yet" does.
     pub fn order(&self, position: Position) -> Option<Order> {
@@ -295,7 +300,7 @@ mod tests {
         assert!(!log.free(at(1, 4)) && !log.free(at(1, 1)), "no further than before");
         assert!(!log.free(at(2, 3)) && !log.free(at(9, 1)), "beyond what is held, unknown");
         assert!(log.free(at(2, 1)));
-        assert_eq!((log.bytes(), log.extents().count()), (10, 1));
+        assert_eq!((log.bytes(), log.frames()), (10, 1));
         assert!(!log.free(at(1, 8)), "an epoch left behind");
         assert!(log.free(at(2, 2)));
         assert_eq!((log.bytes(), log.last(), log.after(None)), (0, Some(at(2, 2)), None));

@@ -37,6 +37,16 @@ impl<D: Disk> Spool<D> {
         self.segments.iter().map(|s| s.bytes).sum()
     }
 
+    /// From the seal time of the oldest frame that is not committed to that of the newest; None: it can't be read. Reads
+    /// the disk.
+    pub fn backlog_age(&self) -> Option<Duration> {
+        let Some(oldest) = self.log.lock().after(None).copied() else {
+            return Some(Duration::ZERO);
+        };
+        let age_ms = self.sealed?.millis() - self.seal_time(&oldest)?.time_ms;
+        Some(Duration::from_millis(age_ms.try_into().unwrap_or(0)))
+    }
+
     /// Removes whole segments that nothing is needed of; first the checkpoint says that they are freed.
     fn remove_freed(&mut self) -> Result<(), SpoolError> {
         let (oldest, committed) = {
@@ -125,6 +135,7 @@ impl<D: Disk> Spool<D> {
             let gap = recovery::gap(from, last.last_seq, segment.previous, GapReason::Evicted, sealed, readings);
             self.put(at, from, gap.into_iter().map(Piece::gap).collect())?;
             self.losses.evicted += loss;
+            self.losses.segments_evicted += 1;
             let Loss { batches, readings } = loss;
             tracing::error!(%from, to = last.last_seq, batches, readings, "over the bounds of the spool: oldest readings evicted");
         } else {

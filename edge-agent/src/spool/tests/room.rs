@@ -89,5 +89,11 @@ fn what_is_too_old_is_evicted_if_the_clock_was_trusted() {
             true => assert_eq!(first, (1, 1, 28, true), "all that was older than ten hours"),
             false => assert_eq!(first, (1, 1, 1, false)),
         }
+        // The gap is as old as the last of what it stands for.
+        let hours = if trusted { 39 - 27 } else { 39 };
+        assert_eq!(spool.backlog_age(), Some(Duration::from_millis(hours * HOUR_MS as u64)));
+        let last = spool.log().lock().last().unwrap();
+        spool.free(last).unwrap();
+        assert_eq!(spool.backlog_age(), Some(Duration::ZERO));
     }
 }

@@ -12,6 +12,7 @@ fn a_segment_that_cannot_be_read_is_set_aside_and_becomes_a_gap() {
     disk.make_unreadable(&segment::name(7));
     let (spool, recovered) = Spool::open(disk.clone(), CONFIG, Epoch([4; 16])).unwrap();
     assert_eq!((recovered.lost, recovered.unreadable), (4, 1));
+    assert_eq!(spool.losses().segments_set_aside, 1);
     assert!(disk.list().unwrap().contains(&segment::aside_name(7)));
     assert_eq!(gap_at(&spool, at(1, 29)).0, 32);
     assert_eq!(gap_at(&spool, at(1, 29)).1.reason(), GapReason::Damaged);
