@@ -20,6 +20,8 @@ use proto::{
 /// Large enough for anything that the input makes, so that nothing is evicted.
 const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 1 << 30, segment_bytes: 4096, free_bytes_min: 0, age_max: None };
 
+const OTHERS: [&str; 4] = ["checkpoint.a", "checkpoint.b", "reserve", "0000000000000001.seg.tmp"];
+
 fuzz_target!(|bytes: &[u8]| {
     let disk = Arc::new(Memory::default());
     for (name, content) in folder(Input(bytes)) {
@@ -91,47 +93,49 @@ impl Input<'_> {
         self.0.split_off(..count).unwrap_or_default()
     }
 
-    /// Of few epochs and low numbers, so that they meet; now and then of the highest.
-    fn position(&mut self) -> Position {
-        let (epoch, seq) = (1 + self.byte() % 4, u64::from(self.byte()));
-        let seq = if seq > 250 { SEQ_MAX + 3 - (255 - seq) } else { 1 + seq % 16 };
-        Position { epoch: Epoch([epoch; 16]), seq }
-    }
-
-    /// Of an epoch before that one: a chain never comes back.
-    fn previous(&mut self, of: Epoch) -> Option<Position> {
-        let previous = self.position();
-        (previous.epoch < of).then_some(previous)
+    /// Low, so that they meet; now and then the highest.
+    fn seq(&mut self) -> u64 {
+        match self.byte() {
+            high @ 251.. => SEQ_MAX + 3 - (255 - u64::from(high)),
+            low => 1 + u64::from(low % 16),
+        }
     }
 }
 
+/// Two segments an epoch; whatever is damaged, intact frames are in a segment of their epoch and rise in it, and an intact
+/// header says where that began.
 fn folder(mut input: Input) -> BTreeMap<String, Vec<u8>> {
-    let (mut files, mut name) = (BTreeMap::<String, Vec<u8>>::new(), segment::name(0));
+    let (mut files, mut name, mut epoch) = (BTreeMap::<String, Vec<u8>>::new(), segment::name(0), 1);
+    let mut ends = BTreeMap::<String, u64>::new();
     while !input.0.is_empty() {
-        let what = input.byte();
         let file = files.entry(name.clone()).or_default();
-        match what % 8 {
-            0 => name = segment::name(u64::from(input.byte() % 8)),
-            1 => {
-                name = ["checkpoint.a", "checkpoint.b", "reserve", "0000000000000001.seg.tmp"]
-                    [usize::from(input.byte() % 4)]
-                .into()
+        match input.byte() % 8 {
+            0 => {
+                let number = input.byte() % 8;
+                (name, epoch) = (segment::name(number.into()), 1 + number / 2);
             }
-            2 => {
-                let first = input.position();
-                file.extend(SegmentHeader { first, previous: input.previous(first.epoch) }.encode());
-            }
-            3 | 4 => {
-                let position = input.position();
-                let previous = input.previous(position.epoch);
-                file.extend(data(position, previous.filter(|_| position.seq == 1)).encode());
-            }
-            5 => {
-                let (from, more) = (input.position(), u64::from(input.byte()));
-                let previous = input.previous(from.epoch);
-                let gap = Gap { reason: GapReason::Damaged as i32, sealed: None, readings: more };
-                let last_seq = from.seq.saturating_add(more % 16);
-                file.extend(Frame::gap(from, last_seq, previous.filter(|_| from.seq == 1), &gap).encode());
+            1 => name = OTHERS[usize::from(input.byte()) % OTHERS.len()].into(),
+            2..=5 => {
+                let (kind, seq, more) = (input.byte(), input.seq(), u64::from(input.byte() % 16));
+                let end = ends.entry(name.clone()).or_default();
+                let last_seq = if kind % 4 == 0 { seq.saturating_add(more) } else { seq };
+                if seq <= std::mem::replace(end, last_seq.max(*end)) {
+                    continue;
+                }
+                let position = Position { epoch: Epoch([epoch; 16]), seq };
+                let previous = (epoch > 1).then(|| Position { epoch: Epoch([epoch - 1; 16]), seq: 1 + more });
+                if file.is_empty() {
+                    file.extend(SegmentHeader { first: position, previous }.encode());
+                }
+                let chained = previous.filter(|_| seq == 1);
+                let frame = match kind % 4 {
+                    0 => {
+                        let gap = Gap { reason: GapReason::Damaged as i32, sealed: None, readings: more };
+                        Frame::gap(position, last_seq, chained, &gap)
+                    }
+                    _ => data(position, chained),
+                };
+                file.extend(frame.encode());
             }
             6 => file.truncate(file.len().saturating_sub(usize::from(input.byte()))),
             _ => file.extend(input.bytes()),
