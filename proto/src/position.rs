@@ -76,10 +76,18 @@ impl From<Position> for LogPosition {
     }
 }
 
+/// A thousand batches each second would take 8,900 years. Sums of such numbers don't overflow.
+pub const SEQ_MAX: u64 = 1 << 48;
+
 impl Position {
+    /// None: there can't be such a position.
+    pub fn possible(epoch: Epoch, seq: u64) -> Option<Self> {
+        (epoch != Epoch::NONE && seq <= SEQ_MAX).then_some(Position { epoch, seq })
+    }
+
     pub fn from_wire(p: &LogPosition) -> Option<Self> {
         let epoch = Epoch::from_slice(&p.epoch)?;
-        (epoch != Epoch::NONE).then_some(Position { epoch, seq: p.seq })
+        Self::possible(epoch, p.seq)
     }
 }
 
@@ -99,6 +107,7 @@ mod tests {
     fn positions_that_cannot_be_are_refused() {
         assert_eq!(Position::from_wire(&LogPosition { epoch: vec![1; 15], seq: 1 }), None);
         assert_eq!(Position::from_wire(&LogPosition { epoch: vec![0; 16], seq: 1 }), None);
+        assert_eq!(Position::from_wire(&LogPosition { epoch: vec![1; 16], seq: SEQ_MAX + 1 }), None);
         assert!(serde_json::from_str::<Epoch>("\"0g\"").is_err());
     }
 }

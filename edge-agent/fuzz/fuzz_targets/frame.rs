@@ -21,7 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
         1 => (FrameKind::Data, Codec::Plain),
         _ => (FrameKind::Data, Codec::Zstd),
     };
-    let header = FrameHeader { kind, codec, payload_bytes: payload.len() as u32, payload_crc: crc32c::crc32c(payload), ..gap };
+    let header =
+        FrameHeader { kind, codec, payload_bytes: payload.len() as u32, payload_crc: crc32c::crc32c(payload), ..gap };
     let frame = Frame { header, payload: Bytes::copy_from_slice(payload) };
     if let Ok(back) = Frame::split(frame.encode()) {
         assert_eq!(back, frame);

@@ -77,9 +77,10 @@ impl SegmentHeader {
         let position = |at: usize| -> Option<Position> {
             let epoch = Epoch::from_slice(&content[at..at + 16])?;
             let seq = u64::from_le_bytes(content[at + 16..at + 24].try_into().ok()?);
-            (epoch != Epoch::NONE).then_some(Position { epoch, seq })
+            Position::possible(epoch, seq)
         };
-        Some(SegmentHeader { first: position(8).filter(|first| first.seq > 0)?, previous: position(32) })
+        let (first, previous) = (position(8).filter(|first| first.seq > 0)?, position(32));
+        (previous.is_none_or(|p| p.epoch != first.epoch)).then_some(SegmentHeader { first, previous })
     }
 }
 

@@ -16,7 +16,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    position::{Epoch, Position},
+    position::{Epoch, Position, SEQ_MAX},
     wire::telemetry::{Gap, TelemetryBatch},
 };
 use prost::Message;
@@ -160,13 +160,14 @@ impl FrameHeader {
         if position.epoch == Epoch::NONE || (position.seq == 0 && kind != FrameKind::Bridge) {
             return Err(FrameError::Header { field: "position" });
         }
-        if last_seq < position.seq || (kind != FrameKind::Gap && last_seq != position.seq) {
+        if last_seq < position.seq || last_seq > SEQ_MAX || (kind != FrameKind::Gap && last_seq != position.seq) {
             return Err(FrameError::Header { field: "last sequence" });
         }
-        let previous = Position { epoch: epoch_at(h, 40), seq: u64_at(h, 56) };
-        let previous = match (previous.epoch == Epoch::NONE, previous.seq) {
-            (true, 0) => None,
-            (false, _) if position.seq == 1 || kind == FrameKind::Bridge => Some(previous),
+        let (epoch, seq) = (epoch_at(h, 40), u64_at(h, 56));
+        let previous = match Position::possible(epoch, seq) {
+            None if epoch == Epoch::NONE && seq == 0 => None,
+            Some(from) if kind == FrameKind::Bridge => Some(from),
+            Some(previous) if position.seq == 1 && epoch != position.epoch => Some(previous),
             _ => return Err(FrameError::Header { field: "previous position" }),
         };
         let payload_bytes = u32_at(h, 68);
@@ -355,7 +356,14 @@ mod tests {
         let impossible = [
             FrameHeader { last_seq: 3, ..good },
             FrameHeader { last_seq: 1, ..good },
+            FrameHeader { kind: FrameKind::Gap, last_seq: SEQ_MAX + 1, ..good },
             FrameHeader { previous: Some(Position { epoch: EPOCH, seq: 1 }), ..good },
+            FrameHeader {
+                position: Position { epoch: EPOCH, seq: 1 },
+                last_seq: 1,
+                previous: Some(Position { epoch: EPOCH, seq: 1 }),
+                ..good
+            },
             FrameHeader { position: Position { epoch: Epoch::NONE, seq: 2 }, ..good },
             FrameHeader { position: Position { epoch: EPOCH, seq: 0 }, last_seq: 0, ..good },
         ];
