@@ -108,7 +108,7 @@ fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
         println!("SKIPPED: this user can't mount a small file system (unshare)");
         return;
     }
-    let Some(mut hall) = Hall::new(12_000, "") else { return };
+    let Some(mut hall) = Hall::new(12_000, "[spool]\nfree_bytes_min = 0\n") else { return };
     let spool = hall.folder().join("spool");
     fs::create_dir(&spool).unwrap();
     hall.kill_broker();

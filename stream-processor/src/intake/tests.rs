@@ -56,7 +56,7 @@ fn an_epoch_begins_only_behind_exactly_our_position() {
     );
     assert_eq!(early, [OutOfOrder; 4]);
     assert_eq!(offers(&mut intake, &[data(at(2, 1), Some(at(1, 5)))]), [Take { from: 1 }]);
-    let late = offers(&mut intake, &[data(at(1, 5), None), data(at(1, 6), None), data(at(1, 1), Some(at(2, 1)))]);
+    let late = offers(&mut intake, &[data(at(1, 5), None), data(at(1, 6), None), data(at(1, 1), Some(at(2, 2)))]);
     assert_eq!(late, [Duplicate, OutOfOrder, Duplicate], "an epoch left behind never begins again");
 }
 
