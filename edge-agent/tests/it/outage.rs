@@ -20,6 +20,7 @@ use super::{
 /// Said once, and nothing is lost by it.
 const CANNOT_WRITE: &str = "batches can't be written; trying again";
 const CANNOT_TIDY: &str = "the spool could not be tidied";
+const RESERVE_USED: &str = "the spool uses its reserve";
 const DAY_MS: i64 = 86_400_000;
 /// A Monday at six.
 const START_MS: i64 = 1_767_592_800_000;
@@ -122,5 +123,5 @@ fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     hall.broker.restart();
     hall.wait_drained();
     assert!(agent.stop(STOP_MAX).success());
-    assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY]), 0);
+    assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, RESERVE_USED]), 0);
 }
