@@ -89,6 +89,8 @@ pub struct AgentProgress {
     pub committed: Option<Position>,
     /// Bytes of frames in the spool that are not committed.
     pub backlog_bytes: u64,
+    /// The disk fails for long: what is newer than all this is in memory only, and sent from there.
+    pub in_memory: bool,
 }
 
 /// An agent with its spool recovered, not running yet.

@@ -38,6 +38,7 @@ fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
         durable: None,
         committed: None,
         backlog_bytes: 0,
+        in_memory: false,
     };
     let publisher = Publisher {
         endpoint: Endpoint::new(&config, &identity),

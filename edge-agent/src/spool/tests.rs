@@ -15,7 +15,16 @@ mod look;
 mod room;
 mod unreadable;
 
-const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 6_000, segment_bytes: 1_000, free_bytes_min: 0, age_max: None };
+const CONFIG: SpoolConfig =
+    SpoolConfig {
+        bytes_max: 6_000,
+        segment_bytes: 1_000,
+        free_bytes_min: 0,
+        age_max: None,
+        ring_bytes_max: 2_000,
+        group_after: Duration::ZERO,
+        group_bytes: 1,
+    };
 
 fn open(disk: &Arc<Memory>, epoch: u8) -> Spool<Memory> {
     Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16])).unwrap().0

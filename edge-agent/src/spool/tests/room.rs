@@ -6,8 +6,15 @@ use super::{
 };
 
 const FLOOR: u64 = 2_000;
-const ROOMY: SpoolConfig =
-    SpoolConfig { bytes_max: 100_000, segment_bytes: 1_000, free_bytes_min: FLOOR, age_max: None };
+const ROOMY: SpoolConfig = SpoolConfig {
+    bytes_max: 100_000,
+    segment_bytes: 1_000,
+    free_bytes_min: FLOOR,
+    age_max: None,
+    ring_bytes_max: 2_000,
+    group_after: Duration::ZERO,
+    group_bytes: 1,
+};
 
 fn filled(disk: &Arc<Memory>) -> Spool<Memory> {
     let mut spool = Spool::open(disk.clone(), ROOMY, Epoch([1; 16])).unwrap().0;
