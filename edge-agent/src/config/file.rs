@@ -17,7 +17,10 @@ use crate::{
     agent::batch::BATCH_BYTES_MAX,
     publish::{certificates, mqtt::Patience, window},
     source::SourceConfig,
-    spool::{FREE_BYTES_MIN, GROUP_AFTER, GROUP_BYTES, RING_BYTES_MAX, SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig, segment},
+    spool::{
+        FREE_BYTES_MIN, GROUP_AFTER, GROUP_BYTES, RING_BYTES_MAX, SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig,
+        segment,
+    },
 };
 
 /// What the binary runs: one agent, its sources, its clock.

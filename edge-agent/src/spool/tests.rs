@@ -15,16 +15,15 @@ mod look;
 mod room;
 mod unreadable;
 
-const CONFIG: SpoolConfig =
-    SpoolConfig {
-        bytes_max: 6_000,
-        segment_bytes: 1_000,
-        free_bytes_min: 0,
-        age_max: None,
-        ring_bytes_max: 2_000,
-        group_after: Duration::ZERO,
-        group_bytes: 1,
-    };
+const CONFIG: SpoolConfig = SpoolConfig {
+    bytes_max: 6_000,
+    segment_bytes: 1_000,
+    free_bytes_min: 0,
+    age_max: None,
+    ring_bytes_max: 2_000,
+    group_after: Duration::ZERO,
+    group_bytes: 1,
+};
 
 fn open(disk: &Arc<Memory>, epoch: u8) -> Spool<Memory> {
     Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16])).unwrap().0
@@ -314,6 +313,7 @@ impl Model {
                 self.free_some();
                 self.crash();
             }
+            17 => self.go_on_in_memory(),
             _ => {
                 self.disk.fail_after(self.rng.random_range(0..12));
                 self.append_some();
@@ -342,6 +342,25 @@ impl Model {
         // After an error, what it covers may or may not be gone.
         let _ = self.spool.free(Position { epoch: Epoch([key.0; 16]), seq: key.1 });
         self.committed = self.committed.max(Some(key));
+    }
+
+    /// What is only in memory may be sent and committed, too.
+    fn go_on_in_memory(&mut self) {
+        self.disk.fail_after(self.rng.random_range(0..12));
+        for _ in 0..self.rng.random_range(1..4) {
+            self.append_some();
+            self.spool.hold();
+            let held = self.spool.log().lock().last();
+            if let Some(last) = held.filter(|last| last.epoch.0[0] == self.epochs && self.rng.random_bool(0.3)) {
+                let seq = self.rng.random_range(1..=last.seq);
+                let _ = self.spool.free(Position { seq, ..last });
+                self.committed = self.committed.max(Some((self.epochs, seq)));
+            }
+        }
+        match self.rng.random_bool(0.3) {
+            true => self.crash(),
+            false => self.disk.heal(),
+        }
     }
 
     fn crash(&mut self) {

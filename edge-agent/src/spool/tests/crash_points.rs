@@ -52,6 +52,22 @@ impl Run {
         self.disk.heal();
     }
 
+    /// The disk fails for so long that frames are sent from memory, and the archive has some of them before it heals.
+    fn in_memory(&mut self) {
+        self.append(5);
+        self.disk.fail_after(0);
+        assert!(self.spool.commit().is_err());
+        self.spool.hold();
+        let committed = self.waiting[2].0;
+        self.committed.push((self.now(), committed));
+        // Nothing can be removed yet.
+        let _ = self.spool.free(committed);
+        self.append(1);
+        self.spool.hold();
+        self.disk.heal();
+        self.commit();
+    }
+
     fn nth_held(&self, nth: usize) -> Extent {
         *self.spool.log().lock().extents().filter(|e| !e.gap).nth(nth).unwrap()
     }
@@ -127,6 +143,11 @@ impl Run {
         run.append(3);
         run.commit();
         run.mend(1);
+        run.in_memory();
+        run.append(2);
+        run.commit();
+        run.reopen(5);
+        run.in_memory();
         run
     }
 
