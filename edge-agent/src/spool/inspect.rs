@@ -1,12 +1,12 @@
 //! A look at a spool from outside, which changes nothing: no lock is taken, so that a running agent is not in the way.
 //!
 //! A running agent removes and replaces files meanwhile. Its checkpoint says so before: it is read last, and what it
-//! calls freed by then is no part of the spool, whatever was seen of it.
+//! calls freed by then is no part of the spool, whatever was seen of it; but what it only merged since then still counts.
 
 use std::{fmt, io};
 
 use proto::{
-    position::Epoch,
+    position::{Epoch, Position},
     telemetry::{FrameHeader, HEADER_BYTES},
 };
 
@@ -14,6 +14,7 @@ use super::{
     Context, READ_TRIES_MAX, SpoolError,
     checkpoint::{Checkpoint, Checkpoints},
     disk::Disk,
+    log::Extent,
     read_segment, recovery,
     segment::{self, SEGMENT_HEADER_BYTES, Scanned},
 };
@@ -74,7 +75,7 @@ pub fn inspect(disk: &impl Disk) -> Result<Inspection, SpoolError> {
     }
     let (checkpoint_damaged, checkpoint) = load_checkpoint(disk)?;
     unreadable.retain(|(number, _)| *number >= checkpoint.keep_from);
-    found.retain(|seen| seen.scanned.number >= checkpoint.keep_from);
+    found.retain(|seen| seen.scanned.number >= checkpoint.keep_from || seen.is_beyond(checkpoint.committed));
     let segments = found.iter().map(summary).collect();
     let found: Vec<_> = found.into_iter().map(|seen| seen.scanned).collect();
     let begin = match checkpoint_damaged {
@@ -84,6 +85,14 @@ pub fn inspect(disk: &impl Disk) -> Result<Inspection, SpoolError> {
     let lost = recovery::resolve(found, begin).lost;
     let set_aside = names.iter().filter(|name| segment::is_aside(name)).count() as u64;
     Ok(Inspection { segments, unreadable, checkpoint, checkpoint_damaged, lost, set_aside })
+}
+
+impl Seen {
+    /// It was not freed: it was read, and then merged into a later one, before the checkpoint was.
+    fn is_beyond(&self, committed: Option<Position>) -> bool {
+        let last = self.scanned.extents.last().map(Extent::last);
+        last.zip(committed).is_some_and(|(last, committed)| last.epoch == committed.epoch && last.seq > committed.seq)
+    }
 }
 
 /// What is replaced or cut while it is read looks damaged, but hardly so often.
