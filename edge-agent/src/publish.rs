@@ -30,7 +30,7 @@ pub mod window;
 
 use crate::{
     agent::{AgentProgress, clock::AgentClock, writer::WriterRequest},
-    spool::{ReadError, SharedLog, SpoolReader, disk::Folder, log::Bridge},
+    spool::{ReadError, SharedLog, SpoolReader, log::Bridge},
     telemetry::Metrics,
 };
 use certificates::Tls;
@@ -102,7 +102,7 @@ pub struct Publisher {
     pub patience: Patience,
     pub settings: watch::Receiver<Settings>,
     pub log: SharedLog,
-    pub reader: SpoolReader<Folder>,
+    pub reader: SpoolReader,
     pub requests: mpsc::Sender<WriterRequest>,
     /// Moves with every commit; closes when nothing more will become durable.
     pub progress: watch::Receiver<AgentProgress>,

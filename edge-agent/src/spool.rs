@@ -44,6 +44,7 @@ pub mod retention;
 mod reader;
 mod reserve;
 mod ring;
+pub mod absent;
 
 pub use reader::{ReadError, SpoolReader};
 pub use ring::RING_BYTES_MAX;
@@ -180,8 +181,8 @@ impl AddAssign for Loss {
 
 /// The writing side; there is one.
 #[derive(Debug)]
-pub struct Spool<D> {
-    disk: Arc<D>,
+pub struct Spool {
+    disk: Arc<dyn Disk>,
     config: SpoolConfig,
     log: SharedLog,
     /// In log order. The last one is appended to if `active`.
@@ -208,9 +209,9 @@ pub struct Spool<D> {
     reserved: bool,
 }
 
-impl<D: Disk> Spool<D> {
+impl Spool {
     /// Recovers what is on the disk, and begins `epoch`, which must be new.
-    pub fn open(disk: Arc<D>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
+    pub fn open(disk: Arc<dyn Disk>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
         let (mut numbers, mut reserved) = (Vec::new(), false);
         for name in disk.list().context("list", "the folder")? {
             if name.ends_with(".tmp") {
@@ -290,12 +291,13 @@ impl<D: Disk> Spool<D> {
         *self.log.lock() = Log::new(begin);
         let resolution = recovery::resolve(found, begin);
         let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
+        let changes = unreadable > 0 || !resolution.remove.is_empty() || resolution.segments.iter().any(|s| s.rewrite);
         let mut frames = 0;
         for resolved in resolution.segments {
             let SegmentHeader { first, previous } = resolved.header;
             let (number, bytes) = (resolved.number, resolved.bytes);
             let extents = match resolved.rewrite {
-                true => self.rewrite(number, resolved.header, resolved.pieces)?,
+                true => self.with_reserve(|spool| spool.rewrite(number, resolved.header, resolved.pieces.clone()))?,
                 false => resolved.pieces.into_iter().filter_map(Piece::kept).collect(),
             };
             frames += extents.len() as u64;
@@ -304,8 +306,10 @@ impl<D: Disk> Spool<D> {
             log.link(first.epoch, previous);
             extents.into_iter().for_each(|e| log.push(e));
         }
+        if changes {
+            self.sync_folder()?;
+        }
         // Only now: a gap in a segment behind them stands for what was in them.
-        self.sync_folder()?;
         for number in resolution.remove {
             self.remove(number)?;
         }
@@ -349,6 +353,10 @@ impl<D: Disk> Spool<D> {
     /// Other bounds, which the next commit keeps to.
     pub fn reconfigure(&mut self, config: SpoolConfig) {
         self.config = config;
+    }
+
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
     }
 
     /// What this start asked of the disk.
@@ -504,14 +512,14 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    pub fn reader(&self) -> SpoolReader<D> {
+    pub fn reader(&self) -> SpoolReader {
         SpoolReader::new(self.disk.clone(), self.log.clone(), self.ring.clone())
     }
 }
 
 /// One buffer goes from segment to segment: an allocator that gets back a large one for each keeps them, and a
 /// gateway has little memory.
-fn read_segment(disk: &impl Disk, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
+fn read_segment(disk: &dyn Disk, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
     let name = segment::name(number);
     let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
     let bytes = disk.bytes(&name).context("measure", &name)?.min(most);

@@ -18,14 +18,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod handover;
+
 use super::{AgentProgress, watchdog::Beats};
 use crate::{
-    spool::{
-        Loss, Losses, Spool, SpoolConfig, SpoolError,
-        disk::{Disk, DiskWork},
-    },
+    spool::{Loss, Losses, Spool, SpoolConfig, SpoolError, disk::DiskWork},
     telemetry::Metrics,
 };
+use handover::Handover;
 
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A disk that fails for so long is not waited for any more.
@@ -50,8 +50,8 @@ pub enum WriterRequest {
     Reconfigure(SpoolConfig),
 }
 
-pub struct Writer<D> {
-    spool: Spool<D>,
+pub struct Writer {
+    spool: Spool,
     metrics: Metrics,
     /// Of what was appended, visible or not.
     appended: AgentProgress,
@@ -68,6 +68,7 @@ pub struct Writer<D> {
     due: Option<Instant>,
     /// The last commit did not succeed.
     failing: Option<Failing>,
+    handover: Handover,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,9 +88,9 @@ enum Wake {
     End,
 }
 
-impl<D: Disk> Writer<D> {
+impl Writer {
     /// After `stop`, a disk that fails is not waited for any more.
-    pub fn new(spool: Spool<D>, metrics: Metrics, stop: CancellationToken) -> (Self, watch::Receiver<AgentProgress>) {
+    pub fn new(spool: Spool, metrics: Metrics, stop: CancellationToken) -> (Self, watch::Receiver<AgentProgress>) {
         let none = AgentProgress {
             plant_time: spool.sealed().unwrap_or(PlantTime::MIN),
             readings_sealed: 0,
@@ -112,6 +113,7 @@ impl<D: Disk> Writer<D> {
             committed_at: None,
             due: None,
             failing: None,
+            handover: Handover::default(),
         };
         writer.report();
         let progress = writer.progress.subscribe();
@@ -138,7 +140,7 @@ impl<D: Disk> Writer<D> {
     pub async fn run(mut self, mut batches: mpsc::Receiver<SealedBatch>, mut requests: mpsc::Receiver<WriterRequest>) {
         loop {
             let wake = self.wake(&mut batches, &mut requests).await;
-            let ends = matches!(wake, Wake::End);
+            let ends = matches!(wake, Wake::End) || self.hands_over();
             let commits = self.commits_after(&wake);
             let waits = !commits && matches!(wake, Wake::Batch(_)) && !self.is_in_memory();
             match wake {
@@ -171,7 +173,7 @@ impl<D: Disk> Writer<D> {
         requests: &mut mpsc::Receiver<WriterRequest>,
     ) -> Wake {
         let (failing, in_memory) = (self.failing.is_some(), self.is_in_memory());
-        let takes = if failing { in_memory } else { !self.spool.group_is_full() };
+        let takes = if failing { in_memory && !self.handover.is_on() } else { !self.spool.group_is_full() };
         tokio::select! {
             biased;
             Some(request) = requests.recv() => Wake::Request(request),
@@ -185,6 +187,16 @@ impl<D: Disk> Writer<D> {
     fn commits_after(&self, wake: &Wake) -> bool {
         let late = || self.failing.is_some() && self.due.is_some_and(|due| due <= Instant::now());
         matches!(wake, Wake::Due | Wake::End) || late()
+    }
+
+    fn hands_over(&mut self) -> bool {
+        let spool = &self.spool;
+        let ends =
+            self.is_in_memory() && self.handover.turn(Instant::now(), spool.is_written(), || spool.disk().is_back());
+        if ends {
+            tracing::info!("the archive has what was in memory: ending for a start that has the disk");
+        }
+        ends
     }
 
     fn is_in_memory(&self) -> bool {
@@ -201,7 +213,10 @@ impl<D: Disk> Writer<D> {
                 Ok(())
             }
         };
-        if let Err(error) = outcome {
+        // While the disk fails, that has been said.
+        if let Err(error) = outcome
+            && self.failing.is_none()
+        {
             tracing::warn!(%error, "the spool could not be tidied; it will be with the next ack");
         }
     }

@@ -17,11 +17,14 @@ use crate::{
         identity::Identity,
     },
     config::{AgentConfig, MqttConfig},
-    spool::{Spool, SpoolConfig, disk::memory::Memory},
+    spool::{
+        Spool, SpoolConfig,
+        disk::{Folder, memory::Memory},
+    },
 };
 
 /// A publisher with one frame to send and a broker that is not there.
-fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
+fn publisher(data: &std::path::Path) -> (Publisher, Spool) {
     let disk = Arc::new(Folder::open(data).unwrap());
     let identity = Identity::load(&*disk).unwrap();
     let id = |name| AssetId::new(name).unwrap();

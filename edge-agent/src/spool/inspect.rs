@@ -61,7 +61,7 @@ struct Seen {
 ///
 /// # Errors
 /// The folder can't be listed. A file that can't be read is part of what is found.
-pub fn inspect(disk: &impl Disk) -> Result<Inspection, SpoolError> {
+pub fn inspect(disk: &dyn Disk) -> Result<Inspection, SpoolError> {
     let names = disk.list().context("list", "the folder")?;
     let mut numbers: Vec<_> = names.iter().filter_map(|name| segment::number(name)).collect();
     numbers.sort_unstable();
@@ -96,7 +96,7 @@ impl Seen {
 }
 
 /// What is replaced or cut while it is read looks damaged, but hardly so often.
-fn look(disk: &impl Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
+fn look(disk: &dyn Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
     let mut seen = look_once(disk, number, newest);
     for _ in 1..READ_TRIES_MAX {
         if matches!(&seen, Ok(None)) || matches!(&seen, Ok(Some(seen)) if seen.scanned.damaged_bytes == seen.unfinished)
@@ -109,7 +109,7 @@ fn look(disk: &impl Disk, number: u64, newest: bool) -> Result<Option<Seen>, Str
 }
 
 /// None: the file is gone, and was no longer needed.
-fn look_once(disk: &impl Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
+fn look_once(disk: &dyn Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
     let bytes = match read_segment(disk, number, Vec::new()) {
         Ok(bytes) => bytes,
         Err(e) if e.source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -134,7 +134,7 @@ fn unfinished_bytes(scanned: &Scanned, bytes: &[u8]) -> u64 {
     if cut_off { tail.len() as u64 } else { 0 }
 }
 
-fn load_checkpoint(disk: &impl Disk) -> Result<(bool, Checkpoint), SpoolError> {
+fn load_checkpoint(disk: &dyn Disk) -> Result<(bool, Checkpoint), SpoolError> {
     let mut loaded = Checkpoints::load(disk)?;
     // One that is written over in place just now looks damaged.
     for _ in 1..READ_TRIES_MAX {

@@ -15,13 +15,13 @@ use super::{
 };
 
 #[derive(Debug)]
-pub struct SpoolReader<D> {
-    disk: Arc<D>,
+pub struct SpoolReader {
+    disk: Arc<dyn Disk>,
     log: SharedLog,
     ring: SharedRing,
 }
 
-impl<D> Clone for SpoolReader<D> {
+impl Clone for SpoolReader {
     fn clone(&self) -> Self {
         SpoolReader { disk: self.disk.clone(), log: self.log.clone(), ring: self.ring.clone() }
     }
@@ -38,8 +38,8 @@ pub enum ReadError {
     Io(#[from] SpoolError),
 }
 
-impl<D: Disk> SpoolReader<D> {
-    pub(super) fn new(disk: Arc<D>, log: SharedLog, ring: SharedRing) -> Self {
+impl SpoolReader {
+    pub(super) fn new(disk: Arc<dyn Disk>, log: SharedLog, ring: SharedRing) -> Self {
         SpoolReader { disk, log, ring }
     }
 

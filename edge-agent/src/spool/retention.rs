@@ -11,7 +11,6 @@ use proto::{
 use super::{
     Context, Loss, READ_TRIES_MAX, Segment, Spool, SpoolConfig, SpoolError,
     checkpoint::Checkpoint,
-    disk::Disk,
     log::Extent,
     recovery::{self, Piece},
     segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
@@ -25,7 +24,7 @@ pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
 pub(super) const UNREADABLE_SEGMENTS_MAX: usize = 4;
 const UNREADABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-impl<D: Disk> Spool<D> {
+impl Spool {
     /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
     pub fn free(&mut self, committed: Position) -> Result<(), SpoolError> {
         if self.log.lock().free(committed) {

@@ -13,7 +13,6 @@ use proto::{position::Position, time::PlantTime, wire::telemetry::GapReason};
 
 use super::{
     Loss, Spool,
-    disk::Disk,
     log::{Extent, Place},
     record::Record,
     recovery,
@@ -95,7 +94,7 @@ impl SharedRing {
     }
 }
 
-impl<D: Disk> Spool<D> {
+impl Spool {
     /// Nothing waits for a commit.
     pub fn is_written(&self) -> bool {
         self.ring.lock().frames.is_empty()

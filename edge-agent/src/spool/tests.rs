@@ -25,7 +25,7 @@ const CONFIG: SpoolConfig = SpoolConfig {
     group_bytes: 1,
 };
 
-fn open(disk: &Arc<Memory>, epoch: u8) -> Spool<Memory> {
+fn open(disk: &Arc<Memory>, epoch: u8) -> Spool {
     Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16])).unwrap().0
 }
 
@@ -34,18 +34,18 @@ fn batch(note: String) -> TelemetryBatch {
     TelemetryBatch { sealed: Some(Default::default()), events: vec![event], ..Default::default() }
 }
 
-fn append(spool: &mut Spool<Memory>, note: &str) -> (Position, Bytes) {
+fn append(spool: &mut Spool, note: &str) -> (Position, Bytes) {
     let (position, previous) = spool.next();
     let frame = Frame::seal(position, previous, 3, &batch(note.into()));
     spool.append(&frame, PlantTime(position.seq as i64));
     (position, frame.encode())
 }
 
-fn seqs(spool: &Spool<Memory>) -> Vec<(u8, u64, u64, bool)> {
+fn seqs(spool: &Spool) -> Vec<(u8, u64, u64, bool)> {
     spool.log().lock().extents().map(|e| (e.position.epoch.0[0], e.position.seq, e.last_seq, e.gap)).collect()
 }
 
-fn gap_at(spool: &Spool<Memory>, position: Position) -> (u64, Gap) {
+fn gap_at(spool: &Spool, position: Position) -> (u64, Gap) {
     let frame = Frame::split(spool.reader().read(position).unwrap()).unwrap();
     (frame.header.last_seq, frame.gap_content().unwrap())
 }
@@ -286,7 +286,7 @@ fn nothing_visible_is_ever_lost_in_silence() {
 struct Model {
     rng: ChaCha8Rng,
     disk: Arc<Memory>,
-    spool: Spool<Memory>,
+    spool: Spool,
     epochs: u8,
     appended: Vec<(Position, Bytes)>,
     visible: BTreeMap<(u8, u64), Bytes>,

@@ -20,6 +20,10 @@ use super::{
 /// Said once, and nothing is lost by it.
 const CANNOT_WRITE: &str = "batches can't be written; trying again";
 const CANNOT_TIDY: &str = "the spool could not be tidied";
+/// The id of the installation, the time, where it began.
+const CANNOT_STORE: &str = "can't be stored";
+const IN_MEMORY: &str = "batches still can't be written; they are kept in memory only";
+const NO_DISK: &str = "the agent begins without its disk; readings are kept in memory only";
 const RESERVE_USED: &str = "the spool uses its reserve";
 const DAY_MS: i64 = 86_400_000;
 /// A Monday at six.
@@ -124,4 +128,25 @@ fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     hall.wait_drained();
     assert!(agent.stop(STOP_MAX).success());
     assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, RESERVE_USED]), 0);
+}
+
+/// In the place of the folder is something that can't be used, as when a card is not mounted. Readings are sent from
+/// memory; when the folder can be used, a start that has it follows, and nothing of what was read is missing.
+#[test]
+fn without_a_disk_readings_are_sent_from_memory_until_there_is_one() {
+    let Some(mut hall) = Hall::new(0, "") else { return };
+    let spool = hall.folder().join("spool");
+    fs::write(&spool, "not a folder").unwrap();
+    hall.write_table();
+    let agent = Agent::start(hall.folder());
+    wait_until("readings arrive from memory", || hall.archived_readings() > 1_000);
+    assert_eq!(fs::read(&spool).unwrap(), b"not a folder");
+    fs::remove_file(&spool).unwrap();
+    assert_eq!(agent.ended(STOP_MAX).code(), Some(1), "for a supervisor to start it anew");
+    let archived = hall.archived_readings();
+    hall.end_table_with_archive();
+    let said = [NO_DISK, CANNOT_STORE, CANNOT_WRITE, IN_MEMORY, "the agent ended"];
+    assert_eq!(hall.check(&said), 0);
+    let sealed = agent::log(hall.folder()).iter().any(|line| line.contains("the archive has what was in memory"));
+    assert!(sealed && archived > 1_000);
 }

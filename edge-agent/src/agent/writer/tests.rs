@@ -20,7 +20,7 @@ fn batch(n: i64) -> SealedBatch {
 /// A writer that runs, and what it works on.
 struct Running {
     log: SharedLog,
-    reader: SpoolReader<Memory>,
+    reader: SpoolReader,
     progress: watch::Receiver<AgentProgress>,
     batches: mpsc::Sender<SealedBatch>,
     requests: mpsc::Sender<WriterRequest>,

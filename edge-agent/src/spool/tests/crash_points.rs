@@ -10,7 +10,7 @@ use super::{
 /// A run and what must hold after each of its operations.
 struct Run {
     disk: Arc<Memory>,
-    spool: Spool<Memory>,
+    spool: Spool,
     rng: ChaCha8Rng,
     waiting: Vec<(Position, Bytes)>,
     /// Since how many operations a frame must survive.
@@ -151,7 +151,7 @@ impl Run {
         run
     }
 
-    fn check(&self, operations: usize, disk: &Arc<Memory>, epoch: u8, context: &str) -> Spool<Memory> {
+    fn check(&self, operations: usize, disk: &Arc<Memory>, epoch: u8, context: &str) -> Spool {
         let opened = Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16]));
         let (spool, _) = opened.unwrap_or_else(|e| panic!("{context}: {e}"));
         let reached = self.committed.iter().rev().find(|(since, _)| *since <= operations);
