@@ -7,8 +7,10 @@ use proto::{
     position::Epoch,
     telemetry::Frame,
     time::{PlantClock, PlantTime},
-    wire::telemetry::{SealTime, TelemetryBatch},
+    wire::telemetry::{Birth, SealTime, TelemetryBatch},
 };
+
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
@@ -17,10 +19,12 @@ use crate::{
         identity::Identity,
     },
     config::{AgentConfig, MqttConfig},
+    publish::{BACK_OFF_MIN, Failures, mqtt::Endpoint, window::WindowConfig},
     spool::{
         Spool, SpoolConfig,
         disk::{Folder, memory::Memory},
     },
+    telemetry::Metrics,
 };
 
 /// A publisher with one frame to send and a broker that is not there.
