@@ -26,6 +26,7 @@ pub fn window(machine: &str, n: i64, sensors: Vec<SensorWindow>) -> WindowFeatur
         kind: AssetId::new("press").unwrap(),
         start: PlantTime(n * WINDOW_MS),
         end: PlantTime((n + 1) * WINDOW_MS),
+        generation: 0,
         revision: 0,
         sensors,
         features: Vec::new(),

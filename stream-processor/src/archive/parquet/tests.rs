@@ -81,6 +81,7 @@ fn windows_have_a_column_per_feature_and_null_for_no_value() {
         kind: AssetId::new("press").unwrap(),
         start: PlantTime(DAY_MS - 600_000),
         end: PlantTime(DAY_MS),
+        generation: 0,
         revision: 0,
         sensors: vec![],
         features: vec![1.5, f64::NAN],
