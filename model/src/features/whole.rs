@@ -122,9 +122,8 @@ fn fold(
     catalogue: &Catalogue,
     config: &FeatureConfig,
 ) -> Vec<WindowFeatures> {
-    let window = |(generation, cell): &(u32, Cell)| {
-        (catalogue.series()[cell.series as usize].machine, *generation, cell.bin)
-    };
+    let window =
+        |(generation, cell): &(u32, Cell)| (catalogue.series()[cell.series as usize].machine, *generation, cell.bin);
     cells.sort_unstable_by_key(|cell| (window(cell), cell.1.series));
     let mut windows = Vec::new();
     let mut history = (u32::MAX, History::default());

@@ -39,7 +39,14 @@ pub struct MachineDesk {
 impl Default for MachineDesk {
     fn default() -> Self {
         let never = PlantTime::MIN;
-        Self { generation: 0, last: never, failed: never, repaired: never, tracks: BTreeMap::new(), open: BTreeMap::new() }
+        Self {
+            generation: 0,
+            last: never,
+            failed: never,
+            repaired: never,
+            tracks: BTreeMap::new(),
+            open: BTreeMap::new(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Of one agent. What comes on top of them is archived at once, without a time at which it became known.
-const WAITING_RECORDS_MAX: usize = 1_000;
+pub const WAITING_RECORDS_MAX: usize = 1_000;
 
 /// With the sequence numbers of their batches.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
