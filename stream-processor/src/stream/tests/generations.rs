@@ -119,6 +119,18 @@ fn other_agents_and_cuts_change_nothing() {
 }
 
 #[test]
+fn the_seal_of_a_batch_that_could_not_be_used_does_not_count() {
+    let mut log = batches(1, &[NOON, NOON + 5_000, NOON + 300]);
+    let Content::Batch { batch, .. } = &mut log[1].content else { panic!("a batch") };
+    batch.machines[0].sensors[0].value.push(1.0);
+    let whole = Stream::new(config()).apply(log.clone(), None).unwrap();
+    assert_eq!((whole.dead_letters.len(), generations(&whole)), (1, vec![0; 2]));
+    let mut stream = Stream::new(config());
+    let cut: Vec<Derived> = log.into_iter().map(|taken| stream.apply(vec![taken], None).unwrap()).collect();
+    assert_eq!(generations(&cut[2]), [0]);
+}
+
+#[test]
 fn a_machine_of_another_agent_begins_anew_too() {
     let mut stream = Stream::new(config());
     stream.apply(batches(1, &[NOON + HOUR_MS]), None).unwrap();
