@@ -5,6 +5,7 @@
 //! and only then the state moves on ([`Stream::commit`]).
 
 pub mod fleet;
+mod generation;
 mod plan;
 pub mod predict;
 mod prediction;
@@ -42,6 +43,7 @@ use crate::{
     window::{Closed, Windows, watermark::Watermark},
 };
 use fleet::Fleet;
+use generation::Run;
 use plan::Plan;
 use tables::Births;
 use waiting::Waiting;
@@ -165,12 +167,6 @@ impl Stream {
         Ok(steps)
     }
 
-    /// After what has been read, and after `run`, which is still to be.
-    fn falls_back(&self, run: &Run, taken: &Taken) -> bool {
-        let newest = self.fleet.watermark(&taken.agent).max(run.watermark(&taken.agent));
-        trusted_seal_ms(taken).is_some_and(|sealed| newest.is_left_by(sealed, &self.config.features))
-    }
-
     pub fn acknowledge(
         &mut self,
         alert_id: &str,
@@ -214,30 +210,9 @@ impl Stream {
         self.begin_generation(&taken_over, trusted_seal_ms(taken), steps);
         // Asked again: of those that were read just now, one may have been refused.
         if self.falls_back(&Run::default(), taken) {
-            tracing::warn!(agent = %agent.agent, sealed = %PlantTime(sealed_ms(batch)),
-                newest = %PlantTime(self.fleet.watermark(agent).0),
-                "a gateway's clock has fallen back: the windows of its machines end, and new ones begin");
-            let machines = self.fleet.machines_of(agent).to_vec();
-            for machine in &machines {
-                let closed = self.close_machine(*machine, Watermark::END);
-                steps.happened.extend(closed.into_iter().map(|closed| Happened::Window(Box::new(closed.window))));
-            }
-            self.fleet.restart_watermark(agent);
-            self.begin_generation(&machines, trusted_seal_ms(taken), steps);
+            self.follow_clock(taken, steps);
         }
         Ok(())
-    }
-
-    /// None: nobody knows when the new time begins.
-    fn begin_generation(&mut self, machines: &[u32], begins_ms: Option<i64>, steps: &mut Steps) {
-        if machines.is_empty() {
-            return;
-        }
-        self.fleet.begin_generation(machines);
-        steps.happened.extend(machines.iter().map(|machine| {
-            let (name, number) = (self.fleet.name(*machine).clone(), self.fleet.generation(*machine));
-            Happened::Generation(Generation { machine: name, number, begins: begins_ms.map(PlantTime) })
-        }));
     }
 
     fn close_machine(&mut self, machine: u32, watermark: Watermark) -> Vec<Closed> {
@@ -369,29 +344,6 @@ impl Stream {
             tracing::error!(reason, windows = windows.len(), "windows are not scored");
             vec![]
         })
-    }
-}
-
-/// Batches that are cleaned and windowed together, and how far the trusted seals in it have come.
-#[derive(Default)]
-struct Run {
-    batches: Vec<Taken>,
-    sealed: BTreeMap<AgentKey, Watermark>,
-}
-
-impl Run {
-    fn push(&mut self, taken: Taken) {
-        if let Some(sealed) = trusted_seal_ms(&taken) {
-            match self.sealed.get_mut(&taken.agent) {
-                Some(watermark) => watermark.advance(sealed),
-                None => drop(self.sealed.insert(taken.agent.clone(), Watermark(sealed))),
-            }
-        }
-        self.batches.push(taken);
-    }
-
-    fn watermark(&self, agent: &AgentKey) -> Watermark {
-        self.sealed.get(agent).copied().unwrap_or_default()
     }
 }
 
