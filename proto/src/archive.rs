@@ -87,11 +87,14 @@ pub mod column {
     pub const AUTHOR: &str = "author";
     pub const ALERT_ID: &str = "alert_id";
     pub const VERDICT: &str = "verdict";
-    /// When the processor learnt it: training at time T sees only what was known at T.
+    /// When the processor learnt it: training at time T sees only what was known at T. Null: nobody knows when.
     pub const KNOWN: &str = "known";
     pub const WINDOW_START: &str = "window_start";
     pub const WINDOW_END: &str = "window_end";
     pub const REVISION: &str = "revision";
+    /// How often the machine's time had begun anew before this row, u32: with the machine and the time a part of what a
+    /// window is. Files from before there were generations do not have it: 0.
+    pub const GENERATION: &str = "generation";
     pub const ID: &str = "id";
     pub const MODEL_VERSION: &str = "model_version";
     pub const PROBABILITY: &str = "probability";
@@ -105,6 +108,8 @@ pub mod column {
     pub const INTERVAL_MS: &str = "interval_ms";
     pub const TOPIC: &str = "topic";
     pub const PAYLOAD: &str = "payload";
+    /// Of a reading why its quality is not good, `QualityReason` of the wire, u8, 0 for none and not in older files; of a
+    /// gap or a dead letter a text.
     pub const REASON: &str = "reason";
 }
 

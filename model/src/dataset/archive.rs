@@ -148,7 +148,10 @@ impl Archive {
         if rows as u64 != object.rows {
             return Err(bad(format!("{rows} rows, its manifest says {}", object.rows)));
         }
-        let columns = columns(object.table).map(|columns| columns.iter().map(|c| String::from(*c)).collect());
+        let schema = reader.schema().map_err(failed)?;
+        // Older files have fewer columns.
+        let there = |columns: &[&str]| columns.iter().filter(|c| schema.contains(c)).map(|c| (*c).into()).collect();
+        let columns = columns(object.table).map(there);
         let frame = reader.with_columns(columns).finish().map_err(failed)?;
         match object.table {
             Table::Births => self.catalogue.absorb_rows(&frame)?,

@@ -29,6 +29,9 @@ pub struct Fleet {
     agents: BTreeMap<AgentKey, Agent>,
     /// By machine id.
     owners: Vec<Option<AgentKey>>,
+    /// By machine id: how often its time has begun anew. Not by agent, since a machine may get another one.
+    #[serde(default)]
+    generations: Vec<u32>,
     #[serde(skip)]
     directory: Directory,
 }
@@ -47,6 +50,7 @@ pub struct Directory {
     pub wanted: Vec<bool>,
     pub machine: Column,
     pub sensor: Column,
+    pub generation: Column,
 }
 
 impl Fleet {
@@ -94,6 +98,29 @@ impl Fleet {
         let agent = self.agents.entry(agent.clone()).or_default();
         agent.watermark.advance(sealed_ms);
         agent.watermark
+    }
+
+    /// Its clock fell back.
+    pub fn restart_watermark(&mut self, agent: &AgentKey) {
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.watermark = Watermark::default();
+        }
+    }
+
+    pub fn generation(&self, machine: u32) -> u32 {
+        self.generations.get(machine as usize).copied().unwrap_or_default()
+    }
+
+    /// The time of these machines begins anew.
+    pub fn begin_generation(&mut self, machines: &[u32]) {
+        self.generations.resize(self.catalogue.machines().len(), 0);
+        machines.iter().for_each(|machine| self.generations[*machine as usize] += 1);
+        self.directory.generation = self.generation_by_series();
+    }
+
+    fn generation_by_series(&self) -> Column {
+        let generations: Vec<u32> = self.catalogue.series().iter().map(|s| self.generation(s.machine)).collect();
+        Column::new(column::GENERATION.into(), generations)
     }
 
     /// In the order in which the agent named them.
@@ -169,6 +196,7 @@ impl Fleet {
             slots,
             machine: Column::new(column::MACHINE.into(), machines),
             sensor: Column::new(column::SENSOR.into(), sensors),
+            generation: self.generation_by_series(),
         };
     }
 }

@@ -33,10 +33,10 @@ impl Stream {
         if rows.is_empty() {
             return Ok(Plan::default());
         }
-        let (late, taken) = (rows.late, std::mem::take(&mut rows.taken));
+        let (late, taken, reason) = (rows.late, std::mem::take(&mut rows.taken), std::mem::take(&mut rows.reason));
         let (cleaned, carry) = clean(rows.frame()?, self.fleet.catalogue(), &self.carry, config.stuck_after)?;
         let cells = aggregate(&cleaned, &directory.wanted, config.window_ms)?;
-        let archive = tables::readings(&cleaned, taken, run, directory)?;
+        let archive = tables::readings(&cleaned, taken, reason, run, directory)?;
         Ok(Plan { carry: Some(carry), cells, archive: Some(archive), late })
     }
 }

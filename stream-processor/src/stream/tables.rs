@@ -20,8 +20,14 @@ pub fn datetime(name: &str, ms: Column) -> PolarsResult<Column> {
     Ok(ms.into_datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC)).into_column().with_name(name.into()))
 }
 
-/// Every cleaned reading, in log order. `taken` is the place of its batch in `run`.
-pub fn readings(cleaned: &DataFrame, taken: Vec<u32>, run: &[Taken], names: &Directory) -> PolarsResult<DataFrame> {
+/// Every cleaned reading, in log order. `taken` is the place of its batch in `run`, `reason` why it is not good.
+pub fn readings(
+    cleaned: &DataFrame,
+    taken: Vec<u32>,
+    reason: Vec<u8>,
+    run: &[Taken],
+    names: &Directory,
+) -> PolarsResult<DataFrame> {
     let taken = Column::new("taken".into(), taken);
     let (by_batch, by_series) = (taken.u32()?, cleaned.column(inner::SERIES)?.u32()?);
     let by_unit = cleaned.column(inner::UNIT)?.cast(&DataType::UInt32)?;
@@ -41,7 +47,9 @@ pub fn readings(cleaned: &DataFrame, taken: Vec<u32>, run: &[Taken], names: &Dir
         cleaned.column(inner::VALUE)?.clone().with_name(column::VALUE.into()),
         Column::new(column::UNIT.into(), units).take(by_unit.u32()?)?,
         cleaned.column(inner::QUALITY)?.clone().with_name(column::QUALITY.into()),
+        Column::new(column::REASON.into(), reason),
         cleaned.column(inner::FLAGS)?.clone().with_name(column::FLAGS.into()),
+        names.generation.take(by_series)?,
     ];
     DataFrame::new(cleaned.height(), columns)
 }

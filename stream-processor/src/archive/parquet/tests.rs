@@ -1,17 +1,23 @@
-use std::io::Cursor;
+use std::{io::Cursor, time::Instant};
 
 use polars::prelude::*;
 use polars_io::{SerReader, parquet::read::ParquetReader};
-use proto::wire::{
-    alert::{Alert, AlertSource, AlertState},
-    prediction::{ModeProbability, Prediction},
-    telemetry::{EventKind, EventRecord, Verdict},
+use proto::{
+    position::{Epoch, Position},
+    wire::{
+        alert::{Alert, AlertSource, AlertState},
+        prediction::{ModeProbability, Prediction},
+        telemetry::{
+            EventKind, EventRecord, MachineReadings, Quality, QualityReason, SealTime, SensorColumn, TelemetryBatch,
+            Verdict,
+        },
+    },
 };
 
 use super::*;
 use crate::{
-    decode::{AgentKey, DeadLetter},
-    stream::{KnownEvent, tables::datetime},
+    decode::{AgentKey, Content, DeadLetter, Taken},
+    stream::{KnownEvent, Stream, StreamConfig, tables::datetime},
 };
 
 fn content() -> SegmentContent {
@@ -61,6 +67,38 @@ fn readings_are_split_by_site_and_day_and_keep_their_order() {
 }
 
 #[test]
+fn a_bad_reading_is_found_with_its_reason() {
+    let batch = TelemetryBatch {
+        sealed: Some(SealTime { time_ms: 3, trusted: true, ..Default::default() }),
+        machines: vec![MachineReadings {
+            machine: "press-1".into(),
+            time_delta_ms: vec![1, 1, 1],
+            sensors: vec![SensorColumn {
+                sensor: "sound".into(),
+                value: vec![70.0, f64::NAN, f64::NAN],
+                quality: vec![Quality::Good as i32, Quality::Bad as i32, Quality::Bad as i32],
+                reason: vec![0, QualityReason::Disconnected as i32, QualityReason::Timeout as i32],
+            }],
+        }],
+        ..Default::default()
+    };
+    let taken = Taken {
+        agent: AgentKey { site: AssetId::new("mill").unwrap(), agent: AssetId::new("gw").unwrap() },
+        position: Position { epoch: Epoch([1; 16]), seq: 1 },
+        last_seq: 1,
+        content: Content::Batch { batch, readings: 3 },
+        received: Instant::now(),
+    };
+    let mut content = content();
+    content.readings.push(Stream::new(StreamConfig::default()).apply(vec![taken], None).unwrap().readings);
+    let frame = read(&encode(&content).unwrap()[0]);
+    let codes = |name: &str| frame.column(name).unwrap().cast(&DataType::Int32).unwrap().i32().unwrap().clone();
+    let found: Vec<_> = codes(column::QUALITY).iter().zip(codes(column::REASON).iter()).collect();
+    let bad = |reason: QualityReason| (Some(Quality::Bad as i32), Some(reason as i32));
+    assert_eq!(found, [(Some(0), Some(0)), bad(QualityReason::Disconnected), bad(QualityReason::Timeout)]);
+}
+
+#[test]
 fn broken_clocks_do_not_get_a_file_each() {
     let wild: Vec<i64> = (0..500).map(|day| day * DAY_MS).chain([i64::MIN, i64::MAX, 499 * DAY_MS]).collect();
     let mut content = content();
@@ -81,6 +119,7 @@ fn windows_have_a_column_per_feature_and_null_for_no_value() {
         kind: AssetId::new("press").unwrap(),
         start: PlantTime(DAY_MS - 600_000),
         end: PlantTime(DAY_MS),
+        generation: 0,
         revision: 0,
         sensors: vec![],
         features: vec![1.5, f64::NAN],
@@ -131,9 +170,9 @@ fn alerts_events_and_dead_letters_are_rows_too() {
         updated_ms: 3,
         ..Alert::default()
     });
-    content.events.push(KnownEvent { agent: Some(agent), seq: 4, event: event.clone(), known: PlantTime(8) });
+    content.events.push(KnownEvent { agent: Some(agent), seq: 4, event: event.clone(), known: None });
     let from_a_person = EventRecord { kind: 0, ..event };
-    content.events.push(KnownEvent { agent: None, seq: 0, event: from_a_person, known: PlantTime(9) });
+    content.events.push(KnownEvent { agent: None, seq: 0, event: from_a_person, known: Some(PlantTime(9)) });
     let payload = bytes::Bytes::from_static(&[0, 255, 1]);
     content.dead_letters.push(DeadLetter {
         topic: "t".into(),
@@ -153,6 +192,8 @@ fn alerts_events_and_dead_letters_are_rows_too() {
     assert_eq!(text(&events, column::KIND), ["failure", ""]);
     assert_eq!(text(&events, column::VERDICT), ["false_alarm", "false_alarm"]);
     assert_eq!(text(&events, column::AGENT), ["gw", "null"]);
+    let known = events.column(column::KNOWN).unwrap().to_physical_repr().i64().unwrap().clone();
+    assert_eq!((known.get(0), known.get(1)), (None, Some(9)));
     assert_eq!(events.column(column::SEQ).unwrap().u64().unwrap().get(0), Some(4));
     assert_eq!(letters.column(column::PAYLOAD).unwrap().binary().unwrap().get(0), Some(payload.as_ref()));
 }
