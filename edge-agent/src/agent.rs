@@ -93,8 +93,18 @@ pub struct AgentProgress {
     pub committed: Option<Position>,
     /// Bytes of frames in the spool that are not committed.
     pub backlog_bytes: u64,
-    /// The disk fails for long: what is newer than all this is in memory only, and sent from there.
-    pub in_memory: bool,
+    /// Where batches are that are newer than all this.
+    pub medium: Medium,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// On their way to the disk.
+    Disk,
+    /// The disk fails for long: they are in memory only, and sent from there.
+    Memory,
+    /// And there is little room left: before anything is evicted, whoever can wait waits.
+    ScarceMemory,
 }
 
 /// An agent with its spool recovered, not running yet.

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentError, AgentProgress,
+    AgentError, AgentProgress, Medium,
     batch::BatchBuilder,
     clock::{AgentClock, Look, trust::NEAR_MS},
     cutter::{Cutter, Polled},
@@ -190,11 +190,13 @@ impl Sampler {
     fn poll(&mut self) -> Result<Wait, AgentError> {
         let now = self.now();
         let live_lag_ms = (LIVE_LAG_MAX.as_millis() as f64 * self.clock.speed()) as i64;
-        let full = {
-            let progress = self.progress.borrow_and_update();
-            progress.in_memory || progress.backlog_bytes > self.backlog_bytes_max
+        let AgentProgress { backlog_bytes, medium, .. } = *self.progress.borrow_and_update();
+        let history = match medium {
+            Medium::Disk if backlog_bytes <= self.backlog_bytes_max => None,
+            Medium::Disk | Medium::Memory => Some(now.plus_millis(-live_lag_ms)),
+            Medium::ScarceMemory => Some(now.plus_millis(1)),
         };
-        let polled = self.cutter.poll(now, full.then(|| now.plus_millis(-live_lag_ms)))?;
+        let polled = self.cutter.poll(now, history)?;
         if let Some((count, error)) = self.cutter.refused() {
             self.metrics.readings_not_taken.add(count, &self.metrics.agent);
             tracing::error!(%error, count, "readings were not taken");

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 mod handover;
 
-use super::{AgentProgress, watchdog::Beats};
+use super::{AgentProgress, Medium, watchdog::Beats};
 use crate::{
     spool::{Loss, Losses, Spool, SpoolConfig, SpoolError, disk::DiskWork},
     telemetry::Metrics,
@@ -98,7 +98,7 @@ impl Writer {
             durable: spool.log().lock().last(),
             committed: None,
             backlog_bytes: 0,
-            in_memory: false,
+            medium: Medium::Disk,
         };
         let mut writer = Writer {
             spool,
@@ -276,11 +276,15 @@ impl Writer {
         let log = log.lock();
         let (committed, backlog_bytes, frames) = (log.committed(), log.bytes(), log.frames());
         drop(log);
-        let in_memory = self.is_in_memory();
+        let medium = match self.is_in_memory() {
+            false => Medium::Disk,
+            true if self.spool.ring_is_short() => Medium::ScarceMemory,
+            true => Medium::Memory,
+        };
         self.metrics.backlog_bytes.record(backlog_bytes, &self.metrics.agent);
         self.metrics.spool_bytes.record(self.spool.bytes(), &self.metrics.agent);
         self.metrics.spool_frames.record(frames, &self.metrics.agent);
-        self.metrics.spool_in_memory.record(in_memory.into(), &self.metrics.agent);
+        self.metrics.spool_in_memory.record((medium != Medium::Disk).into(), &self.metrics.agent);
         self.metrics.sealed_time.record(self.written.plant_time.millis() as f64 / 1e3, &self.metrics.agent);
         self.count_losses();
         self.count_work();
@@ -290,7 +294,7 @@ impl Writer {
         {
             self.metrics.spool_age.record(age.as_secs_f64(), &self.metrics.agent);
         }
-        self.progress.send_replace(AgentProgress { committed, backlog_bytes, in_memory, ..self.written });
+        self.progress.send_replace(AgentProgress { committed, backlog_bytes, medium, ..self.written });
     }
 
     fn count_losses(&mut self) {

@@ -100,6 +100,11 @@ impl Spool {
         self.ring.lock().frames.is_empty()
     }
 
+    /// Half of the memory for it is taken.
+    pub fn ring_is_short(&self) -> bool {
+        self.ring.lock().bytes > self.config.ring_bytes_max / 2
+    }
+
     /// What was appended and is not durable.
     pub fn waiting(&self) -> Loss {
         let frames: Vec<_> = self.ring.lock().frames.iter().map(Waiting::extent).collect();

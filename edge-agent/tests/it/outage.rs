@@ -97,8 +97,8 @@ fn held(folder: &Path) -> (i64, u64, u64) {
     (spool.sealed().map_or(0, |t| t.millis()), log.bytes(), log.extents().map(|e| e.readings).sum())
 }
 
-/// A file system of its own, smaller than what the spool may take. When it is full nothing more is read, and nothing is
-/// lost: the source has it. When the archive has what is on it there is room again, and the rest follows.
+/// A file system of its own, smaller than what the spool may take. When it is full, and memory too, nothing more is read,
+/// and nothing is lost: the source has it. When the archive has what is on it there is room again, and the rest follows.
 #[test]
 fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     let isolated = |script: &str| {
@@ -123,11 +123,13 @@ fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     let agent = Agent::start_in(hall.folder(), command.arg(env!("CARGO_BIN_EXE_edge-agent")));
     let full = |hall: &Hall| agent::log(hall.folder()).iter().any(|line| line.contains(CANNOT_WRITE));
     wait_until("the disk is full", || full(&hall));
-    sleep(Duration::from_secs(1));
+    // Long enough that it goes on in memory, and that there is no room left either.
+    sleep(Duration::from_secs(8));
     hall.broker.restart();
     hall.wait_drained();
     assert!(agent.stop(STOP_MAX).success());
-    assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, RESERVE_USED]), 0);
+    assert!(agent::log(hall.folder()).iter().any(|line| line.contains(IN_MEMORY)));
+    assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, IN_MEMORY, RESERVE_USED]), 0);
 }
 
 /// In the place of the folder is something that can't be used, as when a card is not mounted. Readings are sent from

@@ -82,7 +82,7 @@ fn start(clock: AgentClock, sealed: Option<PlantTime>) -> Running {
         durable: None,
         committed: None,
         backlog_bytes: 0,
-        in_memory: false,
+        medium: Medium::Disk,
     };
     let (progress, follow) = watch::channel(progress);
     let (batches, sealed_batches) = mpsc::channel(100_000);

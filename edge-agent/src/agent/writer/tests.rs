@@ -136,17 +136,17 @@ async fn while_a_disk_fails_for_long_batches_are_sent_from_memory_and_written_wh
     running.progress.wait_for(|p| p.batches == 1).await.unwrap();
     disk.fail_after(0);
     running.send(2..=10).await;
-    running.progress.wait_for(|p| p.in_memory).await.unwrap();
+    running.progress.wait_for(|p| p.medium != Medium::Disk).await.unwrap();
     running.send(11..=20).await;
     sleep(RETRY_AFTER).await;
     assert_eq!(running.readable(), (1..=20).collect::<Vec<_>>());
     let progress = *running.progress.borrow();
-    assert!(progress.in_memory && progress.batches == 1, "{progress:?}");
+    assert!(progress.medium == Medium::Memory && progress.batches == 1, "{progress:?}");
     running.free(7).await;
     running.progress.wait_for(|p| p.committed.is_some_and(|c| c.seq == 7)).await.unwrap();
     assert_eq!(running.readable(), (8..=20).collect::<Vec<_>>());
     disk.heal();
-    running.progress.wait_for(|p| p.batches == 20 && !p.in_memory).await.unwrap();
+    running.progress.wait_for(|p| p.batches == 20 && p.medium == Medium::Disk).await.unwrap();
     running.send(21..=22).await;
     drop(running.batches);
     running.ended.await.unwrap();
@@ -163,9 +163,10 @@ async fn what_the_memory_has_no_room_for_becomes_a_gap() {
     running.progress.wait_for(|p| p.batches == 1).await.unwrap();
     disk.fail_after(0);
     running.send(2..=10).await;
-    running.progress.wait_for(|p| p.in_memory).await.unwrap();
+    running.progress.wait_for(|p| p.medium != Medium::Disk).await.unwrap();
     running.send(11..=200).await;
     sleep(RETRY_AFTER).await;
+    assert_eq!(running.progress.borrow().medium, Medium::ScarceMemory);
     let gaps = |log: &SharedLog| log.lock().extents().filter(|e| e.gap).copied().collect::<Vec<_>>();
     let held = running.readable();
     let [gap] = gaps(&running.log)[..] else { panic!("evictions that follow each other are one gap") };
@@ -174,7 +175,7 @@ async fn what_the_memory_has_no_room_for_becomes_a_gap() {
     let bytes: u64 = running.log.lock().extents().filter(|e| e.position.seq > 1).map(|e| u64::from(e.bytes)).sum();
     assert!((2_000..=4_000).contains(&bytes), "{bytes}");
     disk.heal();
-    running.progress.wait_for(|p| !p.in_memory).await.unwrap();
+    running.progress.wait_for(|p| p.medium == Medium::Disk).await.unwrap();
     let again = Spool::open(disk, SpoolConfig::default(), Epoch([9; 16])).unwrap().0.log();
     assert_eq!(gaps(&again).iter().map(|g| (g.position.seq, g.last_seq)).collect::<Vec<_>>(), [(2, gap.last_seq)]);
 }
@@ -186,13 +187,13 @@ async fn what_was_committed_from_memory_is_not_missed_by_a_later_start() {
     let mut running = start(&disk, SpoolConfig::default(), 1);
     disk.fail_after(0);
     running.send(1..=10).await;
-    running.progress.wait_for(|p| p.in_memory).await.unwrap();
+    running.progress.wait_for(|p| p.medium != Medium::Disk).await.unwrap();
     while running.log.lock().last().is_none_or(|last| last.seq < 10) {
         sleep(RETRY_AFTER).await;
     }
     running.free(10).await;
     sleep(2 * RETRY_AFTER).await;
-    assert!(running.progress.borrow().in_memory, "that says nothing about the disk");
+    assert!(running.progress.borrow().medium == Medium::Memory, "that says nothing about the disk");
     disk.heal();
     running.send(11..=12).await;
     running.progress.wait_for(|p| p.batches == 12).await.unwrap();

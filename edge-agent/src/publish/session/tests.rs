@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     agent::{
+        Medium,
         clock::fake::{FakeClocks, HOUR, TODAY},
         identity::Identity,
     },
@@ -45,7 +46,7 @@ fn publisher(data: &std::path::Path) -> (Publisher, Spool) {
         durable: None,
         committed: None,
         backlog_bytes: 0,
-        in_memory: false,
+        medium: Medium::Disk,
     };
     let publisher = Publisher {
         endpoint: Endpoint::new(&config, &identity),
