@@ -1,6 +1,9 @@
 //! The archive's object keys, tables and manifest: one spelling for writer and readers.
 //!
-//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan.
+//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan. What
+//! [`compaction`] has merged since has the same rows in fewer objects.
+
+pub mod compaction;
 
 use std::collections::BTreeMap;
 
