@@ -17,6 +17,7 @@ pub mod recovery;
 mod claim;
 mod encoder;
 mod uploader;
+pub mod compact;
 
 use std::{
     collections::BTreeMap,

@@ -66,9 +66,8 @@ async fn resolve_once(store: &dyn Objects, shard: Shard, tables: &[Table]) -> Re
     let Some(newest) = newest_number(store, shard, covered).await? else { return Ok(None) };
     let parts = record.iter().flat_map(|r| &r.parts).filter(|p| tables.contains(&p.table));
     let mut objects = read_parts(store, parts).await?;
-    for manifest in read_manifests(store, shard, covered + 1, newest).await? {
-        objects.extend(listed(&manifest).filter(|l| tables.contains(&l.object.table)));
-    }
+    let tail = read_listed(store, shard, covered + 1, newest).await?;
+    objects.extend(tail.into_iter().filter(|l| tables.contains(&l.object.table)));
     // Stable: what one manifest names stays in its order.
     objects.sort_by_key(|l| l.manifest);
     Ok(Some(Listing { manifest: newest, compaction: record.map_or(0, |r| r.number), objects }))
@@ -96,18 +95,15 @@ pub async fn read_compaction(store: &dyn Objects, shard: Shard, number: u64) -> 
     Ok(Some(record))
 }
 
-/// Those numbers, which exist, in their order.
-pub async fn read_manifests(
-    store: &dyn Objects,
-    shard: Shard,
-    first: u64,
-    last: u64,
-) -> Result<Vec<Manifest>, ListError> {
+/// What those manifests add, which exist; the rest of them is let go at once.
+pub async fn read_listed(store: &dyn Objects, shard: Shard, first: u64, last: u64) -> Result<Vec<Listed>, ListError> {
     let read = |number| async move {
-        let manifest = read_manifest(store, shard, number).await?;
-        manifest.ok_or(ListError::Hole { number })
+        let manifest = read_manifest(store, shard, number).await?.ok_or(ListError::Hole { number })?;
+        Ok::<_, ListError>(listed(&manifest).collect::<Vec<_>>())
     };
-    stream::iter((first..=last).map(read)).buffered(READS_IN_FLIGHT_MAX).try_collect().await
+    let lists: Vec<Vec<Listed>> =
+        stream::iter((first..=last).map(read)).buffered(READS_IN_FLIGHT_MAX).try_collect().await?;
+    Ok(lists.into_iter().flatten().collect())
 }
 
 pub async fn read_parts(store: &dyn Objects, parts: impl IntoIterator<Item = &Part>) -> Result<Vec<Listed>, ListError> {
