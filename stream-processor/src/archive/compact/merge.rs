@@ -120,6 +120,10 @@ pub fn read_digest(path: &Path) -> PolarsResult<(u64, RowsDigest)> {
     Ok((rows, sum))
 }
 
+pub fn row_count(path: &Path) -> PolarsResult<u64> {
+    Ok(ParquetReader::new(File::open(path)?).num_rows()? as u64)
+}
+
 /// Hexadecimal.
 pub fn sha256_of(path: &Path) -> io::Result<String> {
     let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; READ_BYTES]);
