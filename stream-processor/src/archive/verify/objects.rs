@@ -10,7 +10,7 @@ use super::{Depth, Fault, Verified, audit::Audit};
 use crate::archive::compact::merge::{read_digest, row_count, sha256_of};
 
 /// Files in the scratch folder.
-const LOOKS_IN_FLIGHT_MAX: usize = 8;
+const LOOKS_IN_FLIGHT_MAX: usize = 3;
 
 pub async fn look(store: &dyn Objects, audit: Audit, depth: Depth, scratch: &Path) -> Result<Verified, StoreError> {
     let Audit { mut out, live, snapshot, .. } = audit;
