@@ -59,7 +59,7 @@ pub async fn newest_number(store: &dyn Objects, shard: Shard, known: u64) -> Res
 }
 
 /// Of any sequence that is numbered without gaps.
-pub(super) async fn newest_of(
+pub async fn newest_of(
     store: &dyn Objects,
     key: impl Fn(u64) -> String,
     known: u64,

@@ -36,7 +36,8 @@ use proto::{
     archive::{
         ManifestError, Shard, Table,
         compaction::{
-            COMPACTION_BYTES_MAX, COMPACTION_VERSION, Compaction, InvalidReplacement, Listed, Replacement, Retired,
+            COMPACTION_BYTES_MAX, COMPACTION_VERSION, Compaction, InvalidReplacement, Listed, Partition, Replacement,
+            Retired,
         },
     },
     time::wall_now_ms,
@@ -137,7 +138,7 @@ impl Compactor<'_> {
         for table in Table::ALL {
             let listed = self.listed(table).await?;
             for planned in plan(&listed, settings, now_ms) {
-                self.merge(planned, scratch).await?;
+                self.merge(&planned, scratch).await?;
             }
         }
         self.delete_replaced(now_ms.saturating_sub(settings.grace_ms)).await?;
@@ -173,21 +174,44 @@ impl Compactor<'_> {
         Ok(())
     }
 
-    async fn merge(&mut self, planned: Merge, scratch: &Path) -> Result<(), CompactError> {
+    async fn merge(&mut self, planned: &Merge, scratch: &Path) -> Result<(), CompactError> {
+        let mut rest = planned.objects.as_slice();
+        // Several files only if a column has changed its type on the way.
+        while rest.len() > 1 {
+            let done = self.merge_first(&planned.partition, rest, scratch).await?;
+            rest = &rest[done..];
+        }
+        Ok(())
+    }
+
+    /// Gives back how many of the objects went into one file.
+    async fn merge_first(
+        &mut self,
+        partition: &Partition,
+        objects: &[Listed],
+        scratch: &Path,
+    ) -> Result<usize, CompactError> {
         let disk = |reason| CompactError::Scratch { folder: scratch.to_owned(), reason };
         let folder = tempfile::tempdir_in(scratch).map_err(disk)?;
-        let inputs = self.download(&planned.objects, folder.path()).await?;
+        let inputs = self.download(objects, folder.path()).await?;
         let path = folder.path().join("merged");
         let output = path.clone();
         let merging = tokio::task::spawn_blocking(move || merge(&inputs, &output));
         let merged = merging.await.map_err(|_| CompactError::Interrupted)??;
-        let replaced = planned.objects[..merged.inputs].to_vec();
-        let key = planned.partition.merged_key(self.number() + 1, rand::random());
-        let Some(by) = merged.listed(key.clone(), &replaced).filter(|_| replaced.len() > 1) else { return Ok(()) };
-        let count = replaced.len() as u64;
-        let replacement = Replacement { by, replaced, digest: merged.digest };
+        let replaced = objects[..merged.inputs].to_vec();
+        let key = partition.merged_key(self.number() + 1, rand::random());
+        if replaced.len() > 1
+            && let Some(by) = merged.listed(key, &replaced)
+        {
+            self.replace(Replacement { by, replaced, digest: merged.digest }, &path).await?;
+        }
+        Ok(merged.inputs)
+    }
+
+    async fn replace(&mut self, replacement: Replacement, file: &Path) -> Result<(), CompactError> {
         replacement.check()?;
-        self.store.put_file(&key, &path).await?;
+        let (key, count) = (replacement.by.object.object.key.clone(), replacement.replaced.len() as u64);
+        self.store.put_file(&key, file).await?;
         let change = Change { manifest: self.manifest(), replacements: vec![replacement], ..Change::default() };
         let written = self.write(change).await;
         if let Err(CompactError::Lost | CompactError::List(ListError::PartGone { .. })) = written {

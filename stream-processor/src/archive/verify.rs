@@ -9,14 +9,20 @@ use std::{fmt, path::Path};
 use futures::{StreamExt, stream};
 use model::store::{
     StoreError,
-    listing::{ListError, READS_IN_FLIGHT_MAX, newest_compaction, read_compaction, read_parts},
-    manifests::{ReadError, newest_number, read_manifest},
+    listing::{ListError, READS_IN_FLIGHT_MAX, read_compaction, read_parts},
+    manifests::{ReadError, newest_number, newest_of, read_manifest},
     objects::Objects,
 };
-use proto::archive::{ManifestError, Shard, compaction::InvalidReplacement};
+use proto::archive::{
+    ManifestError, Shard,
+    compaction::{InvalidReplacement, compaction_key},
+    manifest_key,
+};
 
 use audit::Audit;
 
+/// Walks, while compactors are at work.
+const ATTEMPTS_MAX: u32 = 3;
 /// More are only counted.
 pub const FAULTS_KEPT_MAX: usize = 1_000;
 
@@ -52,6 +58,8 @@ pub enum Fault {
 pub struct Verified {
     pub manifests: u64,
     pub compactions: u64,
+    /// The newest compaction record when the walk began, or 0.
+    pub record: u64,
     pub objects: u64,
     pub bytes: u64,
     pub rows: u64,
@@ -91,29 +99,37 @@ pub enum Depth {
     Content,
 }
 
-/// Faults are in the outcome; an error is a question that S3 did not answer. `scratch`: a local folder.
+/// Faults are in the outcome; an error is a question that S3 did not answer. `scratch`: a local folder. Holds the keys of
+/// all objects that were ever named in memory.
 pub async fn verify(store: &dyn Objects, shard: Shard, depth: Depth, scratch: &Path) -> Result<Verified, StoreError> {
-    let mut audit = Audit::default();
-    let mut next = 1;
-    let newest_record = answered(newest_compaction(store, shard, 0).await)?;
-    let records = match &newest_record {
-        Ok(record) => record.as_ref().map_or(0, |r| r.number),
-        Err(e) => {
-            audit.out.fault(Fault::Compaction { number: 0, reason: e.to_string() });
-            0
+    for _ in 1..ATTEMPTS_MAX {
+        let verified = verify_once(store, shard, depth, scratch).await?;
+        // A compactor that was at work meanwhile may have taken away what was being looked at.
+        let newest = newest_record(store, shard).await?;
+        if verified.faults.is_empty() || newest == verified.record {
+            return Ok(verified);
         }
-    };
+    }
+    verify_once(store, shard, depth, scratch).await
+}
+
+async fn verify_once(store: &dyn Objects, shard: Shard, depth: Depth, scratch: &Path) -> Result<Verified, StoreError> {
+    let mut audit = Audit::default();
+    let (mut next, records) = (1, newest_record(store, shard).await?);
+    audit.out.record = records;
+    let mut newest = None;
     for number in 1..=records {
         match answered(read_compaction(store, shard, number).await)? {
             Ok(Some(record)) => {
                 next = walk(store, shard, &mut audit, next, record.manifest).await?;
                 audit.compaction(&record);
+                newest = Some(record).filter(|r| r.number == records);
             }
             Ok(None) => audit.out.fault(Fault::Compaction { number, reason: "missing".into() }),
             Err(e) => audit.out.fault(Fault::Compaction { number, reason: e.to_string() }),
         }
     }
-    if let Ok(Some(record)) = newest_record {
+    if let Some(record) = newest {
         match answered(read_parts(store, &record.parts).await)? {
             Ok(listed) => audit.parts(record.number, listed),
             Err(e) => audit.out.fault(Fault::Compaction { number: record.number, reason: e.to_string() }),
@@ -121,7 +137,27 @@ pub async fn verify(store: &dyn Objects, shard: Shard, depth: Depth, scratch: &P
     }
     let newest = newest_number(store, shard, 0).await?.unwrap_or(0);
     walk(store, shard, &mut audit, next, newest).await?;
+    if has_more(store, &manifest_key(shard, newest)).await? {
+        audit.out.fault(Fault::Hole { number: newest + 1 });
+    }
+    if has_more(store, &compaction_key(shard, records)).await? {
+        audit.out.fault(Fault::Compaction { number: records + 1, reason: "missing".into() });
+    }
     objects::look(store, audit, depth, scratch).await
+}
+
+/// Number of the newest compaction record, or 0.
+async fn newest_record(store: &dyn Objects, shard: Shard) -> Result<u64, StoreError> {
+    let newest = newest_of(store, |number| compaction_key(shard, number), 0).await?;
+    Ok(newest.unwrap_or(0))
+}
+
+/// Is there a number behind a hole? The search for the newest one stops there.
+async fn has_more(store: &dyn Objects, newest: &str) -> Result<bool, StoreError> {
+    let Some((folder, _)) = newest.rsplit_once('/') else { return Ok(false) };
+    let next = store.list(&format!("{folder}/"), Some(newest)).await?;
+    // Numbers sort before the folders of other things.
+    Ok(next.first().is_some_and(|o| !o.key[folder.len() + 1..].contains('/')))
 }
 
 /// Gives back the number to go on from.

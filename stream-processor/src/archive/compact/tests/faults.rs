@@ -58,11 +58,17 @@ async fn a_broken_manifest_is_named() {
 
 #[tokio::test]
 async fn a_hole_in_the_numbers_is_named() {
-    let bucket = archive(9).await;
-    compact(&*bucket, &NEVER_MERGE).await.unwrap();
-    bucket.set(&manifest_key(SHARD, 5), None);
-    let faults = found(&bucket, Depth::Sizes).await;
-    assert!(faults.contains(&"manifest 5 is missing".to_owned()), "{faults:?}");
+    let start = archive(9).await;
+    compact(&*start, &NEVER_MERGE).await.unwrap();
+    for hole in 2..9 {
+        let bucket = start.copy();
+        bucket.set(&manifest_key(SHARD, hole), None);
+        let faults = found(&bucket, Depth::Sizes).await;
+        assert!(faults.contains(&format!("manifest {hole} is missing")), "{faults:?}");
+        bucket.set(&compaction_key(SHARD, 1), None);
+        let faults = found(&bucket, Depth::Sizes).await;
+        assert!(faults.iter().any(|f| f.starts_with("manifest ") && f.ends_with(" is missing")), "{hole}: {faults:?}");
+    }
 }
 
 #[tokio::test]
