@@ -65,9 +65,10 @@ async fn two_compactors_a_writer_and_a_reader_at_once_do_no_harm() {
     for seed in 0..SEEDS {
         let bucket = archive(5).await;
         bucket.interleave(seed);
-        // Their clocks say that no grace is over.
+        // With readers, no grace is over yet; without, the compactors delete what the other one may be about to read.
+        let read = seed % 2 == 0;
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let now_ms = 1_000;
+        let now_ms = if read { 1_000 } else { LATER_MS };
         let one = run(&*bucket, SHARD, &EAGER, a.path(), now_ms);
         let two = run(&*bucket, SHARD, &EAGER, b.path(), now_ms);
         let writer = async {
@@ -77,7 +78,7 @@ async fn two_compactors_a_writer_and_a_reader_at_once_do_no_harm() {
         };
         let reader = async {
             let mut counts = Vec::new();
-            for _ in 0..3 {
+            for _ in 0..if read { 3 } else { 0 } {
                 counts.push(rows(&*bucket).await[0].1);
             }
             counts
