@@ -1,6 +1,9 @@
 //! The archive's object keys, tables and manifest: one spelling for writer and readers.
 //!
-//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan.
+//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan. What
+//! [`compaction`] has merged since has the same rows in fewer objects.
+
+pub mod compaction;
 
 use std::collections::BTreeMap;
 
@@ -142,7 +145,17 @@ pub fn object_key(table: Table, site: &AssetId, date: &str, shard: Shard, incarn
 }
 
 pub fn snapshot_key(shard: Shard, incarnation: Incarnation, n: u64) -> String {
-    format!("archive/v1/snapshot/shard={:02}/{incarnation:020}-{n}.bin", shard.0)
+    format!("{}{incarnation:020}-{n}.bin", snapshot_prefix(shard))
+}
+
+pub fn snapshot_prefix(shard: Shard) -> String {
+    format!("archive/v1/snapshot/shard={:02}/", shard.0)
+}
+
+/// Incarnation and number: the order in which snapshots are written. None: the key is not a snapshot's.
+pub fn snapshot_place(key: &str) -> Option<(Incarnation, u64)> {
+    let (incarnation, n) = key.rsplit('/').next()?.strip_suffix(".bin")?.split_once('-')?;
+    Some((incarnation.parse().ok()?, n.parse().ok()?))
 }
 
 pub fn manifest_prefix(shard: Shard) -> String {

@@ -20,8 +20,8 @@ use crate::stream::tables::SITE;
 /// Stamps are the sensors' own, and one broken clock could ask for a file per row: the rows of further days, those
 /// with the fewest rows, share the file of 1970-01-01. Manifests name every file's real times.
 pub const DAYS_PER_TABLE_MAX: usize = 64;
-const ROW_GROUP_ROWS: usize = 262_144;
-const ZSTD_LEVEL: i32 = 3;
+pub const ROW_GROUP_ROWS: usize = 262_144;
+pub const ZSTD_LEVEL: i32 = 3;
 const DAY_MS: i64 = 86_400_000;
 const DAY: &str = "day";
 

@@ -140,7 +140,6 @@ fn the_newest_readings_are_kept_when_there_are_too_many() {
     let objects = vec![
         with(Table::Births, 5),
         with(Table::Readings, READINGS_MAX),
-        with(Table::Features, 9),
         with(Table::Readings, READINGS_MAX / 2),
         with(Table::Readings, READINGS_MAX / 4),
     ];
