@@ -34,7 +34,7 @@ use stream_processor::{
     decode::{Content, Decoded, Taken, decode},
     ingest::Arrival,
     intake::{EpochsLeft, Intake},
-    stream::{Stream, StreamConfig, tables},
+    stream::{Stream, StreamConfig},
     window::{Windows, watermark::Watermark},
 };
 
@@ -58,7 +58,6 @@ fn main() {
     println!("  ({} windows)", windows.len());
     bench.print("score and explain", || drop(bench.scorer.score(&windows)));
     bench.print("  explain alone", || bench.explain(&windows));
-    bench.print("archive rows", || bench.runs.iter().for_each(|run| drop(bench.rows(run))));
     let segment = bench.segment();
     bench.print("parquet", || drop(encode(&segment)));
     bench.print("snapshot, once per million", || bench.snapshots());
@@ -157,13 +156,6 @@ impl Bench {
         for w in windows {
             explain::shares(&model, self.scorer.schema(), &w.kind, &w.features, &w.normal);
         }
-    }
-
-    fn rows(&self, run: &[Taken]) -> DataFrame {
-        let rows = Rows::of(run, self.stream.fleet(), &network::features());
-        let taken = rows.taken;
-        let at = self.runs.iter().position(|r| std::ptr::eq(r.as_slice(), run)).unwrap_or(0);
-        tables::readings(&self.cleaned[at], taken, run, self.stream.fleet().directory()).expect("rows")
     }
 
     fn segment(&self) -> stream_processor::archive::pending::SegmentContent {

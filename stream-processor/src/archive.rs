@@ -10,6 +10,7 @@
 
 pub mod pending;
 mod rows;
+pub mod readings;
 pub mod parquet;
 pub mod staging;
 pub mod commit;

@@ -111,7 +111,8 @@ fn fold(
     config: &FeatureConfig,
 ) -> Vec<WindowFeatures> {
     let machine = |cell: &Cell| catalogue.series()[cell.series as usize].machine;
-    cells.sort_unstable_by_key(|cell| (machine(cell), cell.bin, cell.series));
+    // Stable: cells of one series and window merge in their order.
+    cells.sort_by_key(|cell| (machine(cell), cell.bin, cell.series));
     let mut windows = Vec::new();
     let mut history = (u32::MAX, History::default());
     for window in cells.chunk_by(|a, b| (machine(a), a.bin) == (machine(b), b.bin)) {
@@ -122,7 +123,7 @@ fn fold(
         let mut row: Vec<Option<Partial>> = vec![None; config.sensors.len()];
         for cell in window {
             if let Some(slot) = slots[cell.series as usize] {
-                row[slot] = Some(cell.partial);
+                row[slot] = Some(row[slot].map_or(cell.partial, |before| before.merge(&cell.partial)));
             }
         }
         windows.extend(history.1.close(catalogue, config, id, window[0].bin, &row));

@@ -1,23 +1,28 @@
 //! The frames of a run of batches: everything that can fail, from a state that does not change.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
+use super::{Stream, StreamError};
+use crate::{
+    archive::readings::{self, Run},
+    clean::Rows,
+    decode::Taken,
+};
 use model::features::{
     aggregate::{Cell, aggregate},
     clean::{Carry, clean},
 };
-use polars::prelude::DataFrame;
-
-use super::{Stream, StreamError, tables};
-use crate::{clean::Rows, decode::Taken};
 
 /// What a run of batches will do to the state, once it is committed.
 #[derive(Default)]
 pub struct Plan {
-    /// None: there were no readings.
-    pub carry: Option<Vec<Carry>>,
+    /// Of the series that had readings.
+    pub carry: HashMap<u32, Carry>,
     pub cells: Vec<Cell>,
-    pub archive: Option<DataFrame>,
+    pub archive: Option<Run>,
     pub late: u64,
 }
 
@@ -36,7 +41,8 @@ impl Stream {
         let (late, taken) = (rows.late, std::mem::take(&mut rows.taken));
         let (cleaned, carry) = clean(rows.frame()?, self.fleet.catalogue(), &self.carry, config.stuck_after)?;
         let cells = aggregate(&cleaned, &directory.wanted, config.window_ms)?;
-        let archive = tables::readings(&cleaned, taken, run, directory)?;
-        Ok(Plan { carry: Some(carry), cells, archive: Some(archive), late })
+        let batches = run.iter().map(|taken| (taken.agent.clone(), taken.position.seq)).collect();
+        let archive = Run { rows: readings::rows(&cleaned, taken)?, batches };
+        Ok(Plan { carry, cells, archive: Some(archive), late })
     }
 }
