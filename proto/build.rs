@@ -21,9 +21,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_client(services)
         .build_server(services)
-        // Open alerts are part of the processor's snapshot. The default keeps older snapshots readable.
+        // Open alerts and event records that wait are part of the processor's snapshot. The default keeps older
+        // snapshots readable.
         .type_attribute("millwright.alert.v1.Alert", SNAPSHOT)
         .type_attribute("millwright.prediction.v1.Contribution", SNAPSHOT)
+        .type_attribute("millwright.telemetry.v1.EventRecord", SNAPSHOT)
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -36,7 +36,11 @@ use crate::{
         mqtt::{Endpoint, MqttError},
     },
     source::{Source, SourceError},
-    spool::{Recovered, Spool, SpoolError, disk::Folder},
+    spool::{
+        Recovered, Spool, SpoolError,
+        absent::Absent,
+        disk::{Disk, Folder},
+    },
     telemetry::Metrics,
 };
 use batch::{BatchBuilder, BatchError};
@@ -89,27 +93,52 @@ pub struct AgentProgress {
     pub committed: Option<Position>,
     /// Bytes of frames in the spool that are not committed.
     pub backlog_bytes: u64,
+    /// Where batches are that are newer than all this.
+    pub medium: Medium,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// On their way to the disk.
+    Disk,
+    /// The disk fails for long: they are in memory only, and sent from there.
+    Memory,
+    /// And there is little room left: before anything is evicted, whoever can wait waits.
+    ScarceMemory,
 }
 
 /// An agent with its spool recovered, not running yet.
 pub struct Agent {
     config: AgentConfig,
-    disk: Arc<Folder>,
+    disk: Arc<dyn Disk>,
     identity: Identity,
     kept_time: KeptTime,
-    spool: Spool<Folder>,
+    spool: Spool,
     recovered: Recovered,
 }
 
 impl Agent {
-    /// Recovers the spool; reads the disk before it returns.
+    /// Recovers the spool; reads the disk before it returns. Without a folder that can be used it goes on in memory.
+    ///
+    /// # Errors
+    /// Another agent has the folder.
     pub fn open(config: AgentConfig) -> Result<Agent, AgentError> {
         let folder = |source| AgentError::Folder { folder: config.data.clone(), source };
-        let disk = Arc::new(Folder::open(&config.data).map_err(folder)?);
+        let epoch = Epoch(identity::random_bytes().map_err(folder)?);
+        let (spool, recovered) = match open_spool(&config, epoch) {
+            Err(AgentError::Folder { folder, source }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(AgentError::Folder { folder, source });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the agent begins without its disk; readings are kept in memory only");
+                let absent = Absent::new(config.data.clone(), config.spool.clone());
+                Spool::open(Arc::new(absent), config.spool.clone(), epoch)?
+            }
+            Ok(opened) => opened,
+        };
+        let disk = spool.disk();
         let identity = Identity::load(&*disk).map_err(folder)?;
         let kept_time = KeptTime::load(&*disk);
-        let epoch = Epoch(identity::random_bytes().map_err(folder)?);
-        let (spool, recovered) = Spool::open(disk.clone(), config.spool.clone(), epoch)?;
         let Recovered { frames, lost, damaged_bytes, unreadable } = recovered;
         match lost {
             0 => tracing::info!(agent = %config.agent, frames, damaged_bytes, "spool recovered"),
@@ -218,6 +247,12 @@ impl Agent {
         let control = Control { config, replace, settings, requests };
         Ok(AgentHandle { progress, beats, metrics, control, stop, tasks })
     }
+}
+
+fn open_spool(config: &AgentConfig, epoch: Epoch) -> Result<(Spool, Recovered), AgentError> {
+    let folder = |source| AgentError::Folder { folder: config.data.clone(), source };
+    let disk = Arc::new(Folder::open(&config.data).map_err(folder)?);
+    Ok(Spool::open(disk, config.spool.clone(), epoch)?)
 }
 
 /// Connections are made with what the certificate files hold at the moment.

@@ -16,7 +16,7 @@
 //! read, or that a newer version wrote, is set aside as `*.seg.unreadable`.
 //!
 //! The oldest segments are evicted when the spool is over its bound, too old, or the file system has less room than it must keep.
-//! On a full disk their gap is written in the room of the file `reserve`.
+//! On a full disk their gap is written in the room of the file `reserve`. What can't be written waits in memory.
 
 use std::{
     collections::VecDeque,
@@ -43,16 +43,22 @@ pub mod recovery;
 pub mod retention;
 mod reader;
 mod reserve;
+mod ring;
+pub mod absent;
 
 pub use reader::{ReadError, SpoolReader};
+pub use ring::RING_BYTES_MAX;
 
 use checkpoint::Checkpoints;
 use disk::{Disk, DiskWork};
 use log::{Extent, Log};
 use record::Record;
 use recovery::Piece;
+use ring::{SharedRing, Waiting};
 use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
+pub const GROUP_AFTER: Duration = Duration::from_secs(1);
+pub const GROUP_BYTES: usize = 64 * 1024;
 pub const SPOOL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// A spool of fewer segments would evict most of itself at once.
@@ -68,6 +74,12 @@ pub struct SpoolConfig {
     pub free_bytes_min: u64,
     /// What is that much older than the newest is evicted; None: age does not count.
     pub age_max: Option<Duration>,
+    /// Frames that wait in memory while the disk fails: with more, the oldest are evicted.
+    pub ring_bytes_max: usize,
+    /// Time between two commits, unless there is a lot to commit: each one wears the flash.
+    pub group_after: Duration,
+    /// So much is committed at once.
+    pub group_bytes: usize,
 }
 
 impl Default for SpoolConfig {
@@ -77,6 +89,9 @@ impl Default for SpoolConfig {
             segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
             free_bytes_min: FREE_BYTES_MIN,
             age_max: None,
+            ring_bytes_max: RING_BYTES_MAX,
+            group_after: GROUP_AFTER,
+            group_bytes: GROUP_BYTES,
         }
     }
 }
@@ -166,8 +181,8 @@ impl AddAssign for Loss {
 
 /// The writing side; there is one.
 #[derive(Debug)]
-pub struct Spool<D> {
-    disk: Arc<D>,
+pub struct Spool {
+    disk: Arc<dyn Disk>,
     config: SpoolConfig,
     log: SharedLog,
     /// In log order. The last one is appended to if `active`.
@@ -180,11 +195,11 @@ pub struct Spool<D> {
     next_seq: u64,
     /// Where the epoch before this one ended.
     previous: Option<Position>,
-    /// Appended and not yet committed.
-    group: Vec<Record>,
-    group_bytes: usize,
-    group_sealed: Option<PlantTime>,
-    /// Seal time of the newest durable frame.
+    /// Appended and not durable yet.
+    ring: SharedRing,
+    /// Frames left the ring as committed, and no checkpoint says so yet.
+    checkpoint_due: bool,
+    /// Seal time of the newest frame that is durable, or in the archive.
     sealed: Option<PlantTime>,
     losses: Losses,
     checkpoints: Checkpoints,
@@ -194,9 +209,9 @@ pub struct Spool<D> {
     reserved: bool,
 }
 
-impl<D: Disk> Spool<D> {
+impl Spool {
     /// Recovers what is on the disk, and begins `epoch`, which must be new.
-    pub fn open(disk: Arc<D>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
+    pub fn open(disk: Arc<dyn Disk>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
         let (mut numbers, mut reserved) = (Vec::new(), false);
         for name in disk.list().context("list", "the folder")? {
             if name.ends_with(".tmp") {
@@ -220,9 +235,8 @@ impl<D: Disk> Spool<D> {
             epoch,
             next_seq: 1,
             previous: None,
-            group: Vec::new(),
-            group_bytes: 0,
-            group_sealed: None,
+            ring: SharedRing::default(),
+            checkpoint_due: false,
             sealed: checkpoint.sealed,
             losses: Losses::default(),
             checkpoints,
@@ -277,12 +291,13 @@ impl<D: Disk> Spool<D> {
         *self.log.lock() = Log::new(begin);
         let resolution = recovery::resolve(found, begin);
         let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
+        let changes = unreadable > 0 || !resolution.remove.is_empty() || resolution.segments.iter().any(|s| s.rewrite);
         let mut frames = 0;
         for resolved in resolution.segments {
             let SegmentHeader { first, previous } = resolved.header;
             let (number, bytes) = (resolved.number, resolved.bytes);
             let extents = match resolved.rewrite {
-                true => self.rewrite(number, resolved.header, resolved.pieces)?,
+                true => self.with_reserve(|spool| spool.rewrite(number, resolved.header, resolved.pieces.clone()))?,
                 false => resolved.pieces.into_iter().filter_map(Piece::kept).collect(),
             };
             frames += extents.len() as u64;
@@ -291,8 +306,10 @@ impl<D: Disk> Spool<D> {
             log.link(first.epoch, previous);
             extents.into_iter().for_each(|e| log.push(e));
         }
+        if changes {
+            self.sync_folder()?;
+        }
         // Only now: a gap in a segment behind them stands for what was in them.
-        self.sync_folder()?;
         for number in resolution.remove {
             self.remove(number)?;
         }
@@ -338,6 +355,10 @@ impl<D: Disk> Spool<D> {
         self.config = config;
     }
 
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
+
     /// What this start asked of the disk.
     pub fn work(&self) -> DiskWork {
         self.disk.work()
@@ -352,27 +373,50 @@ impl<D: Disk> Spool<D> {
         debug_assert_eq!(frame.header.position, self.next().0);
         let bytes = frame.encode();
         debug_assert!(bytes.len() <= FRAME_BYTES_MAX, "it would be read back as damage");
-        self.group_bytes += bytes.len();
-        self.group.push(Record { header: frame.header, readings: u64::from(frame.header.readings), bytes });
-        self.group_sealed = Some(sealed);
+        let record = Record { header: frame.header, readings: u64::from(frame.header.readings), bytes };
+        self.ring.lock().push(Waiting { record, sealed });
         self.next_seq += 1;
+    }
+
+    pub fn config(&self) -> &SpoolConfig {
+        &self.config
     }
 
     /// True when the group should be committed before more is appended.
     pub fn group_is_full(&self) -> bool {
-        self.group_bytes >= segment::GROUP_BYTES_MAX / 2
+        self.ring.lock().bytes() >= segment::GROUP_BYTES_MAX / 2
     }
 
-    /// Makes the group durable and visible. After an error nothing is lost: the next commit writes the same frames
-    /// under the same sequence numbers into a new segment.
+    /// True when the group need not wait for more.
+    pub fn group_is_large(&self) -> bool {
+        self.ring.lock().bytes() >= self.config.group_bytes
+    }
+
+    /// Makes what was appended durable and visible. After an error nothing is lost: the next commit writes the same
+    /// frames under the same sequence numbers into a new segment.
     pub fn commit(&mut self) -> Result<(), SpoolError> {
-        if self.group.is_empty() {
-            return Ok(());
+        loop {
+            let group = self.ring.lock().group(segment::GROUP_BYTES_MAX);
+            let Some(Waiting { sealed, .. }) = group.last() else {
+                return Ok(());
+            };
+            let sealed = Some(*sealed);
+            let records: Vec<_> = group.into_iter().map(|w| w.record).collect();
+            self.commit_group(&records)?;
+            self.sealed = sealed;
+            self.keep_reserve();
         }
+    }
+
+    fn commit_group(&mut self, group: &[Record]) -> Result<(), SpoolError> {
+        let bytes = group.iter().map(|r| r.bytes.len()).sum();
         self.clear_torn()?;
-        self.evict_aged()?;
-        self.make_room((self.group_bytes + SEGMENT_HEADER_BYTES) as u64)?;
-        let extents = match self.write_group() {
+        if self.checkpoint_due {
+            self.with_reserve(Self::remove_freed)?;
+        }
+        self.evict_aged(bytes)?;
+        self.make_room((bytes + SEGMENT_HEADER_BYTES) as u64)?;
+        let extents = match self.write_group(group, bytes) {
             Ok(extents) => extents,
             Err(error) => {
                 // At once, since the disk may be full; if that fails, too, before anything else is written.
@@ -381,24 +425,27 @@ impl<D: Disk> Spool<D> {
             }
         };
         let mut log = self.log.lock();
-        extents.into_iter().for_each(|e| log.push(e));
-        self.group.clear();
-        self.group_bytes = 0;
-        self.sealed = self.group_sealed;
+        for extent in extents {
+            match log.order(extent.position) {
+                // It was visible in memory.
+                Some(_) => log.replace(extent),
+                None => log.push(extent),
+            }
+        }
         drop(log);
-        self.keep_reserve();
+        self.ring.lock().remove_first(group.len());
         Ok(())
     }
 
-    fn write_group(&mut self) -> Result<Vec<Extent>, SpoolError> {
-        if self.begins_segment() {
-            self.begin_segment()?;
+    fn write_group(&mut self, group: &[Record], bytes: usize) -> Result<Vec<Extent>, SpoolError> {
+        if self.begins_segment(bytes) {
+            self.begin_segment(group)?;
         }
         let Some(active) = self.segments.back_mut() else {
             return Ok(Vec::new());
         };
         let name = segment::name(active.number);
-        let bytes = self.group.iter().fold(Vec::with_capacity(self.group_bytes), |mut all, record| {
+        let bytes = group.iter().fold(Vec::with_capacity(bytes), |mut all, record| {
             all.extend_from_slice(&record.bytes);
             all
         });
@@ -407,19 +454,19 @@ impl<D: Disk> Spool<D> {
         self.disk.append(&name, &bytes).context("append to", &name)?;
         self.disk.sync(&name).context("sync", &name)?;
         (self.torn, self.active) = (false, true);
-        let extents = segment::extents(active.number, active.bytes, &self.group);
+        let extents = segment::extents(active.number, active.bytes, group);
         active.bytes += bytes.len() as u64;
         Ok(extents)
     }
 
-    /// The group goes into a segment of its own.
-    fn begins_segment(&self) -> bool {
-        let full = |s: &Segment| s.bytes + self.group_bytes as u64 > u64::from(self.config.segment_bytes);
+    /// A group of so many bytes goes into a segment of its own.
+    fn begins_segment(&self, group_bytes: usize) -> bool {
+        let full = |s: &Segment| s.bytes + group_bytes as u64 > u64::from(self.config.segment_bytes);
         !self.active || self.segments.back().is_none_or(full)
     }
 
-    fn begin_segment(&mut self) -> Result<(), SpoolError> {
-        let Some(first) = self.group.first().map(|r| r.header.position) else {
+    fn begin_segment(&mut self, group: &[Record]) -> Result<(), SpoolError> {
+        let Some(first) = group.first().map(|r| r.header.position) else {
             return Ok(());
         };
         let number = self.next_number;
@@ -465,14 +512,14 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    pub fn reader(&self) -> SpoolReader<D> {
-        SpoolReader::new(self.disk.clone(), self.log.clone())
+    pub fn reader(&self) -> SpoolReader {
+        SpoolReader::new(self.disk.clone(), self.log.clone(), self.ring.clone())
     }
 }
 
 /// One buffer goes from segment to segment: an allocator that gets back a large one for each keeps them, and a
 /// gateway has little memory.
-fn read_segment(disk: &impl Disk, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
+fn read_segment(disk: &dyn Disk, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
     let name = segment::name(number);
     let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
     let bytes = disk.bytes(&name).context("measure", &name)?.min(most);

@@ -138,7 +138,7 @@ mod tests {
     const LOOK: Duration = Duration::from_millis(5);
 
     /// Every sync waits while it hangs.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Hanging {
         disk: Memory,
         hangs: Mutex<bool>,

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub spool_written_bytes: Counter<u64>,
     pub spool_evictions: Counter<u64>,
     pub spool_set_aside: Counter<u64>,
+    pub spool_in_memory: Gauge<u64>,
     pub sealed_time: Gauge<f64>,
     pub clock_trusted: Gauge<u64>,
     pub clock_offset: Gauge<f64>,
@@ -115,6 +116,10 @@ impl Metrics {
             spool_set_aside: counter(
                 "millwright_agent_spool_set_aside",
                 "Segments that could not be read and were set aside",
+            ),
+            spool_in_memory: gauge(
+                "millwright_agent_spool_in_memory",
+                "1 while the disk fails and batches are kept in memory only",
             ),
             sealed_time: meter
                 .f64_gauge("millwright_agent_sealed_time")

@@ -9,9 +9,9 @@ COPY . .
 # and macros, which can't be static.
 RUN target="$(rustc --print host-tuple)" \
     && RUSTFLAGS="-C target-feature=+crt-static" \
-       cargo build --release --locked -p edge-agent --bin edge-agent --target "$target" \
+       cargo build --profile gateway --locked -p edge-agent --bin edge-agent --target "$target" \
     && mkdir /out \
-    && cp "target/$target/release/edge-agent" /etc/ssl/certs/ca-certificates.crt /out/
+    && cp "target/$target/gateway/edge-agent" /etc/ssl/certs/ca-certificates.crt /out/
 
 FROM scratch
 LABEL org.opencontainers.image.title="Millwright edge agent" \

@@ -65,7 +65,8 @@ impl Dataset {
         Dataset { config, horizon_ms, modes, kinds: vec![], machines: vec![], rows: vec![], features: vec![], width }
     }
 
-    /// Takes the windows of one machine, in time; those without a label are left out.
+    /// Takes the windows of one machine; those without a label are left out. Rows are in time whatever their generation:
+    /// what is asked of them is what came of the machine, and when.
     pub fn push(&mut self, windows: &[WindowFeatures], labeller: &Labeller) {
         let Some(first) = windows.first() else { return };
         let kind = self.kinds.iter().position(|k| *k == first.kind).unwrap_or_else(|| {
@@ -74,7 +75,9 @@ impl Dataset {
         });
         let machine = self.machines.len();
         let life = labeller.life(&first.machine);
-        for window in windows.iter().filter(|w| w.features.len() == self.width) {
+        let mut windows: Vec<_> = windows.iter().filter(|w| w.features.len() == self.width).collect();
+        windows.sort_by_key(|w| w.start);
+        for window in windows {
             if let Label::Known { fails } = labeller.label(&life.failures, window.start, window.end) {
                 self.rows.push(Row { machine, start: window.start, end: window.end, fails });
                 self.features.extend(window.features.iter().map(|v| *v as f32));

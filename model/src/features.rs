@@ -119,6 +119,8 @@ pub struct Normal {
 pub struct WindowFeatures {
     pub machine: AssetId,
     pub kind: AssetId,
+    /// Of the machine's time: windows of one `start` in two generations are two windows.
+    pub generation: u32,
     pub start: PlantTime,
     pub end: PlantTime,
     pub revision: u32,

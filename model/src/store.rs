@@ -7,18 +7,23 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use aws_sdk_s3::{Client, operation::put_object::builders::PutObjectFluentBuilder, primitives::ByteStream};
 use bytes::Bytes;
+use tokio::{fs::File, io::AsyncWriteExt};
 
 mod config;
 mod error;
+pub mod objects;
 pub mod manifests;
+pub mod listing;
 
 pub use config::{ConfigError, InvalidS3, S3Config};
 pub use error::{Operation, StoreError};
 
 use error::Meters;
 
-/// Larger objects are not read into memory.
-pub const OBJECT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Larger objects are not read into memory. Compaction makes none of this size.
+pub const OBJECT_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// A file has more time the larger it is: so much even a slow line carries.
+const UPLOAD_BYTES_PER_MS_MIN: u64 = 1_000;
 /// Keys that one call of [`Store::list`] returns at most.
 pub const LIST_KEYS_MAX: i32 = 1000;
 /// S3 answers 409 when two conditional writes of one key meet; the loser tries again.
@@ -85,14 +90,34 @@ impl Store {
         Ok(Some((bytes, etag)))
     }
 
+    /// Into a file, chunk by chunk, whatever its size; gives back how many bytes it has. None: there is no such object.
+    pub async fn get_file(&self, key: &str, path: &Path) -> Result<Option<u64>, StoreError> {
+        self.meters.request(Operation::Get);
+        let sent = self.client.get_object().bucket(&*self.bucket).key(key).send().await;
+        let object = match sent.map_err(|e| StoreError::from_sdk(Operation::Get, key, e)) {
+            Ok(object) => object,
+            Err(e) if e.is_missing_key() => return Ok(None),
+            Err(e) => return Err(self.meters.error(e)),
+        };
+        let bytes = write_file(key, object.body, path).await.map_err(|e| self.meters.error(e))?;
+        Ok(Some(bytes))
+    }
+
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.send_put(key, self.put_request(key).body(bytes.into())).await
     }
 
     /// The file's content as it is when it is sent.
     pub async fn put_file(&self, key: &str, path: &Path) -> Result<(), StoreError> {
-        let body = ByteStream::from_path(path).await.map_err(|e| StoreError::local(Operation::Put, key, &e))?;
-        self.send_put(key, self.put_request(key).body(body)).await
+        let failed = |e: &dyn std::error::Error| StoreError::local(Operation::Put, key, e);
+        let bytes = tokio::fs::metadata(path).await.map_err(|e| failed(&e))?.len();
+        let body = ByteStream::from_path(path).await.map_err(|e| failed(&e))?;
+        let put = self.put_request(key).body(body);
+        self.meters.request(Operation::Put);
+        let patience = config::timeouts(Duration::from_millis(bytes / UPLOAD_BYTES_PER_MS_MIN));
+        let settings = aws_sdk_s3::config::Builder::new().timeout_config(patience);
+        let sent = put.customize().config_override(settings).send().await;
+        sent.map(drop).map_err(|e| self.meters.error(StoreError::from_sdk(Operation::Put, key, e)))
     }
 
     /// Writes only if there is no such object yet (`If-None-Match: *`).
@@ -206,4 +231,16 @@ async fn read_bounded(key: &str, mut body: ByteStream) -> Result<Bytes, StoreErr
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes.into())
+}
+
+async fn write_file(key: &str, mut body: ByteStream, path: &Path) -> Result<u64, StoreError> {
+    let failed = |e: std::io::Error| StoreError::local(Operation::Get, key, &e);
+    let (mut file, mut bytes) = (File::create(path).await.map_err(failed)?, 0);
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|e| StoreError::interrupted(Operation::Get, key, &e))?;
+        file.write_all(&chunk).await.map_err(failed)?;
+        bytes += chunk.len() as u64;
+    }
+    file.flush().await.map_err(failed)?;
+    Ok(bytes)
 }

@@ -52,10 +52,12 @@ pub fn mode_text(mode: &str) -> ModeText {
     MODES.into_iter().find(|m| m.mode == mode).unwrap_or(OTHER)
 }
 
-/// 32 hexadecimal digits, the same for the same parts.
-fn id(parts: &[&[u8]]) -> String {
+/// 32 hexadecimal digits, the same for the same parts. The first generation has no part in it: ids from before there
+/// were generations stay what they are.
+fn id(parts: &[&[u8]], generation: u32) -> String {
     let mut hash = Sha256::new();
-    for part in parts {
+    let generation = (generation != 0).then(|| generation.to_le_bytes());
+    for part in parts.iter().copied().chain(generation.as_ref().map(<[u8; 4]>::as_slice)) {
         // The length keeps ("ab", "c") apart from ("a", "bc").
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
@@ -63,20 +65,21 @@ fn id(parts: &[&[u8]]) -> String {
     hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// hash(machine, window, revision, model version): a replay repeats none.
-pub fn prediction_id(machine: &str, window_start: PlantTime, revision: u32, model_version: &str) -> String {
-    id(&[
-        b"prediction",
-        machine.as_bytes(),
-        &window_start.millis().to_le_bytes(),
-        &revision.to_le_bytes(),
-        model_version.as_bytes(),
-    ])
+/// hash(machine, generation, window, revision, model version): a replay repeats none.
+pub fn prediction_id(
+    machine: &str,
+    generation: u32,
+    window_start: PlantTime,
+    revision: u32,
+    model_version: &str,
+) -> String {
+    let (start, revision) = (window_start.millis().to_le_bytes(), revision.to_le_bytes());
+    id(&[b"prediction", machine.as_bytes(), &start, &revision, model_version.as_bytes()], generation)
 }
 
-/// hash(machine, mode, event time of the first window of the m-of-n that opened it).
-pub fn alert_id(machine: &str, mode: &str, first_window: PlantTime) -> String {
-    id(&[b"alert", machine.as_bytes(), mode.as_bytes(), &first_window.millis().to_le_bytes()])
+/// hash(machine, generation, mode, event time of the first window of the m-of-n that opened it).
+pub fn alert_id(machine: &str, generation: u32, mode: &str, first_window: PlantTime) -> String {
+    id(&[b"alert", machine.as_bytes(), mode.as_bytes(), &first_window.millis().to_le_bytes()], generation)
 }
 
 #[cfg(test)]
@@ -85,11 +88,22 @@ mod tests {
 
     #[test]
     fn ids_differ_where_their_parts_differ() {
-        let a = alert_id("press-1", "imbalance", PlantTime(1));
-        assert_eq!(a, alert_id("press-1", "imbalance", PlantTime(1)));
+        let a = alert_id("press-1", 0, "imbalance", PlantTime(1));
+        assert_eq!(a, alert_id("press-1", 0, "imbalance", PlantTime(1)));
         assert_eq!(a.len(), 32);
-        assert_ne!(a, alert_id("press-1", "imbalance", PlantTime(2)));
-        assert_ne!(a, alert_id("press-1i", "mbalance", PlantTime(1)));
+        assert_ne!(a, alert_id("press-1", 0, "imbalance", PlantTime(2)));
+        assert_ne!(a, alert_id("press-1i", 0, "mbalance", PlantTime(1)));
+        assert_ne!(a, alert_id("press-1", 1, "imbalance", PlantTime(1)));
+    }
+
+    #[test]
+    fn ids_of_the_first_generation_are_what_they_were_before_there_were_any() {
+        assert_eq!(alert_id("press-1", 0, "imbalance", PlantTime(600_000)), "14bc0eb1e9c85ffa5c3ce849592b939c");
+        assert_eq!(prediction_id("press-1", 0, PlantTime(600_000), 0, "v1"), "436bbc94faa8e84f5448cda3331f2b6e");
+        assert_ne!(
+            prediction_id("press-1", 1, PlantTime(600_000), 0, "v1"),
+            prediction_id("press-1", 2, PlantTime(600_000), 0, "v1")
+        );
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The archive's object keys, tables and manifest: one spelling for writer and readers.
 //!
-//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan.
+//! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan. What
+//! [`compaction`] has merged since has the same rows in fewer objects.
+
+pub mod compaction;
 
 use std::collections::BTreeMap;
 
@@ -87,11 +90,14 @@ pub mod column {
     pub const AUTHOR: &str = "author";
     pub const ALERT_ID: &str = "alert_id";
     pub const VERDICT: &str = "verdict";
-    /// When the processor learnt it: training at time T sees only what was known at T.
+    /// When the processor learnt it: training at time T sees only what was known at T. Null: nobody knows when.
     pub const KNOWN: &str = "known";
     pub const WINDOW_START: &str = "window_start";
     pub const WINDOW_END: &str = "window_end";
     pub const REVISION: &str = "revision";
+    /// How often the machine's time had begun anew before this row, u32: with the machine and the time a part of what a
+    /// window is. Files from before there were generations do not have it: 0.
+    pub const GENERATION: &str = "generation";
     pub const ID: &str = "id";
     pub const MODEL_VERSION: &str = "model_version";
     pub const PROBABILITY: &str = "probability";
@@ -105,6 +111,8 @@ pub mod column {
     pub const INTERVAL_MS: &str = "interval_ms";
     pub const TOPIC: &str = "topic";
     pub const PAYLOAD: &str = "payload";
+    /// Of a reading why its quality is not good, `QualityReason` of the wire, u8, 0 for none and not in older files; of a
+    /// gap or a dead letter a text.
     pub const REASON: &str = "reason";
 }
 
@@ -137,7 +145,17 @@ pub fn object_key(table: Table, site: &AssetId, date: &str, shard: Shard, incarn
 }
 
 pub fn snapshot_key(shard: Shard, incarnation: Incarnation, n: u64) -> String {
-    format!("archive/v1/snapshot/shard={:02}/{incarnation:020}-{n}.bin", shard.0)
+    format!("{}{incarnation:020}-{n}.bin", snapshot_prefix(shard))
+}
+
+pub fn snapshot_prefix(shard: Shard) -> String {
+    format!("archive/v1/snapshot/shard={:02}/", shard.0)
+}
+
+/// Incarnation and number: the order in which snapshots are written. None: the key is not a snapshot's.
+pub fn snapshot_place(key: &str) -> Option<(Incarnation, u64)> {
+    let (incarnation, n) = key.rsplit('/').next()?.strip_suffix(".bin")?.split_once('-')?;
+    Some((incarnation.parse().ok()?, n.parse().ok()?))
 }
 
 pub fn manifest_prefix(shard: Shard) -> String {

@@ -147,7 +147,7 @@ impl Bench {
             windows.add(cells, &fleet.directory().slots, fleet.catalogue(), &config);
         }
         let machines = 0..fleet.catalogue().machines().len() as u32;
-        let close = |machine| windows.close(machine, Watermark(i64::MAX), fleet.catalogue(), &config);
+        let close = |machine| windows.close(machine, 0, Watermark(i64::MAX), fleet.catalogue(), &config);
         machines.flat_map(close).map(|closed| closed.window).collect()
     }
 

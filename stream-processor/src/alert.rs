@@ -22,14 +22,12 @@ use model::{features::WindowFeatures, score::ModeHead};
 use proto::{
     asset::AssetId,
     time::PlantTime,
-    wire::{alert::Alert, prediction::Prediction},
+    wire::{alert::Alert, prediction::Prediction, telemetry::EventRecord},
 };
 use serde::{Deserialize, Serialize};
 
 pub use config::{AlertConfig, InvalidAlertConfig};
 use machine::MachineDesk;
-
-use crate::stream::KnownEvent;
 
 /// One closed window, in the order of its machine's windows.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +41,15 @@ pub struct Judgement<'a> {
 pub struct Scored<'a> {
     pub prediction: &'a Prediction,
     pub heads: &'a [ModeHead],
+}
+
+/// A machine's time begins anew: its gateway's clock fell back, or another gateway took it over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    pub machine: AssetId,
+    pub number: u32,
+    /// None: its gateway does not know what time it is.
+    pub begins: Option<PlantTime>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,10 +91,17 @@ impl AlertDesk {
     }
 
     /// A failure or repair closes what it explains; a verdict dismisses its alert.
-    pub fn event(&mut self, known: &KnownEvent) -> Vec<Alert> {
-        match self.machines.get_mut(known.event.machine.as_str()) {
-            Some(desk) => desk.event(&known.event),
+    pub fn event(&mut self, event: &EventRecord) -> Vec<Alert> {
+        match self.machines.get_mut(event.machine.as_str()) {
+            Some(desk) => desk.event(event),
             None => Vec::new(),
+        }
+    }
+
+    /// The windows that follow are of this generation, whatever their times.
+    pub fn begin_generation(&mut self, generation: &Generation) {
+        if let Some(desk) = self.machines.get_mut(generation.machine.as_str()) {
+            desk.begin_generation(generation);
         }
     }
 

@@ -7,6 +7,8 @@
 //!
 //! A segment is committed when its manifest is in S3, and not before. What is lost on the way comes again from the
 //! gateways.
+//!
+//! Beside the writer are the tools, each a program of its own: [`compact`], [`files`], [`verify`].
 
 pub mod pending;
 mod rows;
@@ -18,6 +20,9 @@ pub mod recovery;
 mod claim;
 mod encoder;
 mod uploader;
+pub mod compact;
+pub mod files;
+pub mod verify;
 
 use std::{
     collections::BTreeMap,

@@ -11,7 +11,7 @@ use model::features::{
 use polars::prelude::{Column, DataFrame, PolarsResult};
 use proto::{
     telemetry::delta_decode,
-    wire::telemetry::{MachineReadings, Quality, SensorColumn, TelemetryBatch},
+    wire::telemetry::{MachineReadings, Quality, QualityReason, SensorColumn, TelemetryBatch},
 };
 
 use crate::{
@@ -30,6 +30,8 @@ pub struct Rows {
     value: Vec<f64>,
     unit: Vec<u8>,
     quality: Vec<u8>,
+    /// `QualityReason` of the wire; says nothing to the cleaning rules.
+    pub reason: Vec<u8>,
     flags: Vec<u32>,
     /// Rows with the flag LATE.
     pub late: u64,
@@ -64,6 +66,7 @@ impl Rows {
             value: Vec::with_capacity(rows),
             unit: Vec::with_capacity(rows),
             quality: Vec::with_capacity(rows),
+            reason: Vec::with_capacity(rows),
             flags: Vec::with_capacity(rows),
             late: 0,
         }
@@ -91,6 +94,7 @@ impl Rows {
             self.value.extend_from_slice(&column.value);
             self.flags.extend_from_slice(flags);
             self.quality.resize(self.value.len(), Quality::Good as u8);
+            self.reason.resize(self.value.len(), QualityReason::None as u8);
             return;
         }
         let present = |i: &usize| column.quality[*i] != Quality::Absent as i32;
@@ -100,6 +104,8 @@ impl Rows {
             self.flags.push(flags[i]);
             // A quality that is not known here is not a good one.
             self.quality.push(u8::try_from(column.quality[i]).unwrap_or(u8::MAX));
+            let reason = column.reason.get(i).copied().unwrap_or(QualityReason::None as i32);
+            self.reason.push(u8::try_from(reason).unwrap_or(u8::MAX));
         }
     }
 
@@ -130,6 +136,14 @@ pub fn sealed_ms(batch: &TelemetryBatch) -> i64 {
 /// window.
 pub fn is_trusted(batch: &TelemetryBatch) -> bool {
     batch.sealed.as_ref().is_some_and(|s| s.trusted)
+}
+
+/// None: not a batch with a seal that can be trusted.
+pub fn trusted_seal_ms(taken: &Taken) -> Option<i64> {
+    match &taken.content {
+        Content::Batch { batch, .. } if is_trusted(batch) => Some(sealed_ms(batch)),
+        _ => None,
+    }
 }
 
 /// What time means to the rows of one batch.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "embedded")]
 mod factory;
+mod archive;
 mod signals;
 
 use std::{
@@ -58,6 +59,8 @@ enum Command {
     },
     /// The crew's alerts, in the terminal
     Alerts(crew::AlertsArgs),
+    /// List, check and compact what is in S3
+    Archive(archive::ArchiveArgs),
     /// Train, evaluate and promote models
     Model(model::cli::ModelArgs),
     /// What really went on in the factory's plant, for `model evaluate --truth`
@@ -93,6 +96,7 @@ async fn dispatch(cli: Cli) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail(&format!("{e:#}"), 1),
         },
+        Some(Command::Archive(args)) => archive::run(args).await,
         Some(Command::Model(args)) => model::cli::run(args).await,
         #[cfg(feature = "embedded")]
         Some(Command::Truth { data }) => factory::truth(&data),

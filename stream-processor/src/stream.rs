@@ -5,11 +5,13 @@
 //! and only then the state moves on ([`Stream::commit`]).
 
 pub mod fleet;
+mod generation;
 mod plan;
 pub mod predict;
 mod prediction;
 mod snapshot;
 pub mod tables;
+mod waiting;
 
 use std::collections::BTreeMap;
 
@@ -35,15 +37,17 @@ use serde::{Deserialize, Serialize};
 pub use snapshot::SNAPSHOT_BYTES_MAX;
 
 use crate::{
-    alert::{AcknowledgeError, AlertConfig, AlertDesk, Judgement, Scored},
-    archive::readings::{Readings, Run},
-    clean::{is_trusted, sealed_ms},
+    alert::{AcknowledgeError, AlertConfig, AlertDesk, Generation, Judgement, Scored},
+    archive::readings::{Readings, Stretch},
+    clean::{sealed_ms, trusted_seal_ms},
     decode::{AgentKey, Content, DeadLetter, Taken},
-    window::{Windows, watermark::Watermark},
+    window::{Closed, Windows, watermark::Watermark},
 };
 use fleet::Fleet;
+use generation::Run;
 use plan::Plan;
 use tables::Births;
+use waiting::Waiting;
 
 /// So many batches in one call whose frames fail: then it is not the batches.
 const FRAME_FAILURES_MAX: u32 = 8;
@@ -91,13 +95,13 @@ pub struct Derived {
     pub late: u64,
 }
 
-/// An event record and when the cloud learnt of it.
+/// An event record and when the cloud learnt of it; None: nobody knows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownEvent {
     pub agent: Option<AgentKey>,
     pub seq: u64,
     pub event: EventRecord,
-    pub known: PlantTime,
+    pub known: Option<PlantTime>,
 }
 
 /// What a gateway can't give any more, by its own declaration.
@@ -127,12 +131,14 @@ pub struct Stream {
     carry: Vec<Carry>,
     windows: Windows,
     desk: AlertDesk,
+    waiting: Waiting,
 }
 
 impl Stream {
     pub fn new(config: StreamConfig) -> Self {
         let desk = AlertDesk::new(config.alert.clone());
-        Self { config, fleet: Fleet::default(), carry: vec![], windows: Windows::default(), desk }
+        let (fleet, windows, waiting) = (Fleet::default(), Windows::default(), Waiting::default());
+        Self { config, fleet, carry: vec![], windows, desk, waiting }
     }
 
     /// [`Stream::read`], then [`Stream::judge`].
@@ -145,18 +151,20 @@ impl Stream {
     /// more: the caller drops this state and goes on from the last snapshot.
     pub fn read(&mut self, taken: Vec<Taken>) -> Result<Steps, StreamError> {
         let mut steps = Steps::default();
-        let mut run = Vec::with_capacity(taken.len());
+        let mut run = Run::default();
         for taken in taken {
-            // A birth changes by what rules readings are judged: those before it are judged first.
-            if matches!(&taken.content, Content::Batch { batch, .. } if batch.birth.is_some()) {
-                self.run(std::mem::take(&mut run), &mut steps)?;
+            // A birth changes by what rules readings are judged, a clock that falls back in which windows they are: those
+            // before it are judged first.
+            let is_birth = matches!(&taken.content, Content::Batch { batch, .. } if batch.birth.is_some());
+            if is_birth || self.falls_back(&run, &taken) {
+                self.run(std::mem::take(&mut run).batches, &mut steps)?;
             }
-            match self.meet(&taken) {
+            match self.meet(&taken, &mut steps) {
                 Ok(()) => run.push(taken),
                 Err(reason) => steps.refuse(taken, reason),
             }
         }
-        self.run(run, &mut steps)?;
+        self.run(run.batches, &mut steps)?;
         Ok(steps)
     }
 
@@ -172,8 +180,9 @@ impl Stream {
 
     /// An event record from a person.
     pub fn record(&mut self, event: EventRecord, known: PlantTime) -> Derived {
-        let event = KnownEvent { agent: None, seq: 0, event, known };
-        Derived { alerts: self.desk.event(&event), events: vec![event], ..Derived::default() }
+        let alerts = self.desk.event(&event);
+        let event = KnownEvent { agent: None, seq: 0, event, known: Some(known) };
+        Derived { alerts, events: vec![event], ..Derived::default() }
     }
 
     /// Open and acknowledged alerts.
@@ -189,16 +198,27 @@ impl Stream {
         &self.fleet
     }
 
-    /// Names and machines of a batch become known before its readings are looked at.
-    fn meet(&mut self, taken: &Taken) -> Result<(), String> {
+    /// Names and machines of a batch become known before its readings are looked at, and from which time on it counts.
+    fn meet(&mut self, taken: &Taken, steps: &mut Steps) -> Result<(), String> {
         let Content::Batch { batch, .. } = &taken.content else { return Ok(()) };
-        let restart = self.fleet.meet(&taken.agent, batch, &self.config.features).map_err(|e| e.to_string())?;
-        for machine in restart {
-            tracing::warn!(machine = %self.fleet.name(machine), agent = %taken.agent.agent,
+        let agent = &taken.agent;
+        let taken_over = self.fleet.meet(agent, batch, &self.config.features).map_err(|e| e.to_string())?;
+        for machine in &taken_over {
+            tracing::warn!(machine = %self.fleet.name(*machine), agent = %agent.agent,
                 "another agent takes the machine over: its windows and its normal start anew");
-            self.windows.restart(machine);
+            self.windows.restart(*machine);
+        }
+        self.begin_generation(&taken_over, trusted_seal_ms(taken), steps);
+        // Asked again: of those that were read just now, one may have been refused.
+        if self.falls_back(&Run::default(), taken) {
+            self.follow_clock(taken, steps);
         }
         Ok(())
+    }
+
+    fn close_machine(&mut self, machine: u32, watermark: Watermark) -> Vec<Closed> {
+        let generation = self.fleet.generation(machine);
+        self.windows.close(machine, generation, watermark, self.fleet.catalogue(), &self.config.features)
     }
 
     /// All batches at once; if their frames fail, one by one, so that only the guilty ones are lost to it.
@@ -229,6 +249,7 @@ impl Stream {
         let mut closed = closed.into_iter().peekable();
         for (at, taken) in run.into_iter().enumerate() {
             let before = steps.happened.len();
+            steps.events.extend(self.waiting.take(&taken));
             steps.take(taken);
             while let Some((_, window)) = closed.next_if(|(closed_by, _)| *closed_by == at) {
                 steps.happened.push(Happened::Window(Box::new(window)));
@@ -242,19 +263,17 @@ impl Stream {
     fn close(&mut self, run: &[Taken]) -> Vec<(usize, WindowFeatures)> {
         let mut seals: BTreeMap<&AgentKey, Vec<(usize, Watermark)>> = BTreeMap::new();
         for (at, taken) in run.iter().enumerate() {
-            if let Content::Batch { batch, .. } = &taken.content
-                && is_trusted(batch)
-            {
-                let watermark = self.fleet.advance(&taken.agent, sealed_ms(batch));
+            if let Some(sealed) = trusted_seal_ms(taken) {
+                let watermark = self.fleet.advance(&taken.agent, sealed);
                 seals.entry(&taken.agent).or_default().push((at, watermark));
             }
         }
-        let config = &self.config.features;
         let mut closed = Vec::new();
         for (agent, seals) in seals {
             let Some((_, newest)) = seals.last() else { continue };
-            for machine in self.fleet.machines_of(agent) {
-                for window in self.windows.close(*machine, *newest, self.fleet.catalogue(), config) {
+            for machine in self.fleet.machines_of(agent).to_vec() {
+                for window in self.close_machine(machine, *newest) {
+                    let config = &self.config.features;
                     let by = seals.partition_point(|(_, watermark)| !watermark.closes(window.bin, config));
                     closed.push((seals[by].0, window.window));
                 }
@@ -267,8 +286,9 @@ impl Stream {
     /// Scores all closed windows at once, then tells the alert desk what happened in the order in which it did.
     pub fn judge(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
         let mut out = Derived {
-            readings: Readings { runs: steps.readings, names: self.fleet.directory().names.clone() },
+            readings: Readings { stretches: steps.readings, names: self.fleet.directory().names.clone() },
             births: steps.births.frame()?,
+            events: steps.events,
             dead_letters: steps.dead_letters,
             losses: steps.losses,
             balance: steps.balance,
@@ -282,7 +302,7 @@ impl Stream {
                     order.push(None);
                     out.windows.push(*window);
                 }
-                Happened::Event(event) => order.push(Some(event)),
+                other => order.push(Some(other)),
             }
         }
         if let Some(scorer) = scorer {
@@ -293,14 +313,14 @@ impl Stream {
                 out.windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect();
         }
         let mut windows = out.windows.iter().enumerate();
-        for event in order {
-            let alerts = match (event, scorer) {
-                (Some(event), _) => {
-                    let alerts = self.desk.event(&event);
-                    out.events.push(event);
-                    alerts
+        for happened in order {
+            let alerts = match happened {
+                Some(Happened::Event(event)) => self.desk.event(&event),
+                Some(Happened::Generation(generation)) => {
+                    self.desk.begin_generation(&generation);
+                    vec![]
                 }
-                (None, scorer) => windows.next().map_or_else(Vec::new, |(at, window)| {
+                Some(Happened::Window(_)) | None => windows.next().map_or_else(Vec::new, |(at, window)| {
                     let prediction = out.predictions.get(at);
                     let scored = prediction.zip(scorer).map(|(prediction, s)| Scored { prediction, heads: s.heads() });
                     self.desk.judge(&Judgement { window, scored })
@@ -330,8 +350,9 @@ impl Stream {
 /// What has come out of the batches read so far, and is to be judged.
 #[derive(Default)]
 pub struct Steps {
-    readings: Vec<Run>,
+    readings: Vec<Stretch>,
     births: Births,
+    events: Vec<KnownEvent>,
     happened: Vec<Happened>,
     dead_letters: Vec<DeadLetter>,
     losses: Vec<Loss>,
@@ -343,16 +364,18 @@ pub struct Steps {
 /// In log order, which is the order in which the alert desk must hear it; and within a batch in the order in which it
 /// would have come in many small ones, so that the pace at which an agent seals changes nothing.
 enum Happened {
-    Event(KnownEvent),
+    Event(EventRecord),
     Window(Box<WindowFeatures>),
+    Generation(Generation),
 }
 
 impl Happened {
     /// The earliest seal that could have brought it.
     fn due(&self, config: &FeatureConfig) -> i64 {
         match self {
-            Happened::Event(known) => known.event.time_ms,
+            Happened::Event(event) => event.time_ms,
             Happened::Window(window) => window.end.millis().saturating_add(config.lateness_ms),
+            Happened::Generation(_) => i64::MIN,
         }
     }
 }
@@ -390,10 +413,7 @@ impl Steps {
         if let Some(birth) = batch.birth {
             self.births.push(taken, sealed, birth);
         }
-        for event in batch.events {
-            let (agent, known) = (Some(taken.agent.clone()), PlantTime(sealed));
-            self.happened.push(Happened::Event(KnownEvent { agent, seq: taken.position.seq, event, known }));
-        }
+        self.happened.extend(batch.events.into_iter().map(Happened::Event));
     }
 
     fn dead(&mut self, letter: DeadLetter) {

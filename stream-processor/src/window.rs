@@ -47,10 +47,11 @@ impl Windows {
         }
     }
 
-    /// Closes the machine's windows that `watermark` has passed, oldest first.
+    /// Closes the machine's windows that `watermark` has passed, oldest first; all that are open are of one `generation`.
     pub fn close(
         &mut self,
         machine: u32,
+        generation: u32,
         watermark: Watermark,
         catalogue: &Catalogue,
         config: &FeatureConfig,
@@ -62,7 +63,7 @@ impl Windows {
                 break;
             }
             let (bin, cells) = entry.remove_entry();
-            let window = windows.history.close(catalogue, config, machine, bin, &cells);
+            let window = windows.history.close(catalogue, config, machine, generation, bin, &cells);
             closed.extend(window.map(|window| Closed { bin, window }));
         }
         closed

@@ -2,7 +2,7 @@
 //! no fuzzer guesses a CRC. It is opened, used and opened again.
 #![no_main]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use edge_agent::spool::{
     Spool, SpoolConfig,
@@ -18,7 +18,15 @@ use proto::{
 };
 
 /// Large enough for anything that the input makes, so that nothing is evicted.
-const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 1 << 30, segment_bytes: 4096, free_bytes_min: 0, age_max: None };
+const CONFIG: SpoolConfig = SpoolConfig {
+    bytes_max: 1 << 30,
+    segment_bytes: 4096,
+    free_bytes_min: 0,
+    age_max: None,
+    ring_bytes_max: 1 << 20,
+    group_after: Duration::ZERO,
+    group_bytes: 1,
+};
 
 const OTHERS: [&str; 4] = ["checkpoint.a", "checkpoint.b", "reserve", "0000000000000001.seg.tmp"];
 
@@ -47,11 +55,11 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(freed, "of {used:?} only whole segments are freed, but all that are committed: {left:?}");
 });
 
-fn open(disk: &Arc<Memory>, epoch: u8) -> Spool<Memory> {
+fn open(disk: &Arc<Memory>, epoch: u8) -> Spool {
     Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16])).expect("opening never fails for what is in the files").0
 }
 
-fn append(spool: &mut Spool<Memory>) -> Position {
+fn append(spool: &mut Spool) -> Position {
     let (position, previous) = spool.next();
     spool.append(&data(position, previous), PlantTime(1));
     spool.commit().expect("this disk does not fail");
@@ -59,7 +67,7 @@ fn append(spool: &mut Spool<Memory>) -> Position {
 }
 
 /// First position and last sequence number of all that can be read, which is all that there is.
-fn log(spool: &Spool<Memory>) -> Vec<(Position, u64)> {
+fn log(spool: &Spool) -> Vec<(Position, u64)> {
     let extents: Vec<_> = spool.log().lock().extents().copied().collect();
     for pair in extents.windows(2) {
         let (here, next) = (pair[0].last(), pair[1]);

@@ -64,8 +64,8 @@ impl Look {
 
 impl AgentClock {
     /// By the gateway's `clocks`, from where the start before left it. Also gives the plant time of the first start.
-    pub fn resume<D: Disk>(
-        disk: Arc<D>,
+    pub fn resume(
+        disk: Arc<dyn Disk>,
         config: &ClockConfig,
         boot_id: u64,
         kept: KeptTime,
@@ -121,7 +121,7 @@ impl AgentClock {
 }
 
 /// The plant clock's origin is kept beside the spool, so that a second start goes on in the same plant time.
-fn resume(disk: &impl Disk, config: &ClockConfig, wall_now_ms: i64) -> io::Result<KeptClock> {
+fn resume(disk: &dyn Disk, config: &ClockConfig, wall_now_ms: i64) -> io::Result<KeptClock> {
     let bytes = disk.read_small(FILE, FILE_BYTES_MAX)?;
     let kept = bytes.as_deref().and_then(KeptClock::decode);
     if bytes.is_some() && kept.is_none() {
@@ -129,8 +129,10 @@ fn resume(disk: &impl Disk, config: &ClockConfig, wall_now_ms: i64) -> io::Resul
     }
     let clock = config.resume(kept, wall_now_ms);
     if kept != Some(clock) {
-        disk.replace(FILE, &clock.encode())?;
-        disk.sync_folder()?;
+        let stored = disk.replace(FILE, &clock.encode()).and_then(|()| disk.sync_folder());
+        if let Err(error) = stored {
+            tracing::warn!(%error, "where plant time began can't be stored; the next start may begin it anew");
+        }
     }
     Ok(clock)
 }

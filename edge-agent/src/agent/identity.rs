@@ -54,7 +54,7 @@ fn uptime_ms() -> u64 {
 }
 
 impl Identity {
-    pub fn load(disk: &impl Disk) -> io::Result<Self> {
+    pub fn load(disk: &dyn Disk) -> io::Result<Self> {
         let random = random_bytes()?;
         let kept = disk.read_small(FILE, FILE_BYTES_MAX)?.and_then(|bytes| String::from_utf8(bytes).ok());
         let kept = kept.filter(|id| Epoch::try_from(id.clone()).is_ok());
@@ -62,8 +62,10 @@ impl Identity {
             Some(install) => install,
             None => {
                 let install = Epoch(random).to_string();
-                disk.replace(FILE, install.as_bytes())?;
-                disk.sync_folder()?;
+                let stored = disk.replace(FILE, install.as_bytes()).and_then(|()| disk.sync_folder());
+                if let Err(error) = stored {
+                    tracing::warn!(%error, "the id of the installation can't be stored; the next start draws another one");
+                }
                 install
             }
         };

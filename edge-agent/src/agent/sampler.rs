@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentError, AgentProgress,
+    AgentError, AgentProgress, Medium,
     batch::BatchBuilder,
     clock::{AgentClock, Look, trust::NEAR_MS},
     cutter::{Cutter, Polled},
@@ -58,7 +58,7 @@ pub struct Sampler {
     pub flush: Duration,
     pub replacements: mpsc::Receiver<Replacement>,
     pub beats: Arc<Beats>,
-    /// With more than this in the spool, history waits; what is live never does.
+    /// With more than this in the spool, or while its disk fails, history waits; what is live never does.
     pub backlog_bytes_max: u64,
     pub clock: AgentClock,
     /// At the time since the last break in it: what was read under it is sealed under it.
@@ -190,8 +190,13 @@ impl Sampler {
     fn poll(&mut self) -> Result<Wait, AgentError> {
         let now = self.now();
         let live_lag_ms = (LIVE_LAG_MAX.as_millis() as f64 * self.clock.speed()) as i64;
-        let full = self.progress.borrow_and_update().backlog_bytes > self.backlog_bytes_max;
-        let polled = self.cutter.poll(now, full.then(|| now.plus_millis(-live_lag_ms)))?;
+        let AgentProgress { backlog_bytes, medium, .. } = *self.progress.borrow_and_update();
+        let history = match medium {
+            Medium::Disk if backlog_bytes <= self.backlog_bytes_max => None,
+            Medium::Disk | Medium::Memory => Some(now.plus_millis(-live_lag_ms)),
+            Medium::ScarceMemory => Some(now.plus_millis(1)),
+        };
+        let polled = self.cutter.poll(now, history)?;
         if let Some((count, error)) = self.cutter.refused() {
             self.metrics.readings_not_taken.add(count, &self.metrics.agent);
             tracing::error!(%error, count, "readings were not taken");

@@ -17,7 +17,10 @@ use crate::{
     agent::batch::BATCH_BYTES_MAX,
     publish::{certificates, mqtt::Patience, window},
     source::SourceConfig,
-    spool::{FREE_BYTES_MIN, SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig, segment},
+    spool::{
+        FREE_BYTES_MIN, GROUP_AFTER, GROUP_BYTES, RING_BYTES_MAX, SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig,
+        segment,
+    },
 };
 
 /// What the binary runs: one agent, its sources, its clock.
@@ -71,6 +74,9 @@ struct Spool {
     free_bytes_min: u64,
     /// Absent: age does not count.
     age_max_hours: Option<u64>,
+    ring_bytes_max: usize,
+    group_ms: u64,
+    group_bytes: usize,
 }
 
 impl Default for Spool {
@@ -80,6 +86,9 @@ impl Default for Spool {
             segment_bytes: segment::SEGMENT_BYTES_DEFAULT,
             free_bytes_min: FREE_BYTES_MIN,
             age_max_hours: None,
+            ring_bytes_max: RING_BYTES_MAX,
+            group_ms: GROUP_AFTER.as_millis() as u64,
+            group_bytes: GROUP_BYTES,
         }
     }
 }
@@ -195,6 +204,9 @@ impl Check<'_> {
             segment_bytes,
             free_bytes_min: self.within("spool.free_bytes_min", spool.free_bytes_min, 0, 1 << 40)?,
             age_max,
+            ring_bytes_max: self.within("spool.ring_bytes_max", spool.ring_bytes_max, 64 * 1024, 1 << 30)?,
+            group_after: Duration::from_millis(self.within("spool.group_ms", spool.group_ms, 0, 60_000)?),
+            group_bytes: self.within("spool.group_bytes", spool.group_bytes, 1, segment::GROUP_BYTES_MAX / 2)?,
         })
     }
 

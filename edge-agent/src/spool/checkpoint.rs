@@ -48,7 +48,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// The folder can't be listed. A file that can't be read counts as damaged.
-    pub fn load(disk: &impl Disk) -> Result<(Self, Checkpoint), SpoolError> {
+    pub fn load(disk: &dyn Disk) -> Result<(Self, Checkpoint), SpoolError> {
         let names = disk.list().context("list", "the folder")?;
         let there = |name: &str| names.iter().any(|n| n == name);
         let mut files = Checkpoints { made: SLOTS.map(there), single: there(SINGLE), ..Default::default() };
@@ -73,7 +73,7 @@ impl Checkpoints {
     }
 
     /// Durable after this.
-    pub fn store(&mut self, disk: &impl Disk, checkpoint: &Checkpoint) -> Result<(), SpoolError> {
+    pub fn store(&mut self, disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<(), SpoolError> {
         let generation = self.generation + 1;
         let slot = (generation % 2) as usize;
         let (name, bytes) = (SLOTS[slot], checkpoint.encode(generation));

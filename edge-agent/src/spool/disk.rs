@@ -3,6 +3,7 @@
 //! Bytes survive a power cut after [`Disk::sync`]; a name (created, renamed, removed) after [`Disk::sync_folder`].
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::FileExt,
@@ -22,7 +23,7 @@ pub struct DiskWork {
     pub syncs: u64,
 }
 
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     fn bytes(&self, name: &str) -> io::Result<u64>;
     /// Exactly `bytes` bytes, or an error.
@@ -43,6 +44,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Room that is left for this program; a disk that does not know has enough.
     fn free_bytes(&self) -> io::Result<u64> {
         Ok(u64::MAX)
+    }
+
+    /// True when a start would find a disk that this one had to begin without.
+    fn is_back(&self) -> bool {
+        false
     }
 
     /// A disk that does not count has done nothing.
@@ -96,12 +102,16 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Creates the folder if it is not there; an error if another process has it.
+    /// Creates the folder if it is not there.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if another process has it.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         create_all(&path)?;
         let lock = File::create(path.join("lock"))?;
-        lock.try_lock().map_err(|e| io::Error::other(format!("in use by another agent ({e})")))?;
+        let in_use = |e| io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by another agent ({e})"));
+        lock.try_lock().map_err(in_use)?;
         Ok(Folder { _lock: Some(lock), ..Self::view(path) })
     }
 

@@ -1,12 +1,12 @@
 //! A look at a spool from outside, which changes nothing: no lock is taken, so that a running agent is not in the way.
 //!
 //! A running agent removes and replaces files meanwhile. Its checkpoint says so before: it is read last, and what it
-//! calls freed by then is no part of the spool, whatever was seen of it.
+//! calls freed by then is no part of the spool, whatever was seen of it; but what it only merged since then still counts.
 
 use std::{fmt, io};
 
 use proto::{
-    position::Epoch,
+    position::{Epoch, Position},
     telemetry::{FrameHeader, HEADER_BYTES},
 };
 
@@ -14,6 +14,7 @@ use super::{
     Context, READ_TRIES_MAX, SpoolError,
     checkpoint::{Checkpoint, Checkpoints},
     disk::Disk,
+    log::Extent,
     read_segment, recovery,
     segment::{self, SEGMENT_HEADER_BYTES, Scanned},
 };
@@ -60,7 +61,7 @@ struct Seen {
 ///
 /// # Errors
 /// The folder can't be listed. A file that can't be read is part of what is found.
-pub fn inspect(disk: &impl Disk) -> Result<Inspection, SpoolError> {
+pub fn inspect(disk: &dyn Disk) -> Result<Inspection, SpoolError> {
     let names = disk.list().context("list", "the folder")?;
     let mut numbers: Vec<_> = names.iter().filter_map(|name| segment::number(name)).collect();
     numbers.sort_unstable();
@@ -74,7 +75,7 @@ pub fn inspect(disk: &impl Disk) -> Result<Inspection, SpoolError> {
     }
     let (checkpoint_damaged, checkpoint) = load_checkpoint(disk)?;
     unreadable.retain(|(number, _)| *number >= checkpoint.keep_from);
-    found.retain(|seen| seen.scanned.number >= checkpoint.keep_from);
+    found.retain(|seen| seen.scanned.number >= checkpoint.keep_from || seen.is_beyond(checkpoint.committed));
     let segments = found.iter().map(summary).collect();
     let found: Vec<_> = found.into_iter().map(|seen| seen.scanned).collect();
     let begin = match checkpoint_damaged {
@@ -86,8 +87,16 @@ pub fn inspect(disk: &impl Disk) -> Result<Inspection, SpoolError> {
     Ok(Inspection { segments, unreadable, checkpoint, checkpoint_damaged, lost, set_aside })
 }
 
+impl Seen {
+    /// It was not freed: it was read, and then merged into a later one, before the checkpoint was.
+    fn is_beyond(&self, committed: Option<Position>) -> bool {
+        let last = self.scanned.extents.last().map(Extent::last);
+        last.zip(committed).is_some_and(|(last, committed)| last.epoch == committed.epoch && last.seq > committed.seq)
+    }
+}
+
 /// What is replaced or cut while it is read looks damaged, but hardly so often.
-fn look(disk: &impl Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
+fn look(disk: &dyn Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
     let mut seen = look_once(disk, number, newest);
     for _ in 1..READ_TRIES_MAX {
         if matches!(&seen, Ok(None)) || matches!(&seen, Ok(Some(seen)) if seen.scanned.damaged_bytes == seen.unfinished)
@@ -100,7 +109,7 @@ fn look(disk: &impl Disk, number: u64, newest: bool) -> Result<Option<Seen>, Str
 }
 
 /// None: the file is gone, and was no longer needed.
-fn look_once(disk: &impl Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
+fn look_once(disk: &dyn Disk, number: u64, newest: bool) -> Result<Option<Seen>, String> {
     let bytes = match read_segment(disk, number, Vec::new()) {
         Ok(bytes) => bytes,
         Err(e) if e.source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -125,7 +134,7 @@ fn unfinished_bytes(scanned: &Scanned, bytes: &[u8]) -> u64 {
     if cut_off { tail.len() as u64 } else { 0 }
 }
 
-fn load_checkpoint(disk: &impl Disk) -> Result<(bool, Checkpoint), SpoolError> {
+fn load_checkpoint(disk: &dyn Disk) -> Result<(bool, Checkpoint), SpoolError> {
     let mut loaded = Checkpoints::load(disk)?;
     // One that is written over in place just now looks damaged.
     for _ in 1..READ_TRIES_MAX {

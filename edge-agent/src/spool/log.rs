@@ -17,14 +17,19 @@ use proto::{
 /// Room for this many frames is never given back: an agent on a good line would ask for it again and again.
 const INDEX_KEPT: usize = 256;
 
-/// Where a frame's bytes are: a segment file and the offset in it. Means something to the spool only.
+/// Where a frame's bytes are: a segment file and the offset in it, or memory. Means something to the spool only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
     pub segment: u64,
     pub offset: u32,
 }
 
-/// One durable frame.
+impl Place {
+    /// Not durable yet. No file has this number, and it is behind all others.
+    pub const MEMORY: Place = Place { segment: u64::MAX, offset: 0 };
+}
+
+/// One frame, durable unless its place is memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub position: Position,
@@ -104,7 +109,7 @@ impl Log {
         self.links.insert(epoch, previous);
     }
 
-    /// Appends a frame that has become durable. A new epoch follows the newest one.
+    /// Appends a frame. A new epoch follows the newest one.
     pub fn push(&mut self, extent: Extent) {
         self.bytes += u64::from(extent.bytes);
         match self.chapters.back_mut() {

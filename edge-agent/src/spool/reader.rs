@@ -5,17 +5,25 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use proto::position::Position;
 
-use super::{Context, SharedLog, SpoolError, disk::Disk, log::Extent, record::Record, segment};
+use super::{
+    Context, SharedLog, SpoolError,
+    disk::Disk,
+    log::{Extent, Place},
+    record::Record,
+    ring::SharedRing,
+    segment,
+};
 
 #[derive(Debug)]
-pub struct SpoolReader<D> {
-    disk: Arc<D>,
+pub struct SpoolReader {
+    disk: Arc<dyn Disk>,
     log: SharedLog,
+    ring: SharedRing,
 }
 
-impl<D> Clone for SpoolReader<D> {
+impl Clone for SpoolReader {
     fn clone(&self) -> Self {
-        SpoolReader { disk: self.disk.clone(), log: self.log.clone() }
+        SpoolReader { disk: self.disk.clone(), log: self.log.clone(), ring: self.ring.clone() }
     }
 }
 
@@ -30,25 +38,30 @@ pub enum ReadError {
     Io(#[from] SpoolError),
 }
 
-impl<D: Disk> SpoolReader<D> {
-    pub(super) fn new(disk: Arc<D>, log: SharedLog) -> Self {
-        SpoolReader { disk, log }
+impl SpoolReader {
+    pub(super) fn new(disk: Arc<dyn Disk>, log: SharedLog, ring: SharedRing) -> Self {
+        SpoolReader { disk, log, ring }
     }
 
     /// The encoded frame that begins at a position, verified.
     pub fn read(&self, position: Position) -> Result<Bytes, ReadError> {
         let find = || self.log.lock().covering(position).copied().filter(|e| e.position == position);
-        let extent = find().ok_or(ReadError::NotHeld(position))?;
-        match self.read_at(&extent)? {
-            Some(record) => Ok(record.bytes),
-            None if find() == Some(extent) => Err(ReadError::Damaged(position)),
-            // The file was replaced or removed between the look into the log and the read.
-            None => Err(ReadError::NotHeld(position)),
+        loop {
+            let extent = find().ok_or(ReadError::NotHeld(position))?;
+            match self.read_at(&extent)? {
+                Some(record) => return Ok(record.bytes),
+                None if find() == Some(extent) => return Err(ReadError::Damaged(position)),
+                // It went from memory to the disk, or its file was replaced or removed, since the look into the log.
+                None => {}
+            }
         }
     }
 
     /// None: damaged, cut off or gone.
     pub(super) fn read_at(&self, extent: &Extent) -> Result<Option<Record>, SpoolError> {
+        if extent.place == Place::MEMORY {
+            return Ok(self.ring.lock().find(extent.position));
+        }
         let name = segment::name(extent.place.segment);
         let bytes = self.disk.read(&name, u64::from(extent.place.offset), extent.bytes as usize);
         match bytes {

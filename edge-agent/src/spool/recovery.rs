@@ -16,7 +16,7 @@ use super::{
 };
 
 /// What a segment shall consist of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Piece {
     /// A frame that lies on the disk.
     Keep(Extent),

@@ -3,12 +3,12 @@
 
 use std::io::ErrorKind;
 
-use super::{Context, Spool, SpoolError, disk::Disk};
+use super::{Context, Spool, SpoolError};
 
 pub(super) const RESERVE: &str = "reserve";
 pub(super) const RESERVE_BYTES: usize = 64 * 1024;
 
-impl<D: Disk> Spool<D> {
+impl Spool {
     /// Does what must succeed on a full disk, too: in the room of the reserve, if there is no other.
     pub(super) fn with_reserve<T>(
         &mut self,

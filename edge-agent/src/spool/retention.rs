@@ -11,7 +11,6 @@ use proto::{
 use super::{
     Context, Loss, READ_TRIES_MAX, Segment, Spool, SpoolConfig, SpoolError,
     checkpoint::Checkpoint,
-    disk::Disk,
     log::Extent,
     recovery::{self, Piece},
     segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
@@ -25,10 +24,12 @@ pub(super) const QUARANTINED_FRAMES_MAX: usize = 16;
 pub(super) const UNREADABLE_SEGMENTS_MAX: usize = 4;
 const UNREADABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-impl<D: Disk> Spool<D> {
+impl Spool {
     /// Forgets what is committed. A position that is unknown, beyond what is held, or behind an earlier one does nothing.
     pub fn free(&mut self, committed: Position) -> Result<(), SpoolError> {
-        self.log.lock().free(committed);
+        if self.log.lock().free(committed) {
+            self.free_ring();
+        }
         self.with_reserve(Self::remove_freed)
     }
 
@@ -48,18 +49,19 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Removes whole segments that nothing is needed of; first the checkpoint says that they are freed.
-    fn remove_freed(&mut self) -> Result<(), SpoolError> {
+    pub(super) fn remove_freed(&mut self) -> Result<(), SpoolError> {
         let (oldest, committed) = {
             let log = self.log.lock();
             (log.after(None).map(|e| e.place.segment), log.committed())
         };
         let appended_to = if self.active { self.segments.back().map(|s| s.number) } else { None };
-        let keep_from = [oldest, appended_to].into_iter().flatten().min().unwrap_or(self.next_number);
-        if self.segments.front().is_none_or(|s| s.number >= keep_from) {
+        let keep_from = [oldest, appended_to].into_iter().flatten().fold(self.next_number, u64::min);
+        if self.segments.front().is_none_or(|s| s.number >= keep_from) && !self.checkpoint_due {
             return Ok(());
         }
         let checkpoint = Checkpoint { committed, keep_from, sealed: self.sealed };
         self.checkpoints.store(&*self.disk, &checkpoint)?;
+        self.checkpoint_due = false;
         while let Some(segment) = self.segments.front().filter(|s| s.number < keep_from) {
             self.remove(segment.number)?;
             self.segments.pop_front();
@@ -86,8 +88,8 @@ impl<D: Disk> Spool<D> {
 
     /// Evicts segments whose newest frame was sealed too long before the newest of all. A time that was not trusted says
     /// nothing about age. Asked for with each new segment only: it reads the disk.
-    pub(super) fn evict_aged(&mut self) -> Result<(), SpoolError> {
-        let Some(age_max) = self.config.age_max.filter(|_| self.begins_segment()) else {
+    pub(super) fn evict_aged(&mut self, group_bytes: usize) -> Result<(), SpoolError> {
+        let Some(age_max) = self.config.age_max.filter(|_| self.begins_segment(group_bytes)) else {
             return Ok(());
         };
         self.with_reserve(Self::remove_freed)?;

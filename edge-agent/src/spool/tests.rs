@@ -15,9 +15,17 @@ mod look;
 mod room;
 mod unreadable;
 
-const CONFIG: SpoolConfig = SpoolConfig { bytes_max: 6_000, segment_bytes: 1_000, free_bytes_min: 0, age_max: None };
+const CONFIG: SpoolConfig = SpoolConfig {
+    bytes_max: 6_000,
+    segment_bytes: 1_000,
+    free_bytes_min: 0,
+    age_max: None,
+    ring_bytes_max: 2_000,
+    group_after: Duration::ZERO,
+    group_bytes: 1,
+};
 
-fn open(disk: &Arc<Memory>, epoch: u8) -> Spool<Memory> {
+fn open(disk: &Arc<Memory>, epoch: u8) -> Spool {
     Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16])).unwrap().0
 }
 
@@ -26,18 +34,18 @@ fn batch(note: String) -> TelemetryBatch {
     TelemetryBatch { sealed: Some(Default::default()), events: vec![event], ..Default::default() }
 }
 
-fn append(spool: &mut Spool<Memory>, note: &str) -> (Position, Bytes) {
+fn append(spool: &mut Spool, note: &str) -> (Position, Bytes) {
     let (position, previous) = spool.next();
     let frame = Frame::seal(position, previous, 3, &batch(note.into()));
     spool.append(&frame, PlantTime(position.seq as i64));
     (position, frame.encode())
 }
 
-fn seqs(spool: &Spool<Memory>) -> Vec<(u8, u64, u64, bool)> {
+fn seqs(spool: &Spool) -> Vec<(u8, u64, u64, bool)> {
     spool.log().lock().extents().map(|e| (e.position.epoch.0[0], e.position.seq, e.last_seq, e.gap)).collect()
 }
 
-fn gap_at(spool: &Spool<Memory>, position: Position) -> (u64, Gap) {
+fn gap_at(spool: &Spool, position: Position) -> (u64, Gap) {
     let frame = Frame::split(spool.reader().read(position).unwrap()).unwrap();
     (frame.header.last_seq, frame.gap_content().unwrap())
 }
@@ -278,7 +286,7 @@ fn nothing_visible_is_ever_lost_in_silence() {
 struct Model {
     rng: ChaCha8Rng,
     disk: Arc<Memory>,
-    spool: Spool<Memory>,
+    spool: Spool,
     epochs: u8,
     appended: Vec<(Position, Bytes)>,
     visible: BTreeMap<(u8, u64), Bytes>,
@@ -305,6 +313,7 @@ impl Model {
                 self.free_some();
                 self.crash();
             }
+            17 => self.go_on_in_memory(),
             _ => {
                 self.disk.fail_after(self.rng.random_range(0..12));
                 self.append_some();
@@ -333,6 +342,25 @@ impl Model {
         // After an error, what it covers may or may not be gone.
         let _ = self.spool.free(Position { epoch: Epoch([key.0; 16]), seq: key.1 });
         self.committed = self.committed.max(Some(key));
+    }
+
+    /// What is only in memory may be sent and committed, too.
+    fn go_on_in_memory(&mut self) {
+        self.disk.fail_after(self.rng.random_range(0..12));
+        for _ in 0..self.rng.random_range(1..4) {
+            self.append_some();
+            self.spool.hold();
+            let held = self.spool.log().lock().last();
+            if let Some(last) = held.filter(|last| last.epoch.0[0] == self.epochs && self.rng.random_bool(0.3)) {
+                let seq = self.rng.random_range(1..=last.seq);
+                let _ = self.spool.free(Position { seq, ..last });
+                self.committed = self.committed.max(Some((self.epochs, seq)));
+            }
+        }
+        match self.rng.random_bool(0.3) {
+            true => self.crash(),
+            false => self.disk.heal(),
+        }
     }
 
     fn crash(&mut self) {

@@ -35,13 +35,18 @@ impl Agent {
     }
 
     /// With SIGTERM, as a supervisor would.
-    pub fn stop(mut self, at_most: Duration) -> ExitStatus {
+    pub fn stop(self, at_most: Duration) -> ExitStatus {
         signal(&self.child, "TERM");
+        self.ended(at_most)
+    }
+
+    /// Waits until it has ended.
+    pub fn ended(mut self, at_most: Duration) -> ExitStatus {
         let until = Instant::now() + at_most;
         loop {
             match self.child.try_wait().unwrap() {
                 Some(status) => return status,
-                None => assert!(Instant::now() < until, "still running {at_most:?} after SIGTERM"),
+                None => assert!(Instant::now() < until, "still running after {at_most:?}"),
             }
             std::thread::sleep(POLL);
         }

@@ -183,6 +183,15 @@ impl Hall {
         self.end_step = Some(self.now_step() + STEPS_PER_SECOND * time.as_secs() as i64);
     }
 
+    /// The table ends with what is in the archive.
+    pub fn end_table_with_archive(&mut self) {
+        self.end_step = Some(self.archived_step());
+    }
+
+    pub fn archived_readings(&self) -> u64 {
+        self.archive.lock().readings
+    }
+
     fn is_drained(&self) -> bool {
         Some(self.archived_step()) > self.end_step
     }

@@ -20,6 +20,10 @@ use super::{
 /// Said once, and nothing is lost by it.
 const CANNOT_WRITE: &str = "batches can't be written; trying again";
 const CANNOT_TIDY: &str = "the spool could not be tidied";
+/// The id of the installation, the time, where it began.
+const CANNOT_STORE: &str = "can't be stored";
+const IN_MEMORY: &str = "batches still can't be written; they are kept in memory only";
+const NO_DISK: &str = "the agent begins without its disk; readings are kept in memory only";
 const RESERVE_USED: &str = "the spool uses its reserve";
 const DAY_MS: i64 = 86_400_000;
 /// A Monday at six.
@@ -93,8 +97,8 @@ fn held(folder: &Path) -> (i64, u64, u64) {
     (spool.sealed().map_or(0, |t| t.millis()), log.bytes(), log.extents().map(|e| e.readings).sum())
 }
 
-/// A file system of its own, smaller than what the spool may take. When it is full nothing more is read, and nothing is
-/// lost: the source has it. When the archive has what is on it there is room again, and the rest follows.
+/// A file system of its own, smaller than what the spool may take. When it is full, and memory too, nothing more is read,
+/// and nothing is lost: the source has it. When the archive has what is on it there is room again, and the rest follows.
 #[test]
 fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     let isolated = |script: &str| {
@@ -119,9 +123,32 @@ fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     let agent = Agent::start_in(hall.folder(), command.arg(env!("CARGO_BIN_EXE_edge-agent")));
     let full = |hall: &Hall| agent::log(hall.folder()).iter().any(|line| line.contains(CANNOT_WRITE));
     wait_until("the disk is full", || full(&hall));
-    sleep(Duration::from_secs(1));
+    // Long enough that it goes on in memory, and that there is no room left either.
+    sleep(Duration::from_secs(8));
     hall.broker.restart();
     hall.wait_drained();
     assert!(agent.stop(STOP_MAX).success());
-    assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, RESERVE_USED]), 0);
+    assert!(agent::log(hall.folder()).iter().any(|line| line.contains(IN_MEMORY)));
+    assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, IN_MEMORY, RESERVE_USED]), 0);
+}
+
+/// In the place of the folder is something that can't be used, as when a card is not mounted. Readings are sent from
+/// memory; when the folder can be used, a start that has it follows, and nothing of what was read is missing.
+#[test]
+fn without_a_disk_readings_are_sent_from_memory_until_there_is_one() {
+    let Some(mut hall) = Hall::new(0, "") else { return };
+    let spool = hall.folder().join("spool");
+    fs::write(&spool, "not a folder").unwrap();
+    hall.write_table();
+    let agent = Agent::start(hall.folder());
+    wait_until("readings arrive from memory", || hall.archived_readings() > 1_000);
+    assert_eq!(fs::read(&spool).unwrap(), b"not a folder");
+    fs::remove_file(&spool).unwrap();
+    assert_eq!(agent.ended(STOP_MAX).code(), Some(1), "for a supervisor to start it anew");
+    let archived = hall.archived_readings();
+    hall.end_table_with_archive();
+    let said = [NO_DISK, CANNOT_STORE, CANNOT_WRITE, IN_MEMORY, "the agent ended"];
+    assert_eq!(hall.check(&said), 0);
+    let sealed = agent::log(hall.folder()).iter().any(|line| line.contains("the archive has what was in memory"));
+    assert!(sealed && archived > 1_000);
 }

@@ -187,6 +187,8 @@ pub fn config(data: &Path, mut mqtt: MqttConfig) -> AgentConfig {
     mqtt.patience = impatient();
     let mut config = AgentConfig::new(id("mill"), id("gw"), data, mqtt);
     config.batch.flush = Duration::from_millis(10);
+    // There is always something on its way.
+    config.spool.group_after = Duration::ZERO;
     config
 }
 

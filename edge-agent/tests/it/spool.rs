@@ -21,7 +21,7 @@ const CONFIG: &str = "site = \"mill\"\nagent = \"gw\"\ndata = \"spool\"\n[mqtt]\
 const FRAMES: u64 = 3;
 
 /// The spool of an agent that runs.
-fn filled(folder: &Path) -> Spool<Folder> {
+fn filled(folder: &Path) -> Spool {
     fs::write(folder.join("gateway.toml"), CONFIG).unwrap();
     let disk = Arc::new(Folder::open(folder.join("spool")).unwrap());
     let (mut spool, _) = Spool::open(disk, SpoolConfig::default(), Epoch([0xab; 16])).unwrap();

@@ -25,7 +25,7 @@ use crate::{
     features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole},
     store::{
         OBJECT_BYTES_MAX, Store, StoreError,
-        manifests::{ReadError, newest_number, read_manifest},
+        listing::{ListError, resolve},
     },
 };
 use readings::Readings;
@@ -33,17 +33,17 @@ use readings::Readings;
 /// The oldest objects beyond this are left out: about 2.7 GB of columns.
 pub const READINGS_MAX: u64 = 100_000_000;
 pub const EVENTS_MAX: usize = 10_000_000;
+/// What training needs.
+const TABLES: [Table; 3] = [Table::Readings, Table::Births, Table::Events];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Manifest(#[from] ReadError),
+    List(#[from] ListError),
     #[error("the archive is empty: there is no manifest")]
     Empty,
-    #[error("manifest {number} is missing")]
-    Hole { number: u64 },
     #[error("{key}: {reason}")]
     Object { key: String, reason: String },
     #[error("{key}: {error}")]
@@ -73,13 +73,14 @@ pub struct Archive {
     readings: Readings,
 }
 
-/// Reads all that the newest manifest and its predecessors name.
+/// Reads all that the archive's manifests name, in the objects that hold it now.
 pub async fn read(
     store: &Store,
     shard: Shard,
     progress: &mut (dyn FnMut(ReadProgress) + Send),
 ) -> Result<Archive, ArchiveError> {
-    let objects = wanted(list(store, shard).await?);
+    let listing = resolve(store, shard, &TABLES).await?.ok_or(ArchiveError::Empty)?;
+    let objects = wanted(listing.objects.into_iter().map(|l| l.object).collect());
     let mut archive = Archive::default();
     for (i, object) in objects.iter().enumerate() {
         let bytes = fetch(store, object).await?;
@@ -95,19 +96,8 @@ pub async fn read(
     Ok(archive)
 }
 
-async fn list(store: &Store, shard: Shard) -> Result<Vec<DataObject>, ArchiveError> {
-    let newest = newest_number(store, shard, 0).await?.ok_or(ArchiveError::Empty)?;
-    let mut objects = Vec::new();
-    for number in 1..=newest {
-        let manifest = read_manifest(store, shard, number).await?.ok_or(ArchiveError::Hole { number })?;
-        objects.extend(manifest.objects);
-    }
-    Ok(objects)
-}
-
-/// What training needs, in the order of the log; of the readings the newest [`READINGS_MAX`].
-fn wanted(mut objects: Vec<DataObject>) -> Vec<DataObject> {
-    objects.retain(|o| matches!(o.table, Table::Readings | Table::Births | Table::Events));
+/// All but the oldest readings beyond [`READINGS_MAX`], in the order of the log.
+fn wanted(objects: Vec<DataObject>) -> Vec<DataObject> {
     let mut readings = 0u64;
     let mut wanted: Vec<DataObject> = (objects.into_iter().rev())
         .filter(|o| {
@@ -148,7 +138,10 @@ impl Archive {
         if rows as u64 != object.rows {
             return Err(bad(format!("{rows} rows, its manifest says {}", object.rows)));
         }
-        let columns = columns(object.table).map(|columns| columns.iter().map(|c| String::from(*c)).collect());
+        let schema = reader.schema().map_err(failed)?;
+        // Older files have fewer columns.
+        let there = |columns: &[&str]| columns.iter().filter(|c| schema.contains(c)).map(|c| (*c).into()).collect();
+        let columns = columns(object.table).map(there);
         let frame = reader.with_columns(columns).finish().map_err(failed)?;
         match object.table {
             Table::Births => self.catalogue.absorb_rows(&frame)?,

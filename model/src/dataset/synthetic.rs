@@ -69,6 +69,7 @@ fn window(
         kind: AssetId::new("press").unwrap(),
         start,
         end,
+        generation: 0,
         revision: 0,
         sensors: vec![],
         normal: vec![0.0; features.len()],

@@ -39,13 +39,14 @@ struct SensorHistory {
 }
 
 impl History {
-    /// Closes the machine's window `bin`: `cells` are its aggregates in the order of the configuration's sensors.
-    /// None where the machine's kind is not known.
+    /// Closes the machine's window `bin` of a generation: `cells` are its aggregates in the order of the configuration's
+    /// sensors. None where the machine's kind is not known.
     pub fn close(
         &mut self,
         catalogue: &Catalogue,
         config: &FeatureConfig,
         machine: u32,
+        generation: u32,
         bin: i64,
         cells: &[Option<Partial>],
     ) -> Option<WindowFeatures> {
@@ -57,7 +58,7 @@ impl History {
         let specs = catalogue.specs(machine, config);
         let (sensors, features, normal) = self.derive(config, &specs, &stats, end);
         let (machine, start, end) = (about.name.clone(), PlantTime(start), PlantTime(end));
-        Some(WindowFeatures { machine, kind, start, end, revision: 0, sensors, features, normal })
+        Some(WindowFeatures { machine, kind, generation, start, end, revision: 0, sensors, features, normal })
     }
 
     fn derive(

@@ -22,7 +22,8 @@ pub enum FeatureError {
 }
 
 /// Features of every window in `readings`: columns of the archive's table (`proto::archive::column`: machine, sensor,
-/// time, value, unit, quality and, if it is there, flags), rows in the order in which they were archived. By machine, then in time.
+/// time, value, unit, quality and, if they are there, flags and generation), rows in the order in which they were
+/// archived. By machine and generation, then in time.
 ///
 /// The rules are applied anew, so that training sees the rules of today; only what the log around a reading decided
 /// when it came in (late, future, foreign) is taken from the archived flags.
@@ -33,13 +34,24 @@ pub fn whole(
 ) -> Result<Vec<WindowFeatures>, FeatureError> {
     let mut catalogue = catalogue.clone();
     let rows = with_ids(&readings, &mut catalogue)?;
+    let generation = readings.column(column::GENERATION).ok().cloned();
     drop(readings);
     let (cleaned, _) = clean(rows, &catalogue, &[], config.stuck_after)?;
     let slots = slots(&catalogue, config);
     let wanted: Vec<bool> = slots.iter().map(Option::is_some).collect();
-    let cells = aggregate(&cleaned, &wanted, config.window_ms)?;
-    drop(cleaned);
+    let mut cells = Vec::new();
+    for (generation, part) in by_generation(cleaned, generation)? {
+        cells.extend(aggregate(&part, &wanted, config.window_ms)?.into_iter().map(|cell| (generation, cell)));
+    }
     Ok(fold(cells, &slots, &catalogue, config))
+}
+
+/// Rows of one time and two generations must not meet in a window.
+fn by_generation(mut rows: DataFrame, generation: Option<Column>) -> PolarsResult<Vec<(u32, DataFrame)>> {
+    let Some(generation) = generation else { return Ok(vec![(0, rows)]) };
+    rows.with_column(generation.cast(&DataType::UInt32)?)?;
+    let parts = rows.partition_by_stable([column::GENERATION], true)?.into_iter();
+    parts.map(|part| Ok((part.column(column::GENERATION)?.u32()?.get(0).unwrap_or(0), part))).collect()
 }
 
 /// Per series its place in the configuration's sensors; None for one without features.
@@ -105,28 +117,29 @@ impl<'a> Ids<'a> {
 
 /// Closes the windows of every machine in order.
 fn fold(
-    mut cells: Vec<Cell>,
+    mut cells: Vec<(u32, Cell)>,
     slots: &[Option<usize>],
     catalogue: &Catalogue,
     config: &FeatureConfig,
 ) -> Vec<WindowFeatures> {
-    let machine = |cell: &Cell| catalogue.series()[cell.series as usize].machine;
+    let window =
+        |(generation, cell): &(u32, Cell)| (catalogue.series()[cell.series as usize].machine, *generation, cell.bin);
     // Stable: cells of one series and window merge in their order.
-    cells.sort_by_key(|cell| (machine(cell), cell.bin, cell.series));
+    cells.sort_by_key(|cell| (window(cell), cell.1.series));
     let mut windows = Vec::new();
     let mut history = (u32::MAX, History::default());
-    for window in cells.chunk_by(|a, b| (machine(a), a.bin) == (machine(b), b.bin)) {
-        let id = machine(&window[0]);
+    for cells in cells.chunk_by(|a, b| window(a) == window(b)) {
+        let (id, generation, bin) = window(&cells[0]);
         if history.0 != id {
             history = (id, History::default());
         }
         let mut row: Vec<Option<Partial>> = vec![None; config.sensors.len()];
-        for cell in window {
+        for (_, cell) in cells {
             if let Some(slot) = slots[cell.series as usize] {
                 row[slot] = Some(row[slot].map_or(cell.partial, |before| before.merge(&cell.partial)));
             }
         }
-        windows.extend(history.1.close(catalogue, config, id, window[0].bin, &row));
+        windows.extend(history.1.close(catalogue, config, id, generation, bin, &row));
     }
     windows
 }
@@ -208,6 +221,23 @@ mod tests {
         assert!(of_m1[299].features[deviation].abs() < 4.0);
         assert!(of_m1[300].features[deviation] > 5.0);
         assert_eq!(of_m1[300].normal[deviation], 0.0);
+    }
+
+    #[test]
+    fn generations_of_one_time_do_not_meet_in_a_window() {
+        let config = FeatureConfig::default();
+        let (mut rows, again) = (readings(10, |i| i as f64), readings(5, |i| 100.0 + i as f64));
+        let first = rows.height();
+        rows.vstack_mut(&again).unwrap();
+        let generations: Vec<u32> = (0..rows.height()).map(|row| u32::from(row >= first)).collect();
+        rows.with_column(Column::new(column::GENERATION.into(), generations)).unwrap();
+        let windows = whole(rows, &catalogue(), &config).unwrap();
+        let of = |w: &WindowFeatures| {
+            (w.machine.to_string(), w.generation, w.start.millis(), w.sensors[0].stats.unwrap().count)
+        };
+        let place = |machine: &str, generation, count| (machine.to_owned(), generation, 0, count);
+        let expected = [place("m1", 0, 10), place("m1", 1, 5), place("m2", 0, 10), place("m2", 1, 5)];
+        assert_eq!(windows.iter().map(of).collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl S3Config {
         let config = base
             .force_path_style(self.path_style)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
-            .timeout_config(timeouts())
+            .timeout_config(timeouts(Duration::ZERO))
             .build();
         Ok(Client::from_conf(config))
     }
@@ -164,11 +164,12 @@ fn http_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().tls_provider(provider).build_https()
 }
 
-fn timeouts() -> TimeoutConfig {
+/// `transfer`: what the content of one attempt may take beside the request.
+pub(super) fn timeouts(transfer: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
-        .operation_attempt_timeout(Duration::from_millis(ATTEMPT_TIMEOUT_MS))
-        .operation_timeout(Duration::from_millis(OPERATION_TIMEOUT_MS))
+        .operation_attempt_timeout(Duration::from_millis(ATTEMPT_TIMEOUT_MS) + transfer)
+        .operation_timeout(Duration::from_millis(OPERATION_TIMEOUT_MS) + transfer * ATTEMPTS_MAX)
         .build()
 }
 

@@ -55,6 +55,11 @@ enum Kind {
 }
 
 impl StoreError {
+    /// Whether the request was carried out is not known.
+    pub fn no_answer(operation: Operation, key: &str, reason: &str) -> Self {
+        StoreError { operation, key: key.into(), reason: reason.into(), kind: Kind::NoAnswer }
+    }
+
     /// Can the same request succeed later?
     pub fn is_transient(&self) -> bool {
         match &self.kind {

@@ -1,10 +1,9 @@
 //! The manifests of a shard: numbered from 1 without gaps and never deleted, so that the newest is found with a few
 //! HEAD requests and no listing.
 
-use bytes::Bytes;
-use proto::archive::{MANIFEST_BYTES_MAX, Manifest, ManifestError, Shard, manifest_key};
+use proto::archive::{Manifest, ManifestError, Shard, manifest_key};
 
-use super::{Store, StoreError};
+use super::{StoreError, objects::Objects};
 
 /// Finds the highest number that exists by galloping up and then halving: 2 log n questions.
 /// Ask [`Search::probe`], answer with [`Search::exists`] or [`Search::missing`].
@@ -55,10 +54,19 @@ pub enum ReadError {
 }
 
 /// Number of the shard's newest manifest; none: the archive is empty. `known`: one that is known to exist, or 0.
-pub async fn newest_number(store: &Store, shard: Shard, known: u64) -> Result<Option<u64>, StoreError> {
+pub async fn newest_number(store: &dyn Objects, shard: Shard, known: u64) -> Result<Option<u64>, StoreError> {
+    newest_of(store, |number| manifest_key(shard, number), known).await
+}
+
+/// Of any sequence that is numbered without gaps.
+pub async fn newest_of(
+    store: &dyn Objects,
+    key: impl Fn(u64) -> String,
+    known: u64,
+) -> Result<Option<u64>, StoreError> {
     let mut search = Search::from(known);
     while let Some(number) = search.probe() {
-        match store.head(&manifest_key(shard, number)).await? {
+        match store.head(&key(number)).await? {
             Some(_) => search.exists(number),
             None => search.missing(number),
         }
@@ -67,22 +75,11 @@ pub async fn newest_number(store: &Store, shard: Shard, known: u64) -> Result<Op
 }
 
 /// None: there is no manifest of this number.
-pub async fn read_manifest(store: &Store, shard: Shard, number: u64) -> Result<Option<Manifest>, ReadError> {
+pub async fn read_manifest(store: &dyn Objects, shard: Shard, number: u64) -> Result<Option<Manifest>, ReadError> {
     let key = manifest_key(shard, number);
-    let Some(bytes) = read_bytes(store, &key).await? else { return Ok(None) };
+    let Some(bytes) = store.get(&key).await? else { return Ok(None) };
     let manifest = Manifest::decode(&bytes, number).map_err(|error| ReadError::Manifest { key, error })?;
     Ok(Some(manifest))
-}
-
-async fn read_bytes(store: &Store, key: &str) -> Result<Option<Bytes>, ReadError> {
-    match store.head(key).await? {
-        None => Ok(None),
-        Some(meta) if meta.bytes > MANIFEST_BYTES_MAX as u64 => {
-            let error = ManifestError::TooLarge { bytes: meta.bytes as usize };
-            Err(ReadError::Manifest { key: key.into(), error })
-        }
-        Some(_) => Ok(store.get(key).await?),
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AcknowledgeError, Scored,
+    AcknowledgeError, Generation, Scored,
     config::AlertConfig,
     opening::{ScoredMode, rule_alert, score_alert, update_rule, update_score},
     rules::{self, Finding, Rule},
@@ -24,7 +24,9 @@ use super::{
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MachineDesk {
-    /// Start of the last window seen.
+    #[serde(default)]
+    generation: u32,
+    /// Start of the last window seen, of this generation.
     last: PlantTime,
     failed: PlantTime,
     repaired: PlantTime,
@@ -37,7 +39,14 @@ pub struct MachineDesk {
 impl Default for MachineDesk {
     fn default() -> Self {
         let never = PlantTime::MIN;
-        Self { last: never, failed: never, repaired: never, tracks: BTreeMap::new(), open: BTreeMap::new() }
+        Self {
+            generation: 0,
+            last: never,
+            failed: never,
+            repaired: never,
+            tracks: BTreeMap::new(),
+            open: BTreeMap::new(),
+        }
     }
 }
 
@@ -54,6 +63,20 @@ impl MachineDesk {
         let next = window.start > self.last;
         self.last = self.last.max(window.start);
         next
+    }
+
+    /// Windows before and after it have no common time, so they don't open an alert together; one that is open stays.
+    pub fn begin_generation(&mut self, generation: &Generation) {
+        self.generation = generation.number;
+        self.last = PlantTime::MIN;
+        self.tracks.values_mut().for_each(Track::clear);
+        // The quiet after a failure or a repair counts on from here, and only the newer one of them counts.
+        let older = if self.failed > self.repaired { &mut self.repaired } else { &mut self.failed };
+        *older = PlantTime::MIN;
+        if let Some(begins) = generation.begins {
+            self.failed = self.failed.min(begins);
+            self.repaired = self.repaired.min(begins);
+        }
     }
 
     pub fn judge_scores(&mut self, config: &AlertConfig, window: &WindowFeatures, scored: &Scored) -> Vec<Alert> {
@@ -125,7 +148,8 @@ impl MachineDesk {
 
     pub fn event(&mut self, event: &EventRecord) -> Vec<Alert> {
         let at = PlantTime(event.time_ms);
-        let before = |a: &Alert| a.first_window_ms <= event.time_ms;
+        let generation = self.generation;
+        let before = |a: &Alert| a.generation < generation || a.first_window_ms <= event.time_ms;
         if matches!(event.verdict(), Verdict::FalseAlarm | Verdict::SensorFault) {
             return self.dismiss(event);
         }

@@ -76,7 +76,7 @@ pub fn rule_alert(rule: Rule, window: &WindowFeatures, broken: &[Finding], first
 
 fn opened(window: &WindowFeatures, mode: &str, first: PlantTime) -> Alert {
     Alert {
-        id: alert_id(window.machine.as_str(), mode, first),
+        id: alert_id(window.machine.as_str(), window.generation, mode, first),
         machine: window.machine.to_string(),
         machine_kind: window.kind.to_string(),
         mode: mode.into(),
@@ -86,6 +86,7 @@ fn opened(window: &WindowFeatures, mode: &str, first: PlantTime) -> Alert {
         opened_ms: window.end.millis(),
         updated_ms: window.end.millis(),
         provisional: true,
+        generation: window.generation,
         ..Default::default()
     }
 }

@@ -26,6 +26,7 @@ pub fn window(machine: &str, n: i64, sensors: Vec<SensorWindow>) -> WindowFeatur
         kind: AssetId::new("press").unwrap(),
         start: PlantTime(n * WINDOW_MS),
         end: PlantTime((n + 1) * WINDOW_MS),
+        generation: 0,
         revision: 0,
         sensors,
         features: Vec::new(),
@@ -64,10 +65,22 @@ fn rules(desk: &mut AlertDesk, n: i64, sensors: Vec<SensorWindow>) -> Vec<Alert>
     desk.judge(&Judgement { window: &window("press-1", n, sensors), scored: None })
 }
 
-fn event(kind: EventKind, n: i64) -> KnownEvent {
-    let event =
-        EventRecord { machine: "press-1".into(), time_ms: n * WINDOW_MS, kind: kind.into(), ..Default::default() };
-    KnownEvent { agent: None, seq: 1, event, known: PlantTime(n * WINDOW_MS) }
+fn event(kind: EventKind, n: i64) -> EventRecord {
+    EventRecord { machine: "press-1".into(), time_ms: n * WINDOW_MS, kind: kind.into(), ..Default::default() }
+}
+
+/// Begins with window `n`.
+fn generation(number: u32, n: i64) -> Generation {
+    Generation { machine: AssetId::new("press-1").unwrap(), number, begins: Some(PlantTime(n * WINDOW_MS)) }
+}
+
+/// One scored window of a generation, all heads at `p`.
+fn score_again(desk: &mut AlertDesk, generation: u32, n: i64, p: f64) -> Vec<Alert> {
+    let modes = vec![ModeProbability { mode: "bearing_wear".into(), probability: p, ..Default::default() }];
+    let prediction = Prediction { machine: "press-1".into(), modes, ..Default::default() };
+    let scored = Some(Scored { prediction: &prediction, heads: &heads()[..1] });
+    let window = WindowFeatures { generation, ..window("press-1", n, Vec::new()) };
+    desk.judge(&Judgement { window: &window, scored })
 }
 
 fn desk() -> AlertDesk {
@@ -80,7 +93,7 @@ fn three_of_four_open_one_alert_that_names_its_first_window() {
     let told = scores(&mut desk, 0, &[0.1, 0.5, 0.3, 0.5, 0.5, 0.5]);
     assert_eq!(told.len(), 1, "{told:?}");
     let alert = &told[0];
-    assert_eq!(alert.id, proto::alert::alert_id("press-1", "bearing_wear", PlantTime(WINDOW_MS)));
+    assert_eq!(alert.id, proto::alert::alert_id("press-1", 0, "bearing_wear", PlantTime(WINDOW_MS)));
     assert_eq!(
         (alert.state(), alert.source(), alert.severity()),
         (AlertState::Open, AlertSource::Model, Severity::Warning)
@@ -145,9 +158,9 @@ fn a_repair_of_another_mode_leaves_the_alert_open() {
     let mut desk = desk();
     scores(&mut desk, 0, &[0.9; 3]);
     let mut repair = event(EventKind::Maintenance, 4);
-    repair.event.mode = "imbalance".into();
+    repair.mode = "imbalance".into();
     assert!(desk.event(&repair).is_empty());
-    repair.event.mode = "bearing_wear".into();
+    repair.mode = "bearing_wear".into();
     assert_eq!(desk.event(&repair)[0].outcome(), Outcome::Repaired);
 }
 
@@ -164,8 +177,8 @@ fn a_dismissed_alert_stays_away_until_the_mode_has_faded() {
     let mut desk = desk();
     let id = scores(&mut desk, 0, &[0.5; 3])[0].id.clone();
     let mut verdict = event(EventKind::Unspecified, 4);
-    verdict.event.alert_id = id;
-    verdict.event.set_verdict(Verdict::FalseAlarm);
+    verdict.alert_id = id;
+    verdict.set_verdict(Verdict::FalseAlarm);
     assert_eq!(desk.event(&verdict)[0].outcome(), Outcome::Dismissed);
     assert!(scores(&mut desk, 5, &[0.5; 20]).is_empty());
     scores(&mut desk, 25, &[0.1; 6]);
@@ -217,6 +230,32 @@ fn one_sensor_is_named_by_one_rule() {
         told.iter().map(|a| (a.mode.as_str(), a.severity())).collect::<Vec<_>>(),
         [("vibration_zone", Severity::Critical)]
     );
+}
+
+#[test]
+fn a_new_generation_is_judged_by_its_own_windows_and_its_alerts_have_their_own_names() {
+    let mut desk = desk();
+    let first = scores(&mut desk, 100, &[0.5; 3])[0].clone();
+    let failed = desk.event(&event(EventKind::Failure, 103));
+    assert_eq!(failed[0].outcome(), Outcome::Failed);
+    // Two more crossings, and the time falls back to where the first alert began.
+    desk.event(&event(EventKind::Replacement, 104));
+    scores(&mut desk, 130, &[0.5; 2]);
+    desk.begin_generation(&generation(1, 100));
+    // Quiet for two hours after a repair, as it would have been; then three windows of its own.
+    let told: Vec<_> = (100..115).flat_map(|n| score_again(&mut desk, 1, n, 0.5)).collect();
+    assert_eq!(told.iter().map(|a| (a.generation, a.first_window_ms)).collect::<Vec<_>>(), [(1, 112 * WINDOW_MS)]);
+    assert_ne!(told[0].id, first.id);
+    assert_eq!(told[0].id, proto::alert::alert_id("press-1", 1, "bearing_wear", PlantTime(112 * WINDOW_MS)));
+}
+
+#[test]
+fn an_alert_of_an_earlier_generation_is_older_than_any_event() {
+    let mut desk = desk();
+    assert_eq!(scores(&mut desk, 1_000, &[0.5; 3]).len(), 1);
+    desk.begin_generation(&generation(1, 10));
+    assert_eq!(desk.open().len(), 1);
+    assert_eq!(desk.event(&event(EventKind::Failure, 11))[0].outcome(), Outcome::Failed);
 }
 
 /// Any cut of the same inputs by a snapshot and a replay of what came after it gives the same alerts.

@@ -26,7 +26,8 @@ use crate::stream::tables::SITE;
 /// Stamps are the sensors' own, and one broken clock could ask for a file per row: the rows of further days, those
 /// with the fewest rows, share the file of 1970-01-01. Manifests name every file's real times.
 pub const DAYS_PER_TABLE_MAX: usize = 64;
-const ROW_GROUP_ROWS: usize = 262_144;
+pub const ROW_GROUP_ROWS: usize = 262_144;
+/// A quarter less work than the usual level; compaction, for which nobody waits, presses harder.
 const ZSTD_LEVEL: i32 = 1;
 const DAY_MS: i64 = 86_400_000;
 const DAY: &str = "day";

@@ -26,7 +26,7 @@ use proto::{
 
 use crate::{decode::AgentKey, stream::tables::datetime};
 
-/// A reading's batch, as a number into [`Run::batches`].
+/// A reading's batch, as a number into [`Stretch::batches`].
 pub const BATCH: &str = "batch";
 
 /// Names by id. Ids are given in turn, so that a later one of these knows all that an earlier one did.
@@ -43,7 +43,7 @@ pub type Origin = (AgentKey, u64);
 
 /// The readings of some batches, in log order.
 #[derive(Debug, Clone, Default)]
-pub struct Run {
+pub struct Stretch {
     /// As [`rows`] makes them.
     pub rows: DataFrame,
     pub batches: Vec<Origin>,
@@ -51,39 +51,43 @@ pub struct Run {
 
 #[derive(Debug, Clone, Default)]
 pub struct Readings {
-    pub runs: Vec<Run>,
+    pub stretches: Vec<Stretch>,
     pub names: Arc<Names>,
 }
 
-/// Of cleaned rows, what is archived. `batch`: per row, its number.
-pub fn rows(cleaned: &DataFrame, batch: Vec<u32>) -> PolarsResult<DataFrame> {
+/// Of cleaned rows, what is archived. Per row `batch` is its number, and `reason` why it is not good; `generation` is by
+/// series.
+pub fn rows(cleaned: &DataFrame, batch: Vec<u32>, reason: Vec<u8>, generation: &[u32]) -> PolarsResult<DataFrame> {
     let of_row = [inner::SERIES, inner::TIME, inner::VALUE, inner::UNIT, inner::QUALITY, inner::FLAGS];
     let mut rows = cleaned.select(of_row)?;
+    let generation = rows.column(inner::SERIES)?.u32()?.apply_values(|id| generation[id as usize]);
     rows.with_column(Column::new(BATCH.into(), batch))?;
+    rows.with_column(Column::new(column::REASON.into(), reason))?;
+    rows.with_column(generation.into_column().with_name(column::GENERATION.into()))?;
     Ok(rows)
 }
 
 impl Readings {
     pub fn height(&self) -> usize {
-        self.runs.iter().map(|run| run.rows.height()).sum()
+        self.stretches.iter().map(|stretch| stretch.rows.height()).sum()
     }
 
     /// Those that came after these.
     pub fn append(&mut self, later: Readings) {
-        self.runs.extend(later.runs);
+        self.stretches.extend(later.stretches);
         self.names = later.names;
     }
 
-    /// As one frame, whose batches are numbered on from run to run.
+    /// As one frame, whose batches are numbered on from one to the next.
     pub fn stacked(&self) -> PolarsResult<(DataFrame, Vec<&Origin>)> {
         let (mut all, mut batches) = (DataFrame::default(), Vec::new());
-        for run in &self.runs {
+        for stretch in &self.stretches {
             let before = batches.len() as u32;
-            let mut rows = run.rows.clone();
+            let mut rows = stretch.rows.clone();
             let numbers = rows.column(BATCH)?.u32()?.apply_values(|n| n + before);
             rows.with_column(numbers.into_column())?;
             all.vstack_mut(&rows)?;
-            batches.extend(&run.batches);
+            batches.extend(&stretch.batches);
         }
         Ok((all, batches))
     }
@@ -140,7 +144,9 @@ fn schema() -> Schema {
         (column::VALUE, DataType::Float64),
         (column::UNIT, DataType::String),
         (column::QUALITY, DataType::UInt8),
+        (column::REASON, DataType::UInt8),
         (column::FLAGS, DataType::UInt32),
+        (column::GENERATION, DataType::UInt32),
     ];
     Schema::from_iter(columns.map(|(name, dtype)| (name.into(), dtype)))
 }
@@ -166,7 +172,9 @@ fn columns(rows: &DataFrame, batches: &[&Origin], names: &Names) -> PolarsResult
         plain(rows.column(inner::VALUE)?),
         dictionary(unit, |code| unit_of(code as u8).map(Unit::symbol))?,
         plain(rows.column(inner::QUALITY)?),
+        plain(rows.column(column::REASON)?),
         plain(rows.column(inner::FLAGS)?),
+        plain(rows.column(column::GENERATION)?),
     ])
 }
 
@@ -219,4 +227,26 @@ fn dictionary<'a>(
     };
     let dtype = ArrowDataType::Dictionary(IntegerType::UInt32, Box::new(ArrowDataType::Utf8View), false);
     Ok(DictionaryArray::try_new(dtype, keys, Utf8ViewArray::from_slice_values(values).boxed())?.boxed())
+}
+
+/// Each one a batch by itself, of one sensor that says nothing about its unit.
+#[cfg(test)]
+pub fn sample(rows: &[(&str, i64, f64)]) -> Readings {
+    use polars::prelude::*;
+    let name = |name: &str| AssetId::new(name).unwrap();
+    let zeros = vec![0u32; rows.len()];
+    let frame = df!(
+        inner::SERIES => &zeros,
+        inner::TIME => rows.iter().map(|r| r.1).collect::<Vec<_>>(),
+        inner::VALUE => rows.iter().map(|r| r.2).collect::<Vec<_>>(),
+        inner::UNIT => vec![u8::MAX; rows.len()],
+        inner::QUALITY => vec![0u8; rows.len()],
+        inner::FLAGS => &zeros,
+        BATCH => (0..rows.len() as u32).collect::<Vec<_>>(),
+        column::REASON => vec![0u8; rows.len()],
+        column::GENERATION => &zeros,
+    );
+    let batches = rows.iter().map(|r| (AgentKey { site: name(r.0), agent: name("gw") }, 9)).collect();
+    let names = Names { machines: vec![name("press-1")], sensors: vec![name("sound")], series: vec![(0, 0)] };
+    Readings { stretches: vec![Stretch { rows: frame.unwrap(), batches }], names: names.into() }
 }

@@ -6,6 +6,7 @@ use proto::{
     archive::column,
     asset::AssetId,
     position::Position,
+    time::PlantTime,
     wire::{
         alert::{Alert, AlertSource, AlertState},
         prediction::Prediction,
@@ -42,8 +43,11 @@ impl<'a, R> Columns<'a, R> {
         self
     }
 
-    fn time(mut self, name: &str, ms: impl Fn(&'a R) -> i64) -> PolarsResult<Self> {
-        let values: Vec<i64> = self.rows.iter().map(ms).collect();
+    fn time<T, P: ?Sized>(mut self, name: &str, ms: impl Fn(&'a R) -> T) -> PolarsResult<Self>
+    where
+        Series: NamedFrom<Vec<T>, P>,
+    {
+        let values: Vec<T> = self.rows.iter().map(ms).collect();
         self.columns.push(datetime(name, Column::new(name.into(), values))?);
         Ok(self)
     }
@@ -60,7 +64,8 @@ pub fn features(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .with(column::KIND, |w| w.kind.as_str())
         .time(column::WINDOW_START, |w| w.start.millis())?
         .time(column::WINDOW_END, |w| w.end.millis())?
-        .with(column::REVISION, |w| w.revision);
+        .with(column::REVISION, |w| w.revision)
+        .with(column::GENERATION, |w| w.generation);
     for (i, name) in content.features.iter().enumerate() {
         columns = columns.with(name, |w| w.features.get(i).copied().filter(|v| !v.is_nan()));
     }
@@ -79,6 +84,7 @@ pub fn predictions(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .time(column::WINDOW_START, |(p, _)| p.window_start_ms)?
         .time(column::WINDOW_END, |(p, _)| p.window_end_ms)?
         .with(column::REVISION, |(p, _)| p.revision)
+        .with(column::GENERATION, |(p, _)| p.generation)
         .with(column::MODEL_VERSION, |(p, _)| p.model_version.as_str())
         .with(column::MODE, |(p, mode)| p.modes[*mode].mode.as_str())
         .with(column::PROBABILITY, |(p, mode)| p.modes[*mode].probability)
@@ -100,6 +106,7 @@ pub fn alerts(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .with(column::MODEL_VERSION, |a| a.model_version.as_str())
         .with(column::AUTHOR, |a| a.acknowledged_by.as_str())
         .with(column::NOTE, |a| a.acknowledged_note.as_str())
+        .with(column::GENERATION, |a| a.generation)
         .frame()
 }
 
@@ -116,7 +123,7 @@ pub fn events(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .with(column::AUTHOR, |e| e.event.author.as_str())
         .with(column::ALERT_ID, |e| e.event.alert_id.as_str())
         .with(column::VERDICT, |e| word(e.event.verdict().as_str_name(), Verdict::Unspecified.as_str_name()))
-        .time(column::KNOWN, |e| e.known.millis())?
+        .time(column::KNOWN, |e| e.known.map(PlantTime::millis))?
         .frame()
 }
 

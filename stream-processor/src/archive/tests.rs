@@ -3,11 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use model::{
-    features::clean::inner,
-    store::{S3Config, manifests::newest_number, manifests::read_manifest},
-};
-use polars::prelude::df;
+use model::store::{S3Config, manifests::newest_number, manifests::read_manifest};
 use proto::{
     archive::{Balance, Manifest, ManifestKind},
     asset::AssetId,
@@ -16,7 +12,7 @@ use proto::{
 
 use super::*;
 use crate::{
-    archive::readings::{Names, Readings, Run},
+    archive::readings::sample,
     embedded::s3::{Keys, S3Server},
 };
 
@@ -45,20 +41,8 @@ fn position(seq: u64) -> Position {
 
 /// One batch of two readings.
 fn segment(seq: u64) -> Segment {
-    let rows = df!(
-        inner::SERIES => [0u32; 2],
-        inner::TIME => [seq as i64, seq as i64 + 1],
-        inner::VALUE => [1.0, 2.0],
-        inner::UNIT => [0u8; 2],
-        inner::QUALITY => [0u8; 2],
-        inner::FLAGS => [0u32; 2],
-        readings::BATCH => [0u32; 2],
-    );
-    let name = |name: &str| AssetId::new(name).unwrap();
-    let names = Names { machines: vec![name("press-1")], sensors: vec![name("sound")], series: vec![(0, 0)] };
-    let run = Run { rows: rows.unwrap(), batches: vec![(agent(), seq)] };
     let mut content = SegmentContent::new(agent().site, [].into());
-    content.readings = Readings { runs: vec![run], names: names.into() };
+    content.readings = sample(&[("mill", seq as i64, 1.0), ("mill", seq as i64 + 1, 2.0)]);
     content.balance = Balance { batches: 1, readings_taken: 2, readings_archived: 2, readings_dead_lettered: 0 };
     let snapshot = format!("after {seq}").into_bytes();
     Segment { content, snapshot, positions: BTreeMap::from([(agent(), position(seq))]) }

@@ -112,6 +112,8 @@ impl Gateways {
             let folder = self.data.join(name.as_str());
             let mut config = AgentConfig::new(self.site.clone(), name, folder, MqttConfig::plain(self.broker));
             config.batch.flush = FLUSH;
+            // No flash that wears; and plant time may run so fast that a second is an hour.
+            config.spool.group_after = Duration::ZERO;
             let simulator = SimulatorConfig { start: self.start, ..self.plant.simulator(gateway, self.seed) };
             opening.push(spawn_blocking(move || -> Result<Opened, GatewaysError> {
                 let agent = Agent::open(config)?;

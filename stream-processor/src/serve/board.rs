@@ -121,8 +121,9 @@ pub struct MachineEntry {
     /// Empty: no gateway has said it.
     pub kind: String,
     pub agent: Option<AgentKey>,
-    /// End of the newest closed window.
+    /// End of the newest closed window, of this generation.
     pub window_end: Option<PlantTime>,
+    pub generation: u32,
     pub sensors: Vec<SensorWindow>,
     pub prediction: Option<Arc<Prediction>>,
     pub version: u64,
@@ -211,7 +212,8 @@ impl Board {
         let mut view = self.write();
         for window in windows {
             let entry = view.touch(window.machine.as_str());
-            if entry.window_end.is_none_or(|end| end <= window.end) {
+            if (entry.generation, entry.window_end) <= (window.generation, Some(window.end)) {
+                entry.generation = window.generation;
                 entry.kind = window.kind.to_string();
                 entry.window_end = Some(window.end);
                 entry.sensors.clone_from(&window.sensors);
@@ -224,7 +226,8 @@ impl Board {
         for prediction in predictions {
             let prediction = Arc::new(prediction.clone());
             let entry = view.touch(&prediction.machine);
-            if entry.prediction.as_ref().is_none_or(|last| last.window_end_ms <= prediction.window_end_ms) {
+            let place = |p: &Prediction| (p.generation, p.window_end_ms);
+            if entry.prediction.as_ref().is_none_or(|last| place(last) <= place(&prediction)) {
                 entry.prediction = Some(prediction.clone());
             }
             view.prediction_events.push(prediction);

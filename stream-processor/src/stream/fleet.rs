@@ -30,6 +30,9 @@ pub struct Fleet {
     agents: BTreeMap<AgentKey, Agent>,
     /// By machine id.
     owners: Vec<Option<AgentKey>>,
+    /// By machine id: how often its time has begun anew. Not by agent, since a machine may get another one.
+    #[serde(default)]
+    generations: Vec<u32>,
     #[serde(skip)]
     directory: Directory,
 }
@@ -47,6 +50,8 @@ pub struct Directory {
     pub slots: Vec<Option<usize>>,
     pub wanted: Vec<bool>,
     pub names: Arc<Names>,
+    /// By series.
+    pub generation: Vec<u32>,
 }
 
 impl Fleet {
@@ -94,6 +99,28 @@ impl Fleet {
         let agent = self.agents.entry(agent.clone()).or_default();
         agent.watermark.advance(sealed_ms);
         agent.watermark
+    }
+
+    /// Its clock fell back.
+    pub fn restart_watermark(&mut self, agent: &AgentKey) {
+        if let Some(agent) = self.agents.get_mut(agent) {
+            agent.watermark = Watermark::default();
+        }
+    }
+
+    pub fn generation(&self, machine: u32) -> u32 {
+        self.generations.get(machine as usize).copied().unwrap_or_default()
+    }
+
+    /// The time of these machines begins anew.
+    pub fn begin_generation(&mut self, machines: &[u32]) {
+        self.generations.resize(self.catalogue.machines().len(), 0);
+        machines.iter().for_each(|machine| self.generations[*machine as usize] += 1);
+        self.directory.generation = self.generation_by_series();
+    }
+
+    fn generation_by_series(&self) -> Vec<u32> {
+        self.catalogue.series().iter().map(|s| self.generation(s.machine)).collect()
     }
 
     /// In the order in which the agent named them.
@@ -175,6 +202,7 @@ impl Fleet {
             wanted: slots.iter().map(Option::is_some).collect(),
             slots,
             names: Arc::new(Names { machines, sensors, series }),
+            generation: self.generation_by_series(),
         };
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Stream, StreamError};
 use crate::{
-    archive::readings::{self, Run},
+    archive::readings::{self, Stretch},
     clean::Rows,
     decode::Taken,
 };
@@ -22,7 +22,7 @@ pub struct Plan {
     /// Of the series that had readings.
     pub carry: HashMap<u32, Carry>,
     pub cells: Vec<Cell>,
-    pub archive: Option<Run>,
+    pub archive: Option<Stretch>,
     pub late: u64,
 }
 
@@ -38,11 +38,11 @@ impl Stream {
         if rows.is_empty() {
             return Ok(Plan::default());
         }
-        let (late, taken) = (rows.late, std::mem::take(&mut rows.taken));
+        let (late, taken, reason) = (rows.late, std::mem::take(&mut rows.taken), std::mem::take(&mut rows.reason));
         let (cleaned, carry) = clean(rows.frame()?, self.fleet.catalogue(), &self.carry, config.stuck_after)?;
         let cells = aggregate(&cleaned, &directory.wanted, config.window_ms)?;
         let batches = run.iter().map(|taken| (taken.agent.clone(), taken.position.seq)).collect();
-        let archive = Run { rows: readings::rows(&cleaned, taken)?, batches };
-        Ok(Plan { carry, cells, archive: Some(archive), late })
+        let rows = readings::rows(&cleaned, taken, reason, &directory.generation)?;
+        Ok(Plan { carry, cells, archive: Some(Stretch { rows, batches }), late })
     }
 }

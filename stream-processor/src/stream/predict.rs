@@ -66,8 +66,9 @@ pub fn predict_raw(
     let end = newest.div_euclid(window_ms).saturating_mul(window_ms);
     let seal_of = |ms| Some(SealTime { time_ms: ms, trusted: true, ..Default::default() });
     let first = TelemetryBatch { sealed: seal_of(newest), ..batch };
-    let last =
-        TelemetryBatch { sealed: seal_of(end.saturating_add(config.features.lateness_ms)), ..Default::default() };
+    // Never behind the first one, or time would begin anew.
+    let waited = end.saturating_add(config.features.lateness_ms).max(newest);
+    let last = TelemetryBatch { sealed: seal_of(waited), ..Default::default() };
     let mut stream = Stream::new(config.clone());
     let agent = AgentKey { site: kind.clone(), agent: kind.clone() };
     let log = [(1, first, readings), (2, last, 0)].map(|(seq, batch, readings)| Taken {

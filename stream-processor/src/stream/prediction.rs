@@ -18,7 +18,7 @@ pub struct Model<'a> {
 
 pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Prediction {
     Prediction {
-        id: prediction_id(window.machine.as_str(), window.start, window.revision, model.version),
+        id: prediction_id(window.machine.as_str(), window.generation, window.start, window.revision, model.version),
         machine: window.machine.to_string(),
         machine_kind: window.kind.to_string(),
         window_start_ms: window.start.millis(),
@@ -27,6 +27,7 @@ pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Pred
         model_version: model.version.into(),
         modes: modes(model.heads, score, |share| contribution(window, share)),
         horizon_ms: model.horizon_ms,
+        generation: window.generation,
     }
 }
 

@@ -3,7 +3,7 @@
 use model::{features::clean::Carry, store::OBJECT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
-use super::{FeatureSchema, Fleet, Stream, StreamConfig, StreamError};
+use super::{FeatureSchema, Fleet, Stream, StreamConfig, StreamError, waiting::Waiting};
 use crate::{alert::AlertDesk, intake::EpochsLeft, window::Windows};
 
 const SNAPSHOT_VERSION: u32 = 1;
@@ -19,6 +19,7 @@ struct Written<'a> {
     carry: &'a [Carry],
     windows: &'a Windows,
     desk: &'a AlertDesk,
+    waiting: &'a Waiting,
     left: &'a EpochsLeft,
 }
 
@@ -29,6 +30,8 @@ struct Read {
     carry: Vec<Carry>,
     windows: Windows,
     desk: AlertDesk,
+    #[serde(default)]
+    waiting: Waiting,
     #[serde(default)]
     left: EpochsLeft,
 }
@@ -48,6 +51,7 @@ impl Stream {
             carry: &self.carry,
             windows: &self.windows,
             desk: &self.desk,
+            waiting: &self.waiting,
             left,
         })?;
         check_size(&bytes)?;
@@ -61,14 +65,14 @@ impl Stream {
         if version != SNAPSHOT_VERSION {
             return Err(StreamError::SnapshotVersion { version });
         }
-        let Read { schema, mut fleet, carry, mut windows, mut desk, left } = rmp_serde::from_slice(snapshot)?;
+        let Read { schema, mut fleet, carry, mut windows, mut desk, waiting, left } = rmp_serde::from_slice(snapshot)?;
         if schema != FeatureSchema::of(&config.features).fingerprint() {
             tracing::warn!("the settings of windows and features have changed: windows and normals start anew");
             windows = Windows::default();
         }
         fleet.index(&config.features);
         desk.reconfigure(config.alert.clone());
-        Ok((Self { config, fleet, carry, windows, desk }, left))
+        Ok((Self { config, fleet, carry, windows, desk, waiting }, left))
     }
 }
 

@@ -3,6 +3,9 @@
 //! The seal of a batch says: everything up to here has been read. So it moves the watermark of all machines of its
 //! agent, silent ones too, and stamps never do; the watermark is a function of the log alone. Since all machines of
 //! an agent share it, it is kept once per agent.
+//!
+//! A seal that is behind it by more than the lateness is no delay: the gateway's clock was wrong and has been set right.
+//! What was read under the old time is over then, and a new generation begins, with a watermark of its own.
 
 use model::features::FeatureConfig;
 use serde::{Deserialize, Serialize};
@@ -18,6 +21,14 @@ impl Default for Watermark {
 }
 
 impl Watermark {
+    /// Closes every window.
+    pub const END: Watermark = Watermark(i64::MAX);
+
+    /// Does a trusted seal at this time begin a new generation?
+    pub fn is_left_by(self, sealed_ms: i64, config: &FeatureConfig) -> bool {
+        sealed_ms.saturating_add(config.lateness_ms) < self.0
+    }
+
     /// Never falls back.
     pub fn advance(&mut self, sealed_ms: i64) {
         self.0 = self.0.max(sealed_ms);
@@ -42,6 +53,15 @@ mod tests {
         assert!(Watermark(110).closes(0, &config));
         assert!(!Watermark(110).closes(1, &config));
         assert!(!Watermark(110).closes(i64::MAX, &config));
+        assert!(Watermark::END.closes(i64::MAX, &config));
+    }
+
+    #[test]
+    fn a_seal_may_be_behind_by_the_lateness_and_no_more() {
+        let config = FeatureConfig { window_ms: 100, lateness_ms: 10, ..Default::default() };
+        assert!(!Watermark(100).is_left_by(90, &config));
+        assert!(Watermark(100).is_left_by(89, &config));
+        assert!(!Watermark::default().is_left_by(i64::MIN, &config), "there was no seal yet");
     }
 
     #[test]

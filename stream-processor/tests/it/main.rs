@@ -1,6 +1,7 @@
 //! Tests of the programs as a user has them: real broker, real S3 endpoint, real browser.
 
 mod access;
+mod analytics;
 mod archive;
 mod browser;
 mod components;

@@ -47,7 +47,7 @@ impl KeptTime {
     }
 
     /// Nothing at the first start, nor if it can't be read: that keeps no agent from starting.
-    pub fn load(disk: &impl Disk) -> Self {
+    pub fn load(disk: &dyn Disk) -> Self {
         let kept = match disk.read_small(FILE, 2 * BYTES as u64) {
             Ok(None) => Ok(KeptTime::default()),
             Ok(Some(bytes)) => KeptTime::decode(&bytes).ok_or("it is damaged".to_owned()),

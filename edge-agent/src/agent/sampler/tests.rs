@@ -82,6 +82,7 @@ fn start(clock: AgentClock, sealed: Option<PlantTime>) -> Running {
         durable: None,
         committed: None,
         backlog_bytes: 0,
+        medium: Medium::Disk,
     };
     let (progress, follow) = watch::channel(progress);
     let (batches, sealed_batches) = mpsc::channel(100_000);

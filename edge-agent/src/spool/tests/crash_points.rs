@@ -10,7 +10,7 @@ use super::{
 /// A run and what must hold after each of its operations.
 struct Run {
     disk: Arc<Memory>,
-    spool: Spool<Memory>,
+    spool: Spool,
     rng: ChaCha8Rng,
     waiting: Vec<(Position, Bytes)>,
     /// Since how many operations a frame must survive.
@@ -50,6 +50,22 @@ impl Run {
         self.disk.fail_after(writes);
         assert!(self.spool.commit().is_err());
         self.disk.heal();
+    }
+
+    /// The disk fails for so long that frames are sent from memory, and the archive has some of them before it heals.
+    fn in_memory(&mut self) {
+        self.append(5);
+        self.disk.fail_after(0);
+        assert!(self.spool.commit().is_err());
+        self.spool.hold();
+        let committed = self.waiting[2].0;
+        self.committed.push((self.now(), committed));
+        // Nothing can be removed yet.
+        let _ = self.spool.free(committed);
+        self.append(1);
+        self.spool.hold();
+        self.disk.heal();
+        self.commit();
     }
 
     fn nth_held(&self, nth: usize) -> Extent {
@@ -127,10 +143,15 @@ impl Run {
         run.append(3);
         run.commit();
         run.mend(1);
+        run.in_memory();
+        run.append(2);
+        run.commit();
+        run.reopen(5);
+        run.in_memory();
         run
     }
 
-    fn check(&self, operations: usize, disk: &Arc<Memory>, epoch: u8, context: &str) -> Spool<Memory> {
+    fn check(&self, operations: usize, disk: &Arc<Memory>, epoch: u8, context: &str) -> Spool {
         let opened = Spool::open(disk.clone(), CONFIG, Epoch([epoch; 16]));
         let (spool, _) = opened.unwrap_or_else(|e| panic!("{context}: {e}"));
         let reached = self.committed.iter().rev().find(|(since, _)| *since <= operations);

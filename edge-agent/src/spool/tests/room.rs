@@ -1,15 +1,25 @@
 //! A disk with little room or none.
 
+use proto::telemetry::HEADER_BYTES;
+
 use super::{
+    disk::memory::Operation,
     reserve::{RESERVE, RESERVE_BYTES},
     *,
 };
 
 const FLOOR: u64 = 2_000;
-const ROOMY: SpoolConfig =
-    SpoolConfig { bytes_max: 100_000, segment_bytes: 1_000, free_bytes_min: FLOOR, age_max: None };
+const ROOMY: SpoolConfig = SpoolConfig {
+    bytes_max: 100_000,
+    segment_bytes: 1_000,
+    free_bytes_min: FLOOR,
+    age_max: None,
+    ring_bytes_max: 2_000,
+    group_after: Duration::ZERO,
+    group_bytes: 1,
+};
 
-fn filled(disk: &Arc<Memory>) -> Spool<Memory> {
+fn filled(disk: &Arc<Memory>) -> Spool {
     let mut spool = Spool::open(disk.clone(), ROOMY, Epoch([1; 16])).unwrap().0;
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     for _ in 0..40 {
@@ -96,4 +106,34 @@ fn what_is_too_old_is_evicted_if_the_clock_was_trusted() {
         spool.free(last).unwrap();
         assert_eq!(spool.backlog_age(), Some(Duration::ZERO));
     }
+}
+
+/// An hour of 200 readings a second, in a group each second, with an ack every five: all bytes that are given to write
+/// calls, reserve, headers and checkpoints too, over those of the payloads.
+#[test]
+fn little_more_is_written_than_what_was_read() {
+    const SECONDS: u64 = 3_600;
+    let disk = Arc::new(Memory::default());
+    let (mut spool, _) = Spool::open(disk.clone(), SpoolConfig::default(), Epoch([1; 16])).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut payload_bytes = 0;
+    for second in 1..=SECONDS {
+        // As many bytes as 200 readings take.
+        let noise: String = (0..1_080).map(|_| rng.random_range('a'..='z')).collect();
+        let (position, bytes) = append(&mut spool, &noise);
+        payload_bytes += bytes.len() - HEADER_BYTES;
+        spool.commit().unwrap();
+        if second % 5 == 0 {
+            spool.free(position).unwrap();
+        }
+    }
+    let per_second = payload_bytes as u64 / SECONDS;
+    assert!((600..750).contains(&per_second), "{per_second} bytes a second");
+    let written = |operation: &Operation| match operation {
+        Operation::Append(_, bytes) | Operation::Overwrite(_, bytes) => bytes.len(),
+        _ => 0,
+    };
+    let amplification = disk.operations().iter().map(written).sum::<usize>() as f64 / payload_bytes as f64;
+    println!("{amplification:.3} bytes are written for each of a payload");
+    assert!(amplification <= 1.3, "{amplification}");
 }

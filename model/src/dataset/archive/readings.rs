@@ -7,8 +7,16 @@ use proto::{archive::column, time::PlantTime};
 
 use crate::features::clean::flag;
 
-pub const COLUMNS: &[&str] =
-    &[column::MACHINE, column::SENSOR, column::TIME, column::VALUE, column::UNIT, column::QUALITY, column::FLAGS];
+pub const COLUMNS: &[&str] = &[
+    column::MACHINE,
+    column::SENSOR,
+    column::TIME,
+    column::VALUE,
+    column::UNIT,
+    column::QUALITY,
+    column::FLAGS,
+    column::GENERATION,
+];
 
 /// Names of sensors, or of units, as many as ids have numbers; an archive that has more is not from a plant.
 const NAMES_MAX: usize = u16::MAX as usize + 1;
@@ -19,7 +27,6 @@ pub struct Readings {
     machines: BTreeMap<String, Machine>,
     sensors: Names,
     units: Names,
-    newest: PlantTime,
 }
 
 /// In the order of the log.
@@ -31,6 +38,10 @@ struct Machine {
     unit: Vec<u16>,
     quality: Vec<u8>,
     flags: Vec<u32>,
+    /// From this row on it is that generation; before the first one it is 0.
+    generations: Vec<(usize, u32)>,
+    /// The highest generation, and its newest reading.
+    newest: (u32, PlantTime),
 }
 
 #[derive(Default)]
@@ -57,9 +68,9 @@ impl Readings {
         self.machines.values().map(|m| m.time.len()).sum()
     }
 
-    /// Stamp of the newest reading that did not come from the future.
+    /// Stamp of the newest reading that did not come from the future, nor from a clock that was found to be wrong.
     pub fn newest(&self) -> PlantTime {
-        self.newest
+        self.machines.values().map(|m| m.newest.1).max().unwrap_or_default()
     }
 
     pub fn absorb(&mut self, frame: &DataFrame) -> PolarsResult<()> {
@@ -70,9 +81,11 @@ impl Readings {
         let quality = frame.column(column::QUALITY)?.cast(&DataType::UInt8)?;
         let flags = frame.column(column::FLAGS)?.cast(&DataType::UInt32)?;
         let (quality, flags) = (quality.u8()?, flags.u32()?);
+        let generations = frame.column(column::GENERATION).and_then(|g| g.cast(&DataType::UInt32)).ok();
+        let generations = generations.as_ref().map(Column::u32).transpose()?;
         let names = machines.iter().zip(sensors.iter()).zip(units.iter());
         let numbers = times.iter().zip(values.iter()).zip(quality.iter().zip(flags.iter()));
-        for (((machine, sensor), unit), ((time, value), (quality, flags))) in names.zip(numbers) {
+        for (row, (((machine, sensor), unit), ((time, value), (quality, flags)))) in names.zip(numbers).enumerate() {
             let (Some(machine), Some(sensor), Some(time)) = (machine, sensor, time) else { continue };
             let (sensor, unit) = (self.sensors.id(sensor)?, self.units.id(unit.unwrap_or_default())?);
             let own = match self.machines.get_mut(machine) {
@@ -86,8 +99,10 @@ impl Readings {
             own.quality.push(quality.unwrap_or_default());
             let flags = flags.unwrap_or_default();
             own.flags.push(flags);
+            let generation = generations.and_then(|g| g.get(row)).unwrap_or_default();
+            own.is_of(generation);
             if flags & (flag::FUTURE | flag::UNTRUSTED) == 0 {
-                self.newest = self.newest.max(PlantTime(time));
+                own.newest = own.newest.max((generation, PlantTime(time)));
             }
         }
         Ok(())
@@ -101,12 +116,31 @@ impl Readings {
 }
 
 impl Machine {
+    /// The last row.
+    fn is_of(&mut self, generation: u32) {
+        if self.generations.last().map_or(0, |(_, before)| *before) != generation {
+            self.generations.push((self.time.len() - 1, generation));
+        }
+    }
+
+    fn generation_of_rows(&self) -> Vec<u32> {
+        let mut rows = Vec::with_capacity(self.time.len());
+        let mut generation = 0;
+        for &(from, next) in &self.generations {
+            rows.resize(from, generation);
+            generation = next;
+        }
+        rows.resize(self.time.len(), generation);
+        rows
+    }
+
     fn into_frame(self, name: &str, sensors: &[String], units: &[String]) -> PolarsResult<DataFrame> {
         let rows = self.time.len();
         let sensor: Vec<&str> = self.sensor.iter().map(|id| sensors[usize::from(*id)].as_str()).collect();
         let unit: Vec<&str> = self.unit.iter().map(|id| units[usize::from(*id)].as_str()).collect();
+        let generation = (!self.generations.is_empty()).then(|| self.generation_of_rows());
         let stamp = DataType::Datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC));
-        let columns = vec![
+        let mut columns = vec![
             Column::new_scalar(column::MACHINE.into(), PlSmallStr::from_str(name).into(), rows),
             Column::new(column::SENSOR.into(), sensor),
             Column::new(column::TIME.into(), self.time).cast(&stamp)?,
@@ -115,6 +149,7 @@ impl Machine {
             Column::new(column::QUALITY.into(), self.quality),
             Column::new(column::FLAGS.into(), self.flags),
         ];
+        columns.extend(generation.map(|generation| Column::new(column::GENERATION.into(), generation)));
         DataFrame::new(rows, columns)
     }
 }

@@ -33,8 +33,18 @@ fn births() -> (DataObject, Bytes) {
     object(Table::Births, frame)
 }
 
-/// A reading a minute from `from` to `to` hours.
+/// A reading a minute from `from` to `to` hours, as older files have them: without a generation.
 fn readings(from: i64, to: i64) -> (DataObject, Bytes) {
+    object(Table::Readings, minutely(from, to))
+}
+
+fn readings_of(generation: u32, from: i64, to: i64) -> (DataObject, Bytes) {
+    let mut frame = minutely(from, to);
+    frame.with_column(Column::new(column::GENERATION.into(), vec![generation; frame.height()])).unwrap();
+    object(Table::Readings, frame)
+}
+
+fn minutely(from: i64, to: i64) -> DataFrame {
     let minutes: Vec<i64> = (from * 60..to * 60).collect();
     let rows = minutes.len();
     let mut frame = df!(
@@ -44,7 +54,7 @@ fn readings(from: i64, to: i64) -> (DataObject, Bytes) {
     )
     .unwrap();
     frame.with_column(stamps(column::TIME, minutes.iter().map(|m| m * MINUTE).collect())).unwrap();
-    object(Table::Readings, frame)
+    frame
 }
 
 fn events(failures: &[i64]) -> (DataObject, Bytes) {
@@ -80,6 +90,38 @@ fn rows_of_the_archive_become_labelled_windows() {
 }
 
 #[test]
+fn a_clock_that_fell_back_makes_windows_of_its_own_and_no_label_early() {
+    let mut archive = Archive::default();
+    // An hour is there twice; and once the clock was ten years ahead.
+    let ahead = 87_600;
+    let objects = [births(), readings(0, 30), readings_of(1, ahead, ahead + 1), readings_of(2, 29, 60)];
+    for (object, bytes) in objects {
+        archive.absorb(&object, bytes).unwrap();
+    }
+    assert_eq!(archive.newest(), PlantTime(60 * HOUR - MINUTE), "what the wrong clock said is not the present");
+    let dataset = archive.into_dataset(&FeatureConfig::default(), 12 * HOUR).unwrap();
+    let starts: Vec<i64> = dataset.rows.iter().map(|r| r.start.millis()).collect();
+    assert!(starts.is_sorted());
+    let twice = starts.iter().filter(|start| (29 * HOUR..30 * HOUR).contains(start)).count();
+    // Up to 47:50: their horizon ends before the newest reading.
+    assert_eq!((starts.len(), twice), (30 * 6 + 113, 12));
+    assert!(dataset.rows.iter().all(|r| r.end <= PlantTime(48 * HOUR)));
+}
+
+#[test]
+fn a_record_of_which_nobody_knows_when_it_became_known_is_no_label() {
+    let mut frame = df!(column::MACHINE => ["m1"], column::KIND => ["failure"], column::MODE => ["slip"]).unwrap();
+    frame.with_column(stamps(column::TIME, vec![10 * HOUR])).unwrap();
+    let known = stamps(column::KNOWN, vec![0]);
+    frame.with_column(Column::full_null(column::KNOWN.into(), 1, known.dtype())).unwrap();
+    let mut archive = Archive::default();
+    for (object, bytes) in [births(), readings(0, 30), object(Table::Events, frame)] {
+        archive.absorb(&object, bytes).unwrap();
+    }
+    assert!(archive.into_dataset(&FeatureConfig::default(), HOUR).unwrap().modes.is_empty());
+}
+
+#[test]
 fn an_object_that_is_not_what_its_manifest_says_is_refused() {
     let refused = |object: &DataObject, bytes: Bytes| Archive::default().absorb(object, bytes).unwrap_err().to_string();
     let (object, bytes) = readings(0, 1);
@@ -98,7 +140,6 @@ fn the_newest_readings_are_kept_when_there_are_too_many() {
     let objects = vec![
         with(Table::Births, 5),
         with(Table::Readings, READINGS_MAX),
-        with(Table::Features, 9),
         with(Table::Readings, READINGS_MAX / 2),
         with(Table::Readings, READINGS_MAX / 4),
     ];

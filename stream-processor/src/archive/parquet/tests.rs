@@ -1,45 +1,31 @@
-use std::{io::Cursor, sync::Arc};
+use std::{io::Cursor, sync::Arc, time::Instant};
 
 use model::features::clean::unit_code;
 use polars::prelude::*;
 use polars_io::{SerReader, parquet::read::ParquetReader};
 use proto::{
     asset::Unit,
+    position::{Epoch, Position},
     wire::{
         alert::{Alert, AlertSource, AlertState},
         prediction::{ModeProbability, Prediction},
-        telemetry::{EventKind, EventRecord, Verdict},
+        telemetry::{
+            EventKind, EventRecord, MachineReadings, Quality, QualityReason, SealTime, SensorColumn, TelemetryBatch,
+            Verdict,
+        },
     },
 };
 
 use super::*;
 use crate::{
-    archive::readings::{Names, Run},
-    decode::{AgentKey, DeadLetter},
-    stream::KnownEvent,
+    archive::readings::{Names, sample},
+    decode::{AgentKey, Content, DeadLetter, Taken},
+    stream::{KnownEvent, Stream, StreamConfig},
 };
 
 fn content() -> SegmentContent {
     let features = ["sound.mean".to_string(), "sound.std".to_string()];
     SegmentContent::new(AssetId::new("mill").unwrap(), features.into())
-}
-
-/// Each one a batch by itself, of one sensor that says nothing about its unit.
-fn readings(rows: &[(&str, i64, f64)]) -> Readings {
-    let name = |name: &str| AssetId::new(name).unwrap();
-    let zeros = vec![0u32; rows.len()];
-    let frame = df!(
-        inner::SERIES => &zeros,
-        inner::TIME => rows.iter().map(|r| r.1).collect::<Vec<_>>(),
-        inner::VALUE => rows.iter().map(|r| r.2).collect::<Vec<_>>(),
-        inner::UNIT => vec![u8::MAX; rows.len()],
-        inner::QUALITY => vec![0u8; rows.len()],
-        inner::FLAGS => &zeros,
-        readings::BATCH => (0..rows.len() as u32).collect::<Vec<_>>(),
-    );
-    let batches = rows.iter().map(|r| (AgentKey { site: name(r.0), agent: name("gw") }, 9)).collect();
-    let names = Names { machines: vec![name("press-1")], sensors: vec![name("sound")], series: vec![(0, 0)] };
-    Readings { runs: vec![Run { rows: frame.unwrap(), batches }], names: names.into() }
 }
 
 fn read(file: &Encoded) -> DataFrame {
@@ -55,8 +41,8 @@ fn text(frame: &DataFrame, name: &str) -> Vec<String> {
 #[test]
 fn readings_are_split_by_site_and_day_and_keep_their_order() {
     let mut content = content();
-    content.readings.append(readings(&[("mill", 5, 1.0), ("annex", 7, f64::NAN), ("mill", DAY_MS, 2.0)]));
-    content.readings.append(readings(&[("mill", 3, f64::INFINITY)]));
+    content.readings.append(sample(&[("mill", 5, 1.0), ("annex", 7, f64::NAN), ("mill", DAY_MS, 2.0)]));
+    content.readings.append(sample(&[("mill", 3, f64::INFINITY)]));
     let files = encode(&content).unwrap();
     let place: Vec<_> = files.iter().map(|f| (f.site.as_str(), f.date.as_str(), f.rows)).collect();
     assert_eq!(place, [("annex", "1970-01-01", 1), ("mill", "1970-01-01", 2), ("mill", "1970-01-02", 1)]);
@@ -76,18 +62,19 @@ fn readings_are_split_by_site_and_day_and_keep_their_order() {
 fn readings_have_names_in_the_file_whatever_they_were_by_inside() {
     let name = |name: &str| AssetId::new(name).unwrap();
     let mut content = content();
-    content.readings = readings(&[("mill", 1, 1.0), ("mill", 2, 2.0), ("mill", 3, 3.0)]);
-    let run = &mut content.readings.runs[0];
-    run.rows.with_column(Column::new(inner::SERIES.into(), [2u32, 0, 2])).unwrap();
-    run.rows.with_column(Column::new(inner::UNIT.into(), [unit_code(Some(Unit::Celsius)), u8::MAX, 0])).unwrap();
-    run.batches[1].1 = 10;
+    content.readings = sample(&[("mill", 1, 1.0), ("mill", 2, 2.0), ("mill", 3, 3.0)]);
+    let stretch = &mut content.readings.stretches[0];
+    stretch.rows.with_column(Column::new(inner::SERIES.into(), [2u32, 0, 2])).unwrap();
+    stretch.rows.with_column(Column::new(inner::UNIT.into(), [unit_code(Some(Unit::Celsius)), u8::MAX, 0])).unwrap();
+    stretch.batches[1].1 = 10;
     content.readings.names = Arc::new(Names {
         machines: vec![name("press-1"), name("press-2"), name("press-3")],
         sensors: vec![name("sound"), name("heat")],
         series: vec![(0, 0), (1, 0), (2, 1)],
     });
     let frame = read(&encode(&content).unwrap()[0]);
-    let all = ["agent", "seq", "machine", "sensor", "time", "value", "unit", "quality", "flags"];
+    let all =
+        ["agent", "seq", "machine", "sensor", "time", "value", "unit", "quality", "reason", "flags", "generation"];
     assert_eq!(frame.get_column_names(), all);
     assert_eq!(text(&frame, column::MACHINE), ["press-3", "press-1", "press-3"]);
     assert_eq!(text(&frame, column::SENSOR), ["heat", "sound", "heat"]);
@@ -98,10 +85,42 @@ fn readings_have_names_in_the_file_whatever_they_were_by_inside() {
 }
 
 #[test]
+fn a_bad_reading_is_found_with_its_reason() {
+    let batch = TelemetryBatch {
+        sealed: Some(SealTime { time_ms: 3, trusted: true, ..Default::default() }),
+        machines: vec![MachineReadings {
+            machine: "press-1".into(),
+            time_delta_ms: vec![1, 1, 1],
+            sensors: vec![SensorColumn {
+                sensor: "sound".into(),
+                value: vec![70.0, f64::NAN, f64::NAN],
+                quality: vec![Quality::Good as i32, Quality::Bad as i32, Quality::Bad as i32],
+                reason: vec![0, QualityReason::Disconnected as i32, QualityReason::Timeout as i32],
+            }],
+        }],
+        ..Default::default()
+    };
+    let taken = Taken {
+        agent: AgentKey { site: AssetId::new("mill").unwrap(), agent: AssetId::new("gw").unwrap() },
+        position: Position { epoch: Epoch([1; 16]), seq: 1 },
+        last_seq: 1,
+        content: Content::Batch { batch, readings: 3 },
+        received: Instant::now(),
+    };
+    let mut content = content();
+    content.readings.append(Stream::new(StreamConfig::default()).apply(vec![taken], None).unwrap().readings);
+    let frame = read(&encode(&content).unwrap()[0]);
+    let codes = |name: &str| frame.column(name).unwrap().cast(&DataType::Int32).unwrap().i32().unwrap().clone();
+    let found: Vec<_> = codes(column::QUALITY).iter().zip(codes(column::REASON).iter()).collect();
+    let bad = |reason: QualityReason| (Some(Quality::Bad as i32), Some(reason as i32));
+    assert_eq!(found, [(Some(0), Some(0)), bad(QualityReason::Disconnected), bad(QualityReason::Timeout)]);
+}
+
+#[test]
 fn broken_clocks_do_not_get_a_file_each() {
     let wild: Vec<i64> = (0..500).map(|day| day * DAY_MS).chain([i64::MIN, i64::MAX, 499 * DAY_MS]).collect();
     let mut content = content();
-    content.readings.append(readings(&wild.iter().map(|ms| ("mill", *ms, 0.0)).collect::<Vec<_>>()));
+    content.readings.append(sample(&wild.iter().map(|ms| ("mill", *ms, 0.0)).collect::<Vec<_>>()));
     let files = encode(&content).unwrap();
     assert!(files.len() <= DAYS_PER_TABLE_MAX + 1, "{}", files.len());
     assert_eq!(files.iter().map(|f| f.rows).sum::<u64>(), wild.len() as u64);
@@ -118,6 +137,7 @@ fn windows_have_a_column_per_feature_and_null_for_no_value() {
         kind: AssetId::new("press").unwrap(),
         start: PlantTime(DAY_MS - 600_000),
         end: PlantTime(DAY_MS),
+        generation: 0,
         revision: 0,
         sensors: vec![],
         features: vec![1.5, f64::NAN],
@@ -168,9 +188,9 @@ fn alerts_events_and_dead_letters_are_rows_too() {
         updated_ms: 3,
         ..Alert::default()
     });
-    content.events.push(KnownEvent { agent: Some(agent), seq: 4, event: event.clone(), known: PlantTime(8) });
+    content.events.push(KnownEvent { agent: Some(agent), seq: 4, event: event.clone(), known: None });
     let from_a_person = EventRecord { kind: 0, ..event };
-    content.events.push(KnownEvent { agent: None, seq: 0, event: from_a_person, known: PlantTime(9) });
+    content.events.push(KnownEvent { agent: None, seq: 0, event: from_a_person, known: Some(PlantTime(9)) });
     let payload = bytes::Bytes::from_static(&[0, 255, 1]);
     content.dead_letters.push(DeadLetter {
         topic: "t".into(),
@@ -190,6 +210,8 @@ fn alerts_events_and_dead_letters_are_rows_too() {
     assert_eq!(text(&events, column::KIND), ["failure", ""]);
     assert_eq!(text(&events, column::VERDICT), ["false_alarm", "false_alarm"]);
     assert_eq!(text(&events, column::AGENT), ["gw", "null"]);
+    let known = events.column(column::KNOWN).unwrap().to_physical_repr().i64().unwrap().clone();
+    assert_eq!((known.get(0), known.get(1)), (None, Some(9)));
     assert_eq!(events.column(column::SEQ).unwrap().u64().unwrap().get(0), Some(4));
     assert_eq!(letters.column(column::PAYLOAD).unwrap().binary().unwrap().get(0), Some(payload.as_ref()));
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use proto::archive::Manifest;
+use proto::archive::{Manifest, snapshot_place};
 
 /// Of those that have been named, the newest so many stay, for whoever looks at what happened.
 const SNAPSHOTS_KEPT_MAX: usize = 3;
@@ -23,18 +23,12 @@ pub fn superseded(bucket: &Path, manifest: &Path) -> io::Result<Vec<String>> {
 
 /// Those that were written before the named one, but for the last few. Later ones may be named by the next manifest.
 fn older_than(named: &str, names: Vec<String>) -> Vec<String> {
-    let Some(named) = place(named) else { return vec![] };
-    let mut older: Vec<_> = names.into_iter().filter_map(|name| Some((place(&name)?, name))).collect();
+    let Some(named) = snapshot_place(named) else { return vec![] };
+    let mut older: Vec<_> = names.into_iter().filter_map(|name| Some((snapshot_place(&name)?, name))).collect();
     older.retain(|(place, _)| *place < named);
     older.sort_unstable();
     older.truncate((older.len() + 1).saturating_sub(SNAPSHOTS_KEPT_MAX));
     older.into_iter().map(|(_, name)| name).collect()
-}
-
-/// `{incarnation}-{n}.bin`, in the order in which they are written.
-fn place(name: &str) -> Option<(u64, u64)> {
-    let (incarnation, n) = name.strip_suffix(".bin")?.split_once('-')?;
-    Some((incarnation.parse().ok()?, n.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ fn machines_of_earlier_incarnations_are_there_at_once_and_keep_what_is_known_of_
         kind: kind.clone(),
         start: PlantTime(0),
         end: PlantTime(1),
+        generation: 0,
         revision: 0,
         sensors: vec![],
         features: vec![],

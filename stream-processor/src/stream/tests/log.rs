@@ -8,8 +8,8 @@ use proto::{
     position::{Epoch, Position},
     telemetry::{check_batch, delta_encode},
     wire::telemetry::{
-        Birth, EventKind, EventRecord, MachineInfo, MachineReadings, Quality, SealTime, SensorColumn, SensorInfo,
-        TelemetryBatch,
+        Birth, EventKind, EventRecord, MachineInfo, MachineReadings, Quality, QualityReason, SealTime, SensorColumn,
+        SensorInfo, TelemetryBatch,
     },
 };
 use rand::Rng;
@@ -52,7 +52,7 @@ pub mod taken {
     }
 }
 
-fn birth(machines: &[String]) -> Birth {
+pub fn birth(machines: &[String]) -> Birth {
     let sensor = |name: &str, unit: &str, range_high| SensorInfo {
         sensor: name.into(),
         unit: unit.into(),
@@ -71,13 +71,22 @@ fn birth(machines: &[String]) -> Birth {
     Birth { machines: machines.iter().map(machine).collect(), ..Default::default() }
 }
 
-/// Of one agent with two machines: late, future, stuck, missing and impossible readings, empty batches, silence.
+/// Of one agent with two machines: late, future, stuck, missing and impossible readings, empty batches, silence, a clock
+/// that falls back by a little or a lot, and times at which the gateway does not know what time it is.
 pub fn log(agent: usize, batches: u64, rng: &mut ChaCha8Rng) -> Vec<Taken> {
     let key = AgentKey { site: AssetId::new("mill").unwrap(), agent: AssetId::new(&format!("gw-{agent}")).unwrap() };
     let machines: Vec<String> = (0..2).map(|m| format!("press-{agent}-{m}")).collect();
     let mut now = 1_000_000 + rng.random_range(0..5_000);
     let mut log = Vec::new();
     for seq in 1..=batches {
+        if rng.random_bool(0.05) {
+            now -= [LATENESS_MS / 2, 10 * LATENESS_MS, 40 * LATENESS_MS][rng.random_range(0..3)];
+        }
+        let trusted = rng.random_bool(0.95);
+        let known = now;
+        if !trusted {
+            now += rng.random_range(-100_000..100_000);
+        }
         let from = now;
         now += [50, 400, 1_000, 1_700][rng.random_range(0..4)];
         let speaking: Vec<_> = machines.iter().filter(|_| rng.random_bool(0.8)).collect();
@@ -89,12 +98,15 @@ pub fn log(agent: usize, batches: u64, rng: &mut ChaCha8Rng) -> Vec<Taken> {
             ..Default::default()
         });
         let batch = TelemetryBatch {
-            sealed: Some(SealTime { time_ms: now, trusted: true, ..Default::default() }),
+            sealed: Some(SealTime { time_ms: now, trusted, ..Default::default() }),
             birth: (seq == 1 || rng.random_bool(0.03)).then(|| birth(&machines)),
             machines: readings,
             events: events.into_iter().collect(),
         };
         log.push(taken::batch(&key, seq, batch));
+        if !trusted {
+            now = known;
+        }
     }
     log
 }
@@ -110,8 +122,11 @@ fn readings(machine: &str, from: i64, to: i64, rng: &mut ChaCha8Rng) -> MachineR
         .collect();
     let sensor = |name: &str, base: f64, rng: &mut ChaCha8Rng| {
         let value = stamps.iter().map(|_| base + odd(rng)).collect();
-        let quality = if rng.random_bool(0.7) { vec![] } else { stamps.iter().map(|_| quality(rng)).collect() };
-        SensorColumn { sensor: name.into(), value, quality, reason: vec![] }
+        let quality: Vec<i32> =
+            if rng.random_bool(0.7) { vec![] } else { stamps.iter().map(|_| quality(rng)).collect() };
+        let told = rng.random_bool(0.5);
+        let reason = if told { quality.iter().map(|q| reason(*q, rng)).collect() } else { vec![] };
+        SensorColumn { sensor: name.into(), value, quality, reason }
     };
     let mut sensors = vec![sensor("temperature", 50.0, rng), sensor("vibration", LARGE, rng)];
     if rng.random_bool(0.1) {
@@ -133,6 +148,12 @@ fn odd(rng: &mut ChaCha8Rng) -> f64 {
 
 fn quality(rng: &mut ChaCha8Rng) -> i32 {
     [Quality::Good, Quality::Good, Quality::Stale, Quality::Bad, Quality::Absent][rng.random_range(0..5)] as i32
+}
+
+fn reason(quality: i32, rng: &mut ChaCha8Rng) -> i32 {
+    let reasons = [QualityReason::Timeout, QualityReason::Disconnected, QualityReason::Ended];
+    let good = quality == Quality::Good as i32;
+    if good { QualityReason::None as i32 } else { reasons[rng.random_range(0..reasons.len())] as i32 }
 }
 
 /// All logs in one order that keeps each one's own.

@@ -16,11 +16,13 @@ pub struct Reading {
     pub sensor: String,
     pub time: i64,
     pub bits: u64,
+    pub reason: u8,
     pub flags: u32,
+    pub generation: u32,
 }
 
-/// By machine and start: per sensor what is in the window.
-type Windows = BTreeMap<(String, i64), [Vec<(i64, f64)>; 2]>;
+/// By machine, generation and start: per sensor what is in the window.
+type Windows = BTreeMap<(String, u32, i64), [Vec<(i64, f64)>; 2]>;
 
 #[derive(Default)]
 pub struct Expected {
@@ -42,11 +44,15 @@ type Last = BTreeMap<(String, String), (u64, u32, i64)>;
 pub fn read(logs: &[Vec<Taken>]) -> Expected {
     let mut expected = Expected::default();
     for log in logs {
-        let (mut watermark, mut last) = (i64::MIN, Last::new());
+        let (mut watermark, mut generation, mut last) = (i64::MIN, 0, Last::new());
         let mut open = Windows::new();
         for taken in log {
             let Content::Batch { batch, .. } = &taken.content else { panic!("a batch") };
-            let sealed = batch.sealed.as_ref().unwrap().time_ms;
+            let (sealed, trusted) = (batch.sealed.as_ref().unwrap().time_ms, batch.sealed.as_ref().unwrap().trusted);
+            if trusted && sealed + LATENESS_MS < watermark {
+                (watermark, generation) = (i64::MIN, generation + 1);
+                expected.windows.append(&mut open);
+            }
             for machine in &batch.machines {
                 let stamps = delta_decode(&machine.time_delta_ms);
                 for column in &machine.sensors {
@@ -58,24 +64,29 @@ pub fn read(logs: &[Vec<Taken>]) -> Expected {
                         let start = time.div_euclid(WINDOW_MS) * WINDOW_MS;
                         let (name, value) = ((machine.machine.clone(), column.sensor.clone()), column.value[i]);
                         let mut flags = rules(&name, time, value, quality, &mut last);
-                        if watermark != i64::MIN && start + WINDOW_MS + LATENESS_MS <= watermark {
+                        if !trusted {
+                            flags |= flag::UNTRUSTED;
+                        } else if watermark != i64::MIN && start + WINDOW_MS + LATENESS_MS <= watermark {
                             flags |= flag::LATE;
                         }
-                        if time > sealed + LATENESS_MS {
+                        if trusted && time > sealed + LATENESS_MS {
                             flags |= flag::FUTURE;
                         }
                         if flags & !flag::GAP == 0 {
                             let slot = usize::from(column.sensor == "vibration");
-                            open.entry((name.0.clone(), start)).or_default()[slot].push((time, value));
+                            open.entry((name.0.clone(), generation, start)).or_default()[slot].push((time, value));
                         }
-                        let (seq, (machine, sensor)) = (taken.position.seq, name);
-                        expected.readings.push(Reading { seq, machine, sensor, time, bits: value.to_bits(), flags });
+                        let (seq, (machine, sensor), bits) = (taken.position.seq, name, value.to_bits());
+                        let reason = column.reason.get(i).map_or(0, |r| *r as u8);
+                        expected.readings.push(Reading { seq, machine, sensor, time, bits, reason, flags, generation });
                     }
                 }
             }
-            watermark = watermark.max(sealed);
+            if trusted {
+                watermark = watermark.max(sealed);
+            }
         }
-        open.retain(|(_, start), _| start + WINDOW_MS + LATENESS_MS <= watermark);
+        open.retain(|(.., start), _| start + WINDOW_MS + LATENESS_MS <= watermark);
         expected.windows.append(&mut open);
     }
     expected
@@ -130,7 +141,7 @@ pub fn assert_windows(
     same: fn(&Option<Stats>, &Option<Stats>) -> bool,
     seed: u64,
 ) {
-    let places: Vec<_> = found.iter().map(|w| (w.machine.to_string(), w.start.millis())).collect();
+    let places: Vec<_> = found.iter().map(|w| (w.machine.to_string(), w.generation, w.start.millis())).collect();
     assert_eq!(places, expected.windows.keys().cloned().collect::<Vec<_>>(), "seed {seed}");
     for (window, readings) in found.iter().zip(expected.windows.values()) {
         for (sensor, readings) in window.sensors.iter().zip(readings) {
@@ -146,7 +157,9 @@ pub fn assert_archive(archive: &DataFrame, expected: &Expected, seed: u64) {
     let (machine, sensor, agent) = (text("machine"), text("sensor"), text("agent"));
     let time = archive.column("time").unwrap().to_physical_repr().i64().unwrap().clone();
     let value = archive.column("value").unwrap().f64().unwrap().clone();
-    let flags = archive.column("flags").unwrap().u32().unwrap().clone();
+    let number = |name: &str| archive.column(name).unwrap().u32().unwrap().clone();
+    let (flags, generation) = (number("flags"), number("generation"));
+    let reason = archive.column("reason").unwrap().u8().unwrap().clone();
     let seq = archive.column("seq").unwrap().u64().unwrap().clone();
     let mut rows: Vec<usize> = (0..archive.height()).collect();
     rows.sort_by_key(|&row| agent.get(row).unwrap().to_owned());
@@ -156,7 +169,9 @@ pub fn assert_archive(archive: &DataFrame, expected: &Expected, seed: u64) {
         sensor: sensor.get(row).unwrap().into(),
         time: time.get(row).unwrap(),
         bits: value.get(row).unwrap().to_bits(),
+        reason: reason.get(row).unwrap(),
         flags: flags.get(row).unwrap(),
+        generation: generation.get(row).unwrap(),
     });
     assert_eq!(archive.height(), expected.readings.len(), "seed {seed}");
     for (found, expected) in found.zip(&expected.readings) {

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex};
 use proto::telemetry::Frame;
 
 use super::*;
-use crate::agent::BATCHES_QUEUED_MAX;
+use crate::{agent::BATCHES_QUEUED_MAX, spool::disk::Disk};
 
 /// A sync ends when the gate is open.
 #[derive(Debug, Default)]

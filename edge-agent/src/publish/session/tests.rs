@@ -7,21 +7,29 @@ use proto::{
     position::Epoch,
     telemetry::Frame,
     time::{PlantClock, PlantTime},
-    wire::telemetry::{SealTime, TelemetryBatch},
+    wire::telemetry::{Birth, SealTime, TelemetryBatch},
 };
+
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
     agent::{
+        Medium,
         clock::fake::{FakeClocks, HOUR, TODAY},
         identity::Identity,
     },
     config::{AgentConfig, MqttConfig},
-    spool::{Spool, SpoolConfig, disk::memory::Memory},
+    publish::{BACK_OFF_MIN, Failures, mqtt::Endpoint, window::WindowConfig},
+    spool::{
+        Spool, SpoolConfig,
+        disk::{Folder, memory::Memory},
+    },
+    telemetry::Metrics,
 };
 
 /// A publisher with one frame to send and a broker that is not there.
-fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
+fn publisher(data: &std::path::Path) -> (Publisher, Spool) {
     let disk = Arc::new(Folder::open(data).unwrap());
     let identity = Identity::load(&*disk).unwrap();
     let id = |name| AssetId::new(name).unwrap();
@@ -38,6 +46,7 @@ fn publisher(data: &std::path::Path) -> (Publisher, Spool<Folder>) {
         durable: None,
         committed: None,
         backlog_bytes: 0,
+        medium: Medium::Disk,
     };
     let publisher = Publisher {
         endpoint: Endpoint::new(&config, &identity),
