@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use polars::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     Stats,
@@ -20,7 +20,7 @@ pub fn bin_of(time_ms: i64, window_ms: i64) -> i64 {
 }
 
 /// Some readings of one series in one window.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct Partial {
     count: u64,
     /// One of the readings. All means are relative to such: small noise on a large value has no digits to lose.
@@ -40,6 +40,15 @@ pub struct Partial {
     time_m2: f64,
     /// Sum of products of the deviations of stamps and values.
     co_moment: f64,
+}
+
+/// Without the names of its fields, which would be half of a snapshot; those are read as well.
+impl Serialize for Partial {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Partial { count, origin, mean, m2, min, max, first, first_ms, last, last_ms, .. } = *self;
+        let Partial { time_mean, time_m2, co_moment, .. } = *self;
+        (count, origin, mean, m2, min, max, first, first_ms, last, last_ms, time_mean, time_m2, co_moment).serialize(to)
+    }
 }
 
 impl Partial {
