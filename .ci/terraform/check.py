@@ -80,21 +80,17 @@ def labelled(entry, depth):
                 yield (label, *labels), inner
 
 
-def keys_of(body):
-    """Every argument of a block and of the blocks in it, not the keys of maps: those are values in one list."""
+def keys_of(body, blocks):
+    """Every argument of a block and of the blocks in it; the keys of maps are the author's own."""
     for key, value in body.items():
         if key in META:
             continue
+        inner = value if key in blocks else []
         if key == "dynamic":
-            for block in value:
-                for name, inner in block.items():
-                    yield name
-                    yield from keys_of(inner["content"][0])
-            continue
+            key, inner = next((name, dynamic["content"]) for block in value for name, dynamic in block.items())
         yield key
-        for inner in value if isinstance(value, list) else []:
-            if isinstance(inner, dict) and "__start_line__" in inner:
-                yield from keys_of(inner)
+        for block in inner:
+            yield from keys_of(block, blocks)
 
 
 def unknown_attributes(tree, value, path):
@@ -139,6 +135,8 @@ def module_problems(module):
         elif source in NAMES["modules"]:
             listed = NAMES["modules"][source]
             known, outputs, types = set(listed["variables"]), set(listed["outputs"]), listed["types"]
+            if f'{source}" # {listed["tag"]}\n' not in module.text:
+                yield f"module.{name}: that commit is {listed['tag']}, and the comment beside it does not say so"
         else:
             yield f"module.{name}: names.json does not know {source}"
             continue
@@ -163,7 +161,7 @@ def resource_problems(module):
             if listed is None:
                 yield f"names.json does not know {kind} {what}"
                 continue
-            for key in keys_of(body):
+            for key in keys_of(body, listed["blocks"]):
                 if key not in listed["arguments"]:
                     yield f"{what}.{name} has no argument {key}"
     for pattern, kind in ((r"data\.\w+\.\w+", "data"), (r"(?:aws|helm)_\w+\.\w+", "resource")):
@@ -262,7 +260,7 @@ def actions_used(role, calls, conditions):
         for text in (file.read_text().split("#[cfg(test)]")[0] for file in files if "tests" not in file.parts):
             for method in re.findall(r"store\s*\.(\w+)\(", text):
                 for call in calls.get(method, ()):
-                    actions |= ACTIONS_OF_CALL[call]
+                    actions |= ACTIONS_OF_CALL.get(call, set())
                 if method in conditions:
                     actions.add("s3:GetObject")
     return actions

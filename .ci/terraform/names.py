@@ -91,8 +91,13 @@ def resource(checkouts, kind, name):
     # Arguments of the resource and of its blocks, as the links to the documentation spell them.
     arguments = set(re.findall(r"#(\w+) \w+#\1\}", text))
     getters = {re.sub("(?<!^)([A-Z])", r"_\1", getter).lower() for getter in re.findall(r"get (\w+)\(\)", text)}
-    version = json.loads((package / "package.json").read_text())
-    return {"source": f"npm {version['name']} {version['version']}", "arguments": sorted(arguments), "attributes": sorted(getters | arguments)}
+    package_json = json.loads((package / "package.json").read_text())
+    return {
+        "source": f"npm {package_json['name']} {package_json['version']}",
+        "arguments": sorted(arguments),
+        "blocks": sorted(set(re.findall(r"\* (\w+) block$", text, re.MULTILINE))),
+        "attributes": sorted(getters | arguments),
+    }
 
 
 def used_types(types, used):
