@@ -3,9 +3,11 @@
 locals {
   github_provider = coalesce(var.github.provider_arn, one(aws_iam_openid_connect_provider.github[*].arn))
 
+  # What promotes does what trains does, but only after a reviewer's approval.
+  train_statements = concat(module.layout.statements.trainer, [local.key_statement])
   # A role and the GitHub environment whose jobs may assume it.
   github_roles = merge(
-    { training = module.layout.statements.trainer },
+    { training = local.train_statements, promotion = local.train_statements },
     var.registry.create ? { images = local.push_statements } : {},
   )
   push_statements = [
@@ -57,7 +59,7 @@ data "aws_iam_policy_document" "github" {
   #checkov:skip=CKV_AWS_356:ecr:GetAuthorizationToken knows no resources
 
   dynamic "statement" {
-    for_each = each.key == "training" ? concat(each.value, [local.key_statement]) : each.value
+    for_each = each.value
     content {
       sid       = statement.value.sid
       actions   = statement.value.actions
