@@ -26,11 +26,11 @@ def counted(text):
     # Its own short forms: closures that take the name.
     short = {
         closure: (kind, unit)
-        for closure, kind, unit in re.findall(r"let (\w+) = \|name[^|]*\|\W*meter\.\w+?_(\w+)\(name" + UNIT, text)
+        for closure, kind, unit in re.findall(r"let (\w+) = \|name[^|]*\|[^;]*?meter\.\w+?_(\w+)\(name" + UNIT, text)
     }
     for made in re.finditer(r'(\w+)\(\s*"(millwright_\w+)"', text):
         maker, name = made.groups()
-        kind, unit = short.get(maker) or (maker.split("_", 1)[1], re.compile(UNIT).search(text, made.end())[1])
+        kind, unit = short.get(maker) or (maker.split("_", 1)[1], re.compile(UNIT).match(text, made.end())[1])
         name = f"{name}_{UNITS[unit]}" if unit else name
         yield from {
             "counter": [f"{name}_total"],
