@@ -17,21 +17,20 @@ SOURCES = ["stream-processor/src/telemetry.rs", "edge-agent/src/telemetry.rs", "
 OWN = {"up", "ALERTS"}
 SEVERITIES, TEAMS = {"critical", "warning"}, {"crew", "ml", "platform"}
 UNITS = {"s": "seconds", "By": "bytes"}
-# The code's own short forms, and what they stand for.
-SHORT = {"counter": ("counter", ""), "gauge": ("gauge", ""), "bytes": ("gauge", "By"), "seconds": ("histogram", "s")}
+UNIT = r'\)\s*(?:\.with_unit\("(\w+)"\))?'
 KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "offset", "bool"}
 
 
 def counted(text):
     """The names under which Prometheus sees the instruments that a Rust source makes."""
+    # Its own short forms: closures that take the name.
+    short = {
+        closure: (kind, unit)
+        for closure, kind, unit in re.findall(r"let (\w+) = \|name[^|]*\|[^;]*?meter\.\w+?_(\w+)\(name" + UNIT, text)
+    }
     for made in re.finditer(r'(\w+)\(\s*"(millwright_\w+)"', text):
         maker, name = made.groups()
-        if maker in SHORT:
-            kind, unit = SHORT[maker]
-        else:
-            kind = maker.split("_", 1)[1]
-            given = re.compile(r'\)\s*\.with_unit\("(\w+)"\)').match(text, made.end())
-            unit = given[1] if given else ""
+        kind, unit = short.get(maker) or (maker.split("_", 1)[1], re.compile(UNIT).match(text, made.end())[1])
         name = f"{name}_{UNITS[unit]}" if unit else name
         yield from {
             "counter": [f"{name}_total"],

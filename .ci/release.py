@@ -16,7 +16,7 @@ RELEASE = "v9.9.9"
 PLACE = "k8s/components/release/kustomization.yaml"
 SETTING = "k8s/argocd/repository/repository.yaml"
 ENVIRONMENTS = ["dev", "prod"]
-IMAGE = re.compile(r"image: \S+/millwright/[\w-]+:(\S+)")
+IMAGE = re.compile(r"image: (?:\S+/)?millwright/[\w-]+:(\S+)")
 NOBODY = {"GIT_AUTHOR_NAME": "release", "GIT_AUTHOR_EMAIL": "release@example.com", "GIT_CONFIG_GLOBAL": "/dev/null"}
 NOBODY |= {"GIT_COMMITTER_NAME": "release", "GIT_COMMITTER_EMAIL": "release@example.com", "GIT_CONFIG_NOSYSTEM": "1"}
 
