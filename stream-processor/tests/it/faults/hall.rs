@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -171,12 +171,6 @@ impl Hall {
         self.seen.readings
     }
 
-    /// Number of the newest manifest.
-    pub async fn manifest(&mut self) -> u64 {
-        self.archived().await;
-        self.seen.number
-    }
-
     /// Waits until so many readings are in the archive.
     pub async fn until_archived(&mut self, readings: u64) {
         let (mut before, mut since) = (self.archived().await, Instant::now());
@@ -208,10 +202,6 @@ pub struct Life {
 impl Life {
     pub fn lines(&self) -> Vec<String> {
         fs::read_to_string(&self.log).unwrap().lines().map(String::from).collect()
-    }
-
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 
     pub fn said(&self, text: &str) -> bool {

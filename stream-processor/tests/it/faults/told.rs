@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use model::store::Store;
-use polars::prelude::{DataFrame, DataType};
+use polars::prelude::{Column, DataFrame, DataType};
 use proto::archive::{Manifest, Table, column};
 
 use crate::archive;
@@ -54,17 +54,17 @@ impl Told {
 
 fn add(frame: &DataFrame, keys: &[&str], time: &str, end_ms: i64, rows: &mut Rows) {
     let cast = |name: &str, to: &DataType| frame.column(name).unwrap().cast(to).unwrap();
-    let named: Vec<_> = keys.iter().map(|name| cast(name, &DataType::String)).collect();
+    let text = |name: &&str| match frame.column(name).unwrap().dtype() {
+        DataType::Datetime(..) => cast(name, &DataType::Int64).cast(&DataType::String).unwrap(),
+        _ => cast(name, &DataType::String),
+    };
+    let named: Vec<_> = keys.iter().map(text).collect();
     let time = cast(time, &DataType::Int64);
-    let numbers: Vec<_> = frame
-        .columns()
-        .iter()
-        .filter(|c| c.dtype() == &DataType::Float64)
-        .map(|c| c.f64().unwrap().into_iter().map(|v| v.unwrap_or(f64::NAN)).collect::<Vec<f64>>())
-        .collect();
+    let numbers: Vec<_> = frame.columns().iter().filter(|c| c.dtype() == &DataType::Float64).collect();
+    let number = |row| move |column: &&Column| column.f64().unwrap().get(row).unwrap_or(f64::NAN);
     for row in (0..frame.height()).filter(|row| time.i64().unwrap().get(*row).unwrap() <= end_ms) {
         let key: Vec<String> = named.iter().map(|c| c.str().unwrap().get(row).unwrap_or_default().into()).collect();
-        let doubled = rows.insert(key.clone(), numbers.iter().map(|column| column[row]).collect());
+        let doubled = rows.insert(key.clone(), numbers.iter().map(number(row)).collect());
         assert!(doubled.is_none(), "twice: {key:?}");
     }
 }
