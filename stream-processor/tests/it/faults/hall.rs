@@ -86,8 +86,18 @@ impl Hall {
         self.clock.now().millis() / plant::STEP_MS
     }
 
-    pub fn spool(&self, gateway: usize) -> PathBuf {
+    fn spool(&self, gateway: usize) -> PathBuf {
         self.folder.path().join(format!("gateway-{gateway}"))
+    }
+
+    /// Of an agent that is gone; its threads may still be about to notice.
+    pub fn destroy_spool(&self, gateway: usize) {
+        let folder = self.spool(gateway);
+        let until = Instant::now() + START_MAX;
+        while folder.exists() {
+            let destroyed = fs::remove_dir_all(&folder);
+            assert!(destroyed.is_ok() || Instant::now() < until, "{destroyed:?}");
+        }
     }
 
     pub fn agent(&self, gateway: usize, plant: &Plant) -> AgentHandle {
@@ -102,8 +112,17 @@ impl Hall {
         let mut config = AgentConfig::new(id("mill"), id(&format!("gateway-{gateway}")), self.spool(gateway), mqtt);
         config.batch.flush = FLUSH;
         config.spool.group_after = Duration::ZERO;
-        let agent = Agent::open(config).unwrap();
-        agent.start(vec![plant.source(gateway)], watch::channel(self.clock).1).unwrap()
+        let until = Instant::now() + START_MAX;
+        let agent = loop {
+            match Agent::open(config.clone()) {
+                Ok(agent) => break agent,
+                // The threads of one that has crashed let go of its folder when they notice.
+                Err(e) => assert!(Instant::now() < until, "{e}"),
+            }
+            std::thread::sleep(POLL);
+        };
+        let source = plant.source(gateway, agent.resume_after());
+        agent.start(vec![source], watch::channel(self.clock).1).unwrap()
     }
 
     pub fn agents(&self, plant: &Plant) -> Vec<AgentHandle> {
@@ -133,14 +152,12 @@ impl Hall {
                 "site = \"mill\"\nowner = \"{owner}\"\n[mqtt]\nurl = \"mqtt://{}\"\n\
                  [s3]\nendpoint = \"http://{}\"\nbucket = \"{BUCKET}\"\npath_style = true\n\
                  [serve]\ngrpc = \"{ANY}\"\nhttp = \"{ANY}\"\n\
-                 [archive]\nstaging = \"staging-{}\"\nsegment_seconds_max = 1\n{settings}\n\
+                 [archive]\nstaging = \"staging\"\nsegment_seconds_max = 1\n{settings}\n\
                  [features]\nsensors = [{sensors}]\nwindow_ms = {}\nlateness_ms = {}\n\
                  [model]\nname = \"{}\"\n\
                  [clock]\nwall_origin_ms = {}\nplant_origin = {}\nspeed = {:?}\n",
                 self.broker.1,
                 self.proxy.addr,
-                // Two lives may be there at the same time.
-                self.starts,
                 plant::WINDOW_MS,
                 plant::LATENESS_MS,
                 plant::MODEL,

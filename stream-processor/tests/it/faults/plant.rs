@@ -119,10 +119,11 @@ impl Plant {
         sent
     }
 
-    /// What the sensors of one gateway give.
-    pub fn source(&self, gateway: usize) -> Box<dyn Source> {
-        let polled = PlantTime(self.first_step * STEP_MS - 1);
-        Box::new(Table { plant: self.clone(), gateway, next: self.first_step, polled })
+    /// What the sensors of one gateway give that is not durable yet.
+    pub fn source(&self, gateway: usize, resume_after: Option<PlantTime>) -> Box<dyn Source> {
+        let after = resume_after.map_or(self.first_step - 1, |time| time.millis().div_euclid(STEP_MS));
+        let next = self.first_step.max(after + 1);
+        Box::new(Table { plant: self.clone(), gateway, next, polled: PlantTime(next * STEP_MS - 1) })
     }
 }
 

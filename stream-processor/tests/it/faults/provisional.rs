@@ -1,7 +1,5 @@
 //! An alert that was never committed is void once its processor and its gateway's disk are gone: no client shows it.
 
-use std::{fs, time::Duration};
-
 use proto::{
     archive::Table,
     time::PlantTime,
@@ -89,9 +87,7 @@ async fn an_alert_that_was_never_committed_is_shown_by_nobody_after_a_crash() {
     assert!(processor.kill());
     processor.expect_only(&[S3_AWAY]);
     drop(agent);
-    // A dropped agent's threads let go of its folder when they notice.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    fs::remove_dir_all(hall.spool(0)).unwrap();
+    hall.destroy_spool(0);
 
     hall.proxy.rule(|_| Fate::Pass);
     let mended = plant.from(hall.now_step(), healthy);

@@ -218,7 +218,9 @@ async fn read_request(client: &mut TcpStream) -> io::Result<Option<(Asked, Vec<u
     let mut words = first.split(' ');
     let method = words.next().unwrap_or_default().to_string();
     let path = words.next().unwrap_or_default().split('?').next().unwrap_or_default();
-    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_string();
+    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key);
+    // Nothing else in our keys is ever escaped.
+    let key = key.replace("%3D", "=");
     let mut request = request.into_bytes();
     request.extend(body);
     Ok(Some((Asked { method, key }, request)))

@@ -20,7 +20,6 @@ const SPEED: f64 = 20.0;
 const EXIT_FENCED: i32 = 3;
 /// Readings by which an archive must grow before it counts as at work.
 const AT_WORK: u64 = 500;
-/// Of its kind: it is to have something to do when it is thawed, or to be told.
 const LAST_WORDS: [&str; 2] = [
     "another writer has taken over this shard: this one writes no more",
     "another processor has taken over this shard; this one stops, and destroys nothing",
@@ -30,6 +29,8 @@ const LAST_WORDS: [&str; 2] = [
 #[derive(Debug, Clone, Copy)]
 enum InFlight {
     Nothing,
+    /// S3 has been away for it: segments wait on its disk.
+    Staged,
     Object,
     Manifest,
 }
@@ -37,7 +38,7 @@ enum InFlight {
 impl InFlight {
     fn holds(self, asked: &Asked) -> bool {
         match self {
-            InFlight::Nothing => false,
+            InFlight::Nothing | InFlight::Staged => false,
             InFlight::Object => asked.puts("archive/v1/readings/"),
             InFlight::Manifest => asked.puts("manifest/v1/"),
         }
@@ -46,17 +47,30 @@ impl InFlight {
 
 /// Freezes the processor, starts another one, thaws the first, and gives back the other.
 async fn taken_over(hall: &mut Hall, mut zombie: Life, owner: &str, in_flight: InFlight) -> Life {
-    let mut one = true;
-    hall.proxy.rule(move |asked| match in_flight.holds(asked) && std::mem::take(&mut one) {
-        true => Fate::Hold,
-        false => Fate::Pass,
-    });
-    if !matches!(in_flight, InFlight::Nothing) {
-        while hall.proxy.held().is_empty() {
-            sleep(POLL).await;
+    match in_flight {
+        InFlight::Nothing => {}
+        InFlight::Staged => {
+            hall.proxy.rule(|asked| if asked.method == "PUT" { Fate::ResetBefore } else { Fate::Pass });
+            zombie.until_said(S3_AWAY).await;
+        }
+        InFlight::Object | InFlight::Manifest => {
+            let mut one = true;
+            hall.proxy.rule(move |asked| match in_flight.holds(asked) && std::mem::take(&mut one) {
+                true => Fate::Hold,
+                false => Fate::Pass,
+            });
+            while hall.proxy.held().is_empty() {
+                sleep(POLL).await;
+            }
         }
     }
     zombie.signal("STOP");
+    let held = hall.proxy.held();
+    hall.proxy.rule(|asked| match asked.method.as_str() {
+        // The only thing that anybody deletes here.
+        "DELETE" if !asked.key.starts_with("manifest/probe/") => panic!("{asked:?}"),
+        _ => Fate::Pass,
+    });
     let before = hall.archived().await;
     let mut heir = hall.processor(owner, "");
     heir.until_said("the archive is ours").await;
@@ -70,9 +84,23 @@ async fn taken_over(hall: &mut Hall, mut zombie: Life, owner: &str, in_flight: I
     for text in LAST_WORDS {
         assert!(zombie.said(text), "{in_flight:?}: {:#?}", zombie.lines());
     }
+    is_void(hall, in_flight, &held).await;
     // Its requests and its connection were frozen, too.
     zombie.expect_only(&[&LAST_WORDS[..], &[BROKER_LOST, S3_AWAY, "the engine stops; nothing is lost"]].concat());
     heir
+}
+
+/// What was in flight is there, and counts for nothing.
+async fn is_void(hall: &Hall, in_flight: InFlight, held: &[Asked]) {
+    let manifests = archive::manifests(&hall.store).await;
+    for Asked { key, .. } in held {
+        let named = manifests.iter().flat_map(|m| &m.objects).any(|o| o.object.key == *key);
+        let theirs = manifests.iter().find(|m| m.key() == *key).is_some_and(|m| m.kind == ManifestKind::Takeover);
+        let there = hall.store.head(key).await.unwrap().is_some();
+        let as_it_is_to_be = (there, named, theirs) == (true, false, matches!(in_flight, InFlight::Manifest));
+        assert!(as_it_is_to_be, "{in_flight:?} {key}: {there} {named} {theirs}");
+        println!("in flight while another one took over, and void: {key}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +114,7 @@ async fn a_zombie_destroys_nothing_commits_nothing_and_says_why_it_stops() {
         (InFlight::Nothing, "processor-1"),
         (InFlight::Object, "processor-0"),
         (InFlight::Manifest, "processor-1"),
+        (InFlight::Staged, "processor-1"),
         (InFlight::Manifest, "processor-1"),
     ];
     for (in_flight, owner) in cases {
