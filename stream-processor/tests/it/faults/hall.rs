@@ -225,6 +225,12 @@ impl Life {
         self.lines().iter().any(|line| line.contains(text))
     }
 
+    pub async fn until_up_or_ended(&mut self) {
+        while !self.said("the processor is up") && !self.has_ended() {
+            sleep(POLL).await;
+        }
+    }
+
     pub async fn until_said(&mut self, text: &str) {
         let until = Instant::now() + START_MAX;
         while !self.said(text) {
