@@ -16,6 +16,7 @@ pub mod parquet;
 pub mod staging;
 pub mod commit;
 pub mod recovery;
+pub mod standoff;
 mod claim;
 mod encoder;
 mod uploader;
@@ -53,6 +54,7 @@ use encoder::Encoder;
 use pending::SegmentContent;
 use recovery::Recovered;
 use staging::Staging;
+use standoff::{Standoff, TAKEOVER_QUIET_SECONDS};
 use uploader::Uploader;
 
 /// Segments in memory that wait for the encoder.
@@ -70,6 +72,9 @@ pub struct ArchiveConfig {
     pub segment_rows_max: usize,
     /// Wall time.
     pub segment_seconds_max: u64,
+    /// A shard of another owner is taken over when there was no new manifest for so long; an owner renews four times as
+    /// often.
+    pub takeover_quiet_seconds: u64,
 }
 
 impl Default for ArchiveConfig {
@@ -79,8 +84,19 @@ impl Default for ArchiveConfig {
             staging_bytes_max: 4 * 1024 * 1024 * 1024,
             segment_rows_max: 1_000_000,
             segment_seconds_max: 10,
+            takeover_quiet_seconds: TAKEOVER_QUIET_SECONDS,
         }
     }
+}
+
+/// Who wants to write, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// Stable id of the instance.
+    pub owner: String,
+    pub shard: Shard,
+    /// A person knows that the owner is gone: nothing to wait for.
+    pub forced: bool,
 }
 
 /// Everything between two barriers, and the state after it.
@@ -149,17 +165,20 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Takes the shard over from whoever had it.
+    /// Takes the shard over from whoever had it, as soon as it may.
     pub async fn open(
         store: Store,
         config: &ArchiveConfig,
-        shard: Shard,
-        owner: &str,
+        claimant: &Claimant,
     ) -> Result<(Archive, Recovered), ArchiveError> {
+        let Claimant { owner, shard, forced } = claimant;
+        let (shard, quiet) = (*shard, Duration::from_secs(config.takeover_quiet_seconds));
         claim::prove_conditional(&store, shard).await?;
-        let staging = Staging::open(&config.staging, shard, config.staging_bytes_max)
-            .map_err(|reason| ArchiveError::Staging { folder: config.staging.clone(), reason })?;
-        let takeover = claim::take_over(&store, shard, owner).await?;
+        let failed = |reason| ArchiveError::Staging { folder: config.staging.clone(), reason };
+        let staging = Staging::open(&config.staging, shard, config.staging_bytes_max).map_err(failed)?;
+        let standoff = Standoff::new(owner, quiet, staging.was_fenced(), *forced);
+        let takeover = claim::take_over(&store, shard, owner, standoff).await?;
+        staging.forget_fenced().map_err(failed)?;
         let snapshot = claim::snapshot(&store, &takeover).await?;
         let recovered = Recovered::new(&takeover, snapshot);
         tracing::info!(incarnation = recovered.incarnation, archive = %recovered.archive_id, "the archive is ours");
@@ -179,7 +198,8 @@ impl Archive {
             .map_err(ArchiveError::Thread)?;
         let release = Arc::new(AtomicBool::new(false));
         let committer = Committer::new(takeover);
-        let uploader = Uploader::new(store, shard, committer, staging.clone(), status_out, release.clone());
+        let (staged_here, renewal) = (staging.clone(), standoff::renewal(quiet));
+        let uploader = Uploader::new(store, shard, committer, staged_here, status_out, release.clone(), renewal);
         let uploader = tokio::spawn(uploader.run(staged_in));
         Ok((Archive { segments: Some(segments), staging, status, release, uploader }, recovered))
     }

@@ -30,8 +30,13 @@ use signals::Signals;
 pub const EXIT_FAILED: u8 = 1;
 /// A configuration that can't be used.
 pub const EXIT_CONFIG: u8 = 2;
-/// Another processor took over: a supervisor should wait before it starts this one again.
+/// Another processor took over; the next start waits by itself.
 pub const EXIT_FENCED: u8 = 3;
+const EXIT_CODES: &str = "Exit codes:
+  0  stopped as asked
+  1  failed; nothing is lost, gateways keep what is not committed
+  2  the configuration can't be used
+  3  another processor took over; the next start waits until that one is gone";
 /// In the staging folder.
 const CLOCK_FILE: &str = "clock.json";
 
@@ -48,9 +53,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The processor alone, against a broker and an S3 endpoint
+    #[command(after_help = EXIT_CODES)]
     Run {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take the shard from another owner at once: you know that it is gone. Without this a start waits until there was
+        /// no new manifest for `archive.takeover_quiet_seconds`, or the owner has stopped cleanly
+        #[arg(long)]
+        take_over: bool,
     },
     /// Check a configuration file and open nothing
     CheckConfig {
@@ -87,7 +97,7 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
-        Some(Command::Run { config }) => run(config).await,
+        Some(Command::Run { config, take_over }) => run(config, take_over).await,
         Some(Command::CheckConfig { config }) => match ProcessorConfig::load(&config) {
             Ok(_) => ExitCode::SUCCESS,
             Err(e) => fail(&e.to_string(), EXIT_CONFIG),
@@ -121,9 +131,9 @@ fn plant_clock(config: &ProcessorConfig) -> PlantClock {
     clock.clock
 }
 
-async fn run(path: PathBuf) -> ExitCode {
+async fn run(path: PathBuf, take_over: bool) -> ExitCode {
     let config = match ProcessorConfig::load(&path) {
-        Ok(config) => config,
+        Ok(config) => ProcessorConfig { take_over, ..config },
         Err(e) => return fail(&e.to_string(), EXIT_CONFIG),
     };
     telemetry::init_logs("info");

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,6 +19,11 @@ use serde::Deserialize;
 use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig};
 
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Names the instance where the file does not.
+const OWNER_VARIABLE: &str = "MILLWRIGHT_OWNER";
+/// Shorter, and every hiccup of S3 would look like the end of an owner.
+const TAKEOVER_QUIET_SECONDS_ALLOWED: RangeInclusive<u64> = 4..=3600;
+const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
 /// What a processor is told: by the file, or in code by a program that runs one inside itself.
 #[derive(Debug, Clone)]
@@ -25,6 +31,8 @@ pub struct ProcessorConfig {
     pub site: AssetId,
     /// Stable id of this instance: the same after a restart.
     pub owner: String,
+    /// Take the shard from another owner without waiting.
+    pub take_over: bool,
     pub mqtt: Broker,
     pub s3: S3Config,
     pub serve: ServeConfig,
@@ -63,8 +71,14 @@ struct File {
     clock: ClockConfig,
 }
 
+/// The host's name: stable over restarts, and another one on another machine.
 fn default_owner() -> String {
-    "processor-0".into()
+    let host = || fs::read_to_string(HOST_NAME_FILE).ok();
+    let name = std::env::var(OWNER_VARIABLE).ok().or_else(host).unwrap_or_default();
+    match name.trim() {
+        "" => "processor-0".into(),
+        name => name.into(),
+    }
 }
 
 impl ProcessorConfig {
@@ -92,6 +106,9 @@ impl ProcessorConfig {
         if file.archive.staging_bytes_max == 0 {
             return Err(ConfigError::key(name, "archive.staging_bytes_max", "must be above 0"));
         }
+        if !TAKEOVER_QUIET_SECONDS_ALLOWED.contains(&file.archive.takeover_quiet_seconds) {
+            return Err(ConfigError::key(name, "archive.takeover_quiet_seconds", "must be from 4 to 3600"));
+        }
         if file.owner.is_empty() || file.owner.len() > 64 || !file.owner.is_ascii() {
             return Err(ConfigError::key(name, "owner", "1 to 64 ASCII characters"));
         }
@@ -99,6 +116,7 @@ impl ProcessorConfig {
         Ok(ProcessorConfig {
             site: file.site,
             owner: file.owner,
+            take_over: false,
             mqtt,
             s3,
             serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
@@ -128,6 +146,7 @@ mod tests {
         assert_eq!(config.mqtt.port, 1883);
         assert_eq!(config.archive.staging, Path::new("/etc/millwright/staging"));
         assert_eq!(config.clock, ClockConfig::default());
+        assert!(!config.owner.is_empty() && !config.owner.contains(char::is_whitespace));
     }
 
     #[test]
@@ -152,6 +171,10 @@ mod tests {
             ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
             (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
+            (
+                format!("{MINIMAL}[archive]\ntakeover_quiet_seconds = 1\n"),
+                "`archive.takeover_quiet_seconds`: must be from 4",
+            ),
         ];
         for (text, expected) in cases {
             let line = refusal(&text);

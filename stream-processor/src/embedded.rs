@@ -214,6 +214,7 @@ impl Factory {
         let settings = ProcessorConfig {
             site: site.clone(),
             owner: "factory".into(),
+            take_over: false,
             mqtt: BrokerAddress {
                 host: broker.addr.ip().to_string(),
                 port: broker.addr.port(),

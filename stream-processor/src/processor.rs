@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     acks::Acks,
-    archive::{Archive, ArchiveError, pending::Pending},
+    archive::{Archive, ArchiveError, Claimant, pending::Pending},
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
     intake::{EpochsLeft, Intake, installs::Installs},
@@ -121,7 +121,8 @@ impl Processor {
         let addresses = (serving.grpc, serving.http);
 
         let store = Store::open(&config.s3).await?;
-        let (archive, recovered) = Archive::open(store.clone(), &config.archive, SHARD, &config.owner).await?;
+        let claimant = Claimant { owner: config.owner.clone(), shard: SHARD, forced: config.take_over };
+        let (archive, recovered) = Archive::open(store.clone(), &config.archive, &claimant).await?;
         let (stream, left) = match &recovered.snapshot {
             Some(snapshot) => Stream::restore(stream_config, snapshot)?,
             None => (Stream::new(stream_config), EpochsLeft::new()),

@@ -12,6 +12,8 @@ use proto::archive::Shard;
 
 /// Nothing else in the folder is touched.
 const EXTENSION: &str = "staged";
+/// There from the moment at which another writer throws this one out until its next takeover.
+const FENCED: &str = "fenced";
 
 #[derive(Debug)]
 pub struct Staging {
@@ -75,6 +77,22 @@ impl Staging {
     pub fn end(&self) {
         self.state().ended = true;
         self.changed.notify_all();
+    }
+
+    /// Was the process before this one thrown out by another writer?
+    pub fn was_fenced(&self) -> bool {
+        self.folder.join(FENCED).exists()
+    }
+
+    pub fn remember_fenced(&self) -> io::Result<()> {
+        fs::write(self.folder.join(FENCED), "")
+    }
+
+    pub fn forget_fenced(&self) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(FENCED)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// `name` is new for this process.

@@ -29,7 +29,11 @@ async fn endpoint(folder: &Path, addr: &str) -> (S3Server, Store) {
 
 async fn open(store: &Store, folder: &Path, owner: &str) -> (Archive, Recovered) {
     let config = ArchiveConfig { staging: folder.join(owner), ..ArchiveConfig::default() };
-    Archive::open(store.clone(), &config, SHARD, owner).await.unwrap()
+    Archive::open(store.clone(), &config, &forced(owner)).await.unwrap()
+}
+
+fn forced(owner: &str) -> Claimant {
+    Claimant { owner: owner.into(), shard: SHARD, forced: true }
 }
 
 fn agent() -> AgentKey {
@@ -134,7 +138,7 @@ async fn the_older_of_two_writers_is_fenced_and_commits_nothing_more() {
 async fn a_writer_killed_before_its_manifest_leaves_an_orphan_and_no_readings() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
-    let takeover = claim::take_over(&store, SHARD, "old").await.unwrap();
+    let takeover = claim::take_over(&store, SHARD, "old", Standoff::new("old", Duration::ZERO, false, false)).await.unwrap();
     let staging = Staging::open(&dir.path().join("old"), SHARD, 1_000_000).unwrap();
     let (segments, queued) = mpsc::channel(1);
     let (out, mut staged) = mpsc::channel(1);
@@ -189,7 +193,7 @@ async fn a_snapshot_that_is_not_what_its_manifest_says_is_refused() {
     let key = manifests(&store).await.pop().unwrap().snapshot.unwrap().key;
     store.put(&key, "after 9".into()).await.unwrap();
     let config = ArchiveConfig { staging: dir.path().join("b"), ..ArchiveConfig::default() };
-    let refused = Archive::open(store, &config, SHARD, "b");
+    let refused = Archive::open(store, &config, &forced("b"));
     assert!(matches!(refused.await, Err(ArchiveError::Snapshot { .. })));
 }
 
@@ -198,7 +202,7 @@ async fn a_full_staging_folder_has_no_room() {
     let dir = tempfile::tempdir().unwrap();
     let (server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
     let config = ArchiveConfig { staging: dir.path().join("a"), staging_bytes_max: 1, ..ArchiveConfig::default() };
-    let (archive, _) = Archive::open(store, &config, SHARD, "a").await.unwrap();
+    let (archive, _) = Archive::open(store, &config, &forced("a")).await.unwrap();
     server.stop().await;
     archive.submit(segment(1)).unwrap();
     until(&archive, |s| s.staged_bytes > 0).await;
