@@ -140,6 +140,11 @@ pub fn event_kind(text: &str) -> EventKind {
 #[serde(transparent)]
 pub struct Shard(pub u8);
 
+impl Shard {
+    /// The one that every archive begins with.
+    pub const FIRST: Shard = Shard(0);
+}
+
 impl std::fmt::Display for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)

@@ -17,6 +17,7 @@ pub mod staging;
 pub mod commit;
 pub mod recovery;
 pub mod standoff;
+pub mod reshard;
 mod claim;
 mod encoder;
 mod uploader;
@@ -37,7 +38,10 @@ use std::{
 
 use model::store::{Store, StoreError, manifests::ReadError};
 use proto::{
-    archive::{ManifestError, Shard},
+    archive::{
+        ManifestError, Shard,
+        shards::{InvalidChange, ShardSlots},
+    },
     position::Position,
 };
 use serde::Deserialize;
@@ -47,12 +51,13 @@ use tokio::{
     time::timeout_at,
 };
 
-use crate::decode::AgentKey;
+use crate::{decode::AgentKey, stream::StreamError};
 use claim::TAKEOVER_ATTEMPTS_MAX;
 use commit::{Committer, SEGMENTS_STAGED_MAX};
 use encoder::Encoder;
 use pending::SegmentContent;
 use recovery::Recovered;
+use reshard::ReshardError;
 use staging::Staging;
 use standoff::{Standoff, TAKEOVER_QUIET_SECONDS};
 use uploader::Uploader;
@@ -127,6 +132,8 @@ pub struct ArchiveStatus {
     pub up: bool,
     /// Another writer has taken over: nothing of this one will ever be committed again.
     pub fenced: bool,
+    /// Who has the slots now, if that is the reason.
+    pub closed_into: Vec<ShardSlots>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,10 +155,24 @@ pub enum ArchiveError {
     Contended,
     #[error("snapshot {key}: {reason}")]
     Snapshot { key: String, reason: &'static str },
+    #[error("shard {shard} is closed: its slots have gone to {}; start processors of those", text(successors))]
+    Closed { shard: Shard, successors: Vec<ShardSlots> },
+    #[error(transparent)]
+    Layout(#[from] InvalidChange),
+    #[error(transparent)]
+    Reshard(#[from] ReshardError),
+    #[error("the state of the predecessors can't be divided: {0}")]
+    Carve(#[from] StreamError),
     #[error("staging folder {}: {reason}", folder.display())]
     Staging { folder: PathBuf, reason: io::Error },
     #[error("the encoder's thread can't be started: {0}")]
     Thread(io::Error),
+}
+
+/// For people.
+pub fn text(successors: &[ShardSlots]) -> String {
+    let one = |s: &ShardSlots| format!("shard {} (slots {})", s.shard, s.slots);
+    successors.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// The one writer of a shard.
@@ -176,6 +197,7 @@ impl Archive {
         claim::prove_conditional(&store, shard).await?;
         let failed = |reason| ArchiveError::Staging { folder: config.staging.clone(), reason };
         let staging = Staging::open(&config.staging, shard, config.staging_bytes_max).map_err(failed)?;
+        reshard::work::ensure_open(&store, shard, owner).await?;
         let standoff = Standoff::new(owner, quiet, staging.was_fenced(), *forced);
         let takeover = claim::take_over(&store, shard, owner, standoff).await?;
         staging.forget_fenced().map_err(failed)?;

@@ -9,6 +9,7 @@ use std::{
 
 use model::{config::Registry, features::FeatureConfig, store::S3Config, train::TrainSettings};
 use proto::{
+    archive::{Shard, shards::Slots},
     asset::AssetId,
     broker::{Broker, BrokerConfig},
     clock::ClockConfig,
@@ -31,6 +32,10 @@ pub struct ProcessorConfig {
     pub site: AssetId,
     /// Stable id of this instance: the same after a restart.
     pub owner: String,
+    /// The one that this processor writes to.
+    pub shard: Shard,
+    /// What that shard must own; None: whatever it does.
+    pub slots: Option<Slots>,
     /// Take the shard from another owner without waiting.
     pub take_over: bool,
     pub mqtt: Broker,
@@ -52,6 +57,9 @@ struct File {
     site: AssetId,
     #[serde(default = "default_owner")]
     owner: String,
+    #[serde(default = "first_shard")]
+    shard: Shard,
+    slots: Option<Slots>,
     mqtt: BrokerConfig,
     s3: S3Config,
     #[serde(default)]
@@ -69,6 +77,10 @@ struct File {
     train: TrainSettings,
     #[serde(default)]
     clock: ClockConfig,
+}
+
+fn first_shard() -> Shard {
+    Shard::FIRST
 }
 
 /// The host's name: stable over restarts, and another one on another machine.
@@ -94,6 +106,25 @@ impl ProcessorConfig {
         Self::parse(&name, &text, path.parent().unwrap_or(Path::new("")))
     }
 
+    /// Which slots a shard owns is decided in the archive; a processor that was meant for others must not start.
+    pub fn check_slots(&self, owned: Slots) -> Result<(), ConfigError> {
+        match self.slots {
+            Some(slots) if slots != owned => {
+                let reason = format!("`slots` (--slots): {slots}, but shard {} owns {owned}", self.shard);
+                Err(ConfigError::whole("the archive", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Name at the broker: one instance may serve several shards by several processes.
+    pub fn client(&self) -> String {
+        match self.shard {
+            Shard::FIRST => self.owner.clone(),
+            shard => format!("{}-shard-{shard}", self.owner),
+        }
+    }
+
     fn parse(name: &str, text: &str, base: &Path) -> Result<Self, ConfigError> {
         let file: File = parse(name, text)?;
         file.alerts.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
@@ -116,6 +147,8 @@ impl ProcessorConfig {
         Ok(ProcessorConfig {
             site: file.site,
             owner: file.owner,
+            shard: file.shard,
+            slots: file.slots,
             take_over: false,
             mqtt,
             s3,
@@ -150,6 +183,17 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_for_other_slots_than_its_shards_does_not_start() {
+        let text = format!("shard = 2\nslots = \"16-31\"\n{MINIMAL}");
+        let config = ProcessorConfig::parse("p.toml", &text, Path::new("")).unwrap();
+        assert_eq!(config.shard, Shard(2));
+        assert!(config.client().ends_with("-shard-2"));
+        assert!(config.check_slots("16-31".parse().unwrap()).is_ok());
+        let refused = config.check_slots(Slots::ALL).unwrap_err().to_string();
+        assert!(refused.contains("16-31, but shard 2 owns 0-63"), "{refused}");
+    }
+
+    #[test]
     fn mistakes_are_named_on_one_line() {
         let cases = [
             (format!("speed = 1\n{MINIMAL}"), "p.toml:1: unknown field `speed`, expected"),
@@ -170,6 +214,7 @@ mod tests {
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
             ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
+            (format!("slots = \"0-64\"\n{MINIMAL}"), "is no set of slots"),
             (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
             (
                 format!("{MINIMAL}[archive]\ntakeover_quiet_seconds = 1\n"),

@@ -200,7 +200,9 @@ impl Layout {
         let from: BTreeSet<Shard> = from.iter().copied().collect();
         into.iter().all(|new| {
             let known = self.of(new.shard);
-            known.is_some_and(|d| d.slots == new.slots && d.predecessors.iter().copied().collect::<BTreeSet<_>>() == from)
+            known.is_some_and(|d| {
+                d.slots == new.slots && d.predecessors.iter().copied().collect::<BTreeSet<_>>() == from
+            })
         })
     }
 

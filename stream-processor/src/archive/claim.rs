@@ -54,7 +54,11 @@ pub async fn take_over(
     let (mut known, mut attempts, mut said) = (0, 0, false);
     while attempts < TAKEOVER_ATTEMPTS_MAX {
         let newest = newest(store, shard, known).await?;
-        if let (Verdict::Wait(until), Some(other)) = (standoff.judge(newest.as_ref(), started.elapsed()), &newest) {
+        let verdict = standoff.judge(newest.as_ref(), started.elapsed());
+        if let (Verdict::Closed, Some(last)) = (verdict, &newest) {
+            return Err(ArchiveError::Closed { shard, successors: last.successors.clone() });
+        }
+        if let (Verdict::Wait(until), Some(other)) = (verdict, &newest) {
             if !std::mem::replace(&mut said, true) {
                 tracing::info!(owner = other.owner, "the shard has another owner: waiting until it goes, or is quiet");
             }

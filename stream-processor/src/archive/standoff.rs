@@ -25,6 +25,8 @@ pub enum Verdict {
     TakeOver,
     /// Look again then.
     Wait(Duration),
+    /// Nobody will ever write to it again.
+    Closed,
 }
 
 /// One starter's patience.
@@ -47,7 +49,12 @@ impl Standoff {
 
     pub fn judge(&mut self, newest: Option<&Manifest>, now: Duration) -> Verdict {
         let Some(newest) = newest else { return Verdict::TakeOver };
-        let gone = matches!(newest.kind, ManifestKind::Released);
+        let gone = match newest.kind {
+            ManifestKind::Closed => return Verdict::Closed,
+            // Whoever opened it has not begun to write.
+            ManifestKind::Released | ManifestKind::Opened => true,
+            ManifestKind::Takeover | ManifestKind::Commit | ManifestKind::Renewed => false,
+        };
         if gone || self.forced || (newest.owner == self.owner && !self.fenced) {
             return Verdict::TakeOver;
         }
@@ -100,6 +107,7 @@ mod tests {
             match standoff.judge(Some(&of("b", number, ManifestKind::Renewed)), now) {
                 Verdict::TakeOver => break now,
                 Verdict::Wait(until) => (now, looks) = (until, looks + 1),
+                Verdict::Closed => panic!("it is not closed"),
             }
         };
         assert!(taken_at >= secs(295) + QUIET && taken_at <= secs(300) + QUIET + renewal(QUIET), "{taken_at:?}");
@@ -110,6 +118,14 @@ mod tests {
     fn a_word_from_a_person_ends_the_wait() {
         let other = of("b", 4, ManifestKind::Commit);
         assert_eq!(Standoff::new("a", QUIET, false, true).judge(Some(&other), secs(0)), Verdict::TakeOver);
+    }
+
+    #[test]
+    fn a_closed_shard_is_nobodys_and_an_opened_one_anybodys() {
+        let mut forced = Standoff::new("a", QUIET, false, true);
+        assert_eq!(forced.judge(Some(&of("a", 4, ManifestKind::Closed)), secs(0)), Verdict::Closed);
+        let mut patient = Standoff::new("a", QUIET, true, false);
+        assert_eq!(patient.judge(Some(&of("admin", 4, ManifestKind::Opened)), secs(0)), Verdict::TakeOver);
     }
 
     #[test]

@@ -138,7 +138,8 @@ async fn the_older_of_two_writers_is_fenced_and_commits_nothing_more() {
 async fn a_writer_killed_before_its_manifest_leaves_an_orphan_and_no_readings() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
-    let takeover = claim::take_over(&store, SHARD, "old", Standoff::new("old", Duration::ZERO, false, false)).await.unwrap();
+    let takeover =
+        claim::take_over(&store, SHARD, "old", Standoff::new("old", Duration::ZERO, false, false)).await.unwrap();
     let staging = Staging::open(&dir.path().join("old"), SHARD, 1_000_000).unwrap();
     let (segments, queued) = mpsc::channel(1);
     let (out, mut staged) = mpsc::channel(1);
@@ -193,8 +194,8 @@ async fn a_snapshot_that_is_not_what_its_manifest_says_is_refused() {
     let key = manifests(&store).await.pop().unwrap().snapshot.unwrap().key;
     store.put(&key, "after 9".into()).await.unwrap();
     let config = ArchiveConfig { staging: dir.path().join("b"), ..ArchiveConfig::default() };
-    let refused = Archive::open(store, &config, &forced("b"));
-    assert!(matches!(refused.await, Err(ArchiveError::Snapshot { .. })));
+    let refused = Archive::open(store, &config, &forced("b")).await;
+    assert!(matches!(refused, Err(ArchiveError::Snapshot { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod generations;
 mod log;
 mod oracle;
+mod shards;
 
 use model::features::{SensorWindow, Stats, WindowFeatures, whole};
 use polars::prelude::DataFrame;

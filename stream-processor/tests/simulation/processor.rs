@@ -118,7 +118,7 @@ impl Processor {
                 running.acks.repeat(&agent);
                 running.touched = true;
             }
-            Decoded::Refused(..) | Decoded::Lost(_) | Decoded::Dropped => {}
+            Decoded::Refused(..) | Decoded::Lost(_) | Decoded::Dropped | Decoded::Elsewhere => {}
             Decoded::Conflict(agent, letter) => panic!("{agent:?}: {}", letter.reason),
         }
     }

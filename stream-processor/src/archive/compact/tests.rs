@@ -15,7 +15,9 @@ use proto::{
     archive::{
         AgentPosition, Balance, DataObject, MANIFEST_VERSION, Manifest, ManifestKind, ObjectRef, column,
         compaction::{Partition, RowsDigest, part_key},
-        object_key, snapshot_key,
+        object_key,
+        shards::Slots,
+        snapshot_key,
     },
     asset::AssetId,
     position::{Epoch, Position},
@@ -61,6 +63,9 @@ fn takeover(number: u64) -> Manifest {
         agents: vec![agent(number)],
         snapshot: None,
         balance: Balance::default(),
+        slots: Slots::ALL,
+        successors: vec![],
+        predecessors: vec![],
     }
 }
 
