@@ -22,6 +22,8 @@ mod claim;
 mod encoder;
 mod uploader;
 pub mod compact;
+#[cfg(test)]
+mod bucket;
 pub mod files;
 pub mod verify;
 
@@ -51,7 +53,10 @@ use tokio::{
     time::timeout_at,
 };
 
-use crate::{decode::AgentKey, stream::StreamError};
+use crate::{
+    decode::AgentKey,
+    stream::{StreamError, shards::carve},
+};
 use claim::TAKEOVER_ATTEMPTS_MAX;
 use commit::{Committer, SEGMENTS_STAGED_MAX};
 use encoder::Encoder;
@@ -197,7 +202,7 @@ impl Archive {
         claim::prove_conditional(&store, shard).await?;
         let failed = |reason| ArchiveError::Staging { folder: config.staging.clone(), reason };
         let staging = Staging::open(&config.staging, shard, config.staging_bytes_max).map_err(failed)?;
-        reshard::work::ensure_open(&store, shard, owner).await?;
+        reshard::work::ensure_open(&store, shard, owner, carve).await?;
         let standoff = Standoff::new(owner, quiet, staging.was_fenced(), *forced);
         let takeover = claim::take_over(&store, shard, owner, standoff).await?;
         staging.forget_fenced().map_err(failed)?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use model::store::{
     PutOutcome, Store,
     manifests::{newest_number, read_manifest},
+    objects::Objects,
 };
 use proto::{
     ack::ArchiveId,
@@ -37,7 +38,7 @@ pub async fn prove_conditional(store: &Store, shard: Shard) -> Result<(), Archiv
 }
 
 /// The newest manifest; `known`: one that is known to exist, or 0.
-pub async fn newest(store: &Store, shard: Shard, known: u64) -> Result<Option<Manifest>, ArchiveError> {
+pub async fn newest(store: &dyn Objects, shard: Shard, known: u64) -> Result<Option<Manifest>, ArchiveError> {
     let Some(number) = newest_number(store, shard, known).await? else { return Ok(None) };
     let found = read_manifest(store, shard, number).await?;
     Ok(Some(found.ok_or(ArchiveError::ManifestGone { number })?))
@@ -81,7 +82,7 @@ pub async fn take_over(
 }
 
 /// The state that the manifest names, checked.
-pub async fn snapshot(store: &Store, manifest: &Manifest) -> Result<Option<Vec<u8>>, ArchiveError> {
+pub async fn snapshot(store: &dyn Objects, manifest: &Manifest) -> Result<Option<Vec<u8>>, ArchiveError> {
     let Some(named) = &manifest.snapshot else { return Ok(None) };
     let broken = |reason| ArchiveError::Snapshot { key: named.key.clone(), reason };
     let bytes = store.get(&named.key).await?.ok_or_else(|| broken("named by a manifest and not there"))?;

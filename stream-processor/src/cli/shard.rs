@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     archive::{reshard::work::change, text},
+    stream::shards::carve,
     telemetry,
 };
 
@@ -85,7 +86,7 @@ async fn execute(command: Command, store: &Store) -> anyhow::Result<()> {
             (from, vec![ShardSlots { shard, slots: all }])
         }
     };
-    change(store, &from, &into, OWNER).await?;
+    change(store, &from, &into, OWNER, carve).await?;
     print(&format!("{}\n", text(&into)))
 }
 

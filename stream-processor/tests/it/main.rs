@@ -10,6 +10,8 @@ mod factory;
 mod life;
 mod pace;
 mod roles;
+mod shards;
 mod start;
 mod store;
+mod takeover;
 mod writers;

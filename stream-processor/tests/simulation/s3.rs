@@ -14,6 +14,8 @@ pub enum Request {
     Put { key: String, bytes: Bytes },
     PutIfAbsent { key: String, bytes: Bytes },
     Get { key: String },
+    /// The first key, as the content.
+    First { prefix: String },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +96,10 @@ impl S3 {
                 }
             },
             Request::Get { key } => Answer::Found(self.objects.get(&key).cloned()),
+            Request::First { prefix } => {
+                let first = self.objects.keys().find(|key| key.starts_with(&prefix));
+                Answer::Found(first.map(|key| key.clone().into()))
+            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! The archive's tools against a bucket in memory that counts requests, and can die at any of them.
 
-mod bucket;
 mod crash;
 mod faults;
 mod history;
@@ -27,6 +26,7 @@ use proto::{
 use super::*;
 use crate::{
     archive::{
+        bucket::{self, Bucket},
         parquet::{encode, sha256},
         pending::SegmentContent,
         verify::{Depth, verify},
@@ -34,7 +34,7 @@ use crate::{
     decode::DeadLetter,
     stream::tables::{SITE, datetime},
 };
-use bucket::Bucket;
+
 
 const SHARD: Shard = Shard(0);
 const DAY_MS: i64 = 86_400_000;

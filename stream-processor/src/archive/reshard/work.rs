@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use model::store::{PutOutcome, Store, manifests::newest_layout};
+use model::store::{PutOutcome, manifests::newest_layout, objects::Objects};
 use proto::{
     ack::ArchiveId,
     archive::{
         Manifest, ManifestKind, ObjectRef, Shard,
-        shards::{Layout, ShardSlots},
+        shards::{Layout, ShardSlots, Slots},
         snapshot_key,
     },
     time::wall_now_ms,
@@ -22,20 +22,29 @@ use crate::{
         parquet::sha256,
         recovery::Claim,
     },
-    stream::shards::carve,
+    stream::StreamError,
 };
 
+/// The state of some slots out of the states that predecessors ended with.
+pub type Carve = fn(&[Vec<u8>], Slots) -> Result<Vec<u8>, StreamError>;
+
 /// Decides a change, and carries it out. Given again after a crash, it goes on where it was.
-pub async fn change(store: &Store, from: &[Shard], into: &[ShardSlots], owner: &str) -> Result<Layout, ArchiveError> {
+pub async fn change(
+    store: &dyn Objects,
+    from: &[Shard],
+    into: &[ShardSlots],
+    owner: &str,
+    carve: Carve,
+) -> Result<Layout, ArchiveError> {
     let layout = decide(store, from, into).await?;
     for new in into {
-        carry_out(store, &layout, new.shard, owner).await?;
+        carry_out(store, &layout, new.shard, owner, carve).await?;
     }
     Ok(layout)
 }
 
 /// Puts the layout's next record, unless it has the change already.
-pub async fn decide(store: &Store, from: &[Shard], into: &[ShardSlots]) -> Result<Layout, ArchiveError> {
+pub async fn decide(store: &dyn Objects, from: &[Shard], into: &[ShardSlots]) -> Result<Layout, ArchiveError> {
     for _ in 0..TAKEOVER_ATTEMPTS_MAX {
         let layout = newest_layout(store).await?;
         if layout.has(from, into) {
@@ -50,15 +59,21 @@ pub async fn decide(store: &Store, from: &[Shard], into: &[ShardSlots]) -> Resul
 }
 
 /// Makes sure that the shard has a first manifest, if the layout says that it is one.
-pub async fn ensure_open(store: &Store, shard: Shard, owner: &str) -> Result<(), ArchiveError> {
+pub async fn ensure_open(store: &dyn Objects, shard: Shard, owner: &str, carve: Carve) -> Result<(), ArchiveError> {
     if shard == Shard::FIRST || claim::newest(store, shard, 0).await?.is_some() {
         return Ok(());
     }
     let layout = newest_layout(store).await?;
-    carry_out(store, &layout, shard, owner).await
+    carry_out(store, &layout, shard, owner, carve).await
 }
 
-async fn carry_out(store: &Store, layout: &Layout, shard: Shard, owner: &str) -> Result<(), ArchiveError> {
+async fn carry_out(
+    store: &dyn Objects,
+    layout: &Layout,
+    shard: Shard,
+    owner: &str,
+    carve: Carve,
+) -> Result<(), ArchiveError> {
     let mut newest = BTreeMap::new();
     for shard in lineage(layout, shard) {
         newest.extend(claim::newest(store, shard, 0).await?.map(|manifest| (shard, manifest)));
@@ -66,7 +81,7 @@ async fn carry_out(store: &Store, layout: &Layout, shard: Shard, owner: &str) ->
     loop {
         let manifest = match next(layout, &newest, shard)? {
             Step::Close(shard) => close(store, layout, shard, owner).await?,
-            Step::Open(shard) => open(store, layout, shard, &newest, owner).await?,
+            Step::Open(shard) => open(store, layout, shard, &newest, owner, carve).await?,
             Step::Done => return Ok(()),
         };
         newest.insert(manifest.shard, manifest);
@@ -84,7 +99,7 @@ fn lineage(layout: &Layout, shard: Shard) -> BTreeSet<Shard> {
     found
 }
 
-async fn close(store: &Store, layout: &Layout, shard: Shard, owner: &str) -> Result<Manifest, ArchiveError> {
+async fn close(store: &dyn Objects, layout: &Layout, shard: Shard, owner: &str) -> Result<Manifest, ArchiveError> {
     let mut known = 0;
     for _ in 0..TAKEOVER_ATTEMPTS_MAX {
         let newest = claim::newest(store, shard, known).await?;
@@ -103,11 +118,12 @@ async fn close(store: &Store, layout: &Layout, shard: Shard, owner: &str) -> Res
 }
 
 async fn open(
-    store: &Store,
+    store: &dyn Objects,
     layout: &Layout,
     shard: Shard,
     newest: &BTreeMap<Shard, Manifest>,
     owner: &str,
+    carve: Carve,
 ) -> Result<Manifest, ArchiveError> {
     let descent = layout.of(shard).ok_or(super::ReshardError::Unknown(shard))?;
     let closed: Vec<Manifest> = descent.predecessors.iter().filter_map(|p| newest.get(p)).cloned().collect();
@@ -131,7 +147,7 @@ async fn open(
 
 /// Under a key of this incarnation, which writes nothing else. Whoever else opens the shard at this very time has the
 /// same state, unless it is another version of this program: then another key.
-async fn put_state(store: &Store, shard: Shard, incarnation: u64, state: Vec<u8>) -> Result<ObjectRef, ArchiveError> {
+async fn put_state(store: &dyn Objects, shard: Shard, incarnation: u64, state: Vec<u8>) -> Result<ObjectRef, ArchiveError> {
     let (sha256, state) = (sha256(&state), Bytes::from(state));
     for n in 0..u64::from(TAKEOVER_ATTEMPTS_MAX) {
         let key = snapshot_key(shard, incarnation, n);
@@ -145,7 +161,7 @@ async fn put_state(store: &Store, shard: Shard, incarnation: u64, state: Vec<u8>
 }
 
 /// False: the number is taken.
-async fn put(store: &Store, manifest: &Manifest) -> Result<bool, ArchiveError> {
+async fn put(store: &dyn Objects, manifest: &Manifest) -> Result<bool, ArchiveError> {
     let bytes = Bytes::from(manifest.encode()?);
     match store.put_if_absent(&manifest.key(), bytes.clone()).await? {
         PutOutcome::Created => Ok(true),
@@ -156,3 +172,6 @@ async fn put(store: &Store, manifest: &Manifest) -> Result<bool, ArchiveError> {
 fn claim(shard: Shard, owner: &str) -> Claim {
     Claim { fresh: ArchiveId(rand::random()), shard, owner: owner.into(), wall_ms: wall_now_ms() }
 }
+
+#[cfg(test)]
+mod tests;

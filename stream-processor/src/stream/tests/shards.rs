@@ -55,14 +55,15 @@ fn a_split_into_four_and_a_merge_leave_windows_and_alerts_as_they_are() {
     let logs: Vec<Vec<Taken>> = (0..AGENTS).map(|agent| log(agent, BATCHES, &mut rng)).collect();
     let order = interleave(&logs, &mut rng);
     let (mut whole, mut divided) = (Given::default(), Given::default());
-    whole.add(&run(&mut Stream::new(eager()), order.clone(), &mut rng, 20));
+    // Batch by batch: the last bits of a sum depend on how a log is cut into frames.
+    whole.add(&run(&mut Stream::new(eager()), order.clone(), &mut rng, 1));
     assert!(whole.alerts.values().any(|alerts| alerts.len() > 1), "seed {seed}: alerts prove nothing");
 
     let mut rest = order;
     let mut second = rest.split_off(rng.random_range(1..rest.len()));
     let third = second.split_off(rng.random_range(0..=second.len()));
     let mut one = Stream::new(eager());
-    divided.add(&run(&mut one, rest, &mut rng, 20));
+    divided.add(&run(&mut one, rest, &mut rng, 1));
     let before = one.snapshot(&left(&logs)).unwrap();
 
     let mut after = Vec::new();
@@ -71,7 +72,7 @@ fn a_split_into_four_and_a_merge_leave_windows_and_alerts_as_they_are() {
         let (mut shard, left) = Stream::restore(eager(), &state).unwrap();
         assert!(left.keys().all(|agent| slots.holds(&agent.agent)));
         let own = second.iter().filter(|t| slots.holds(&t.agent.agent)).cloned().collect();
-        divided.add(&run(&mut shard, own, &mut rng, 20));
+        divided.add(&run(&mut shard, own, &mut rng, 1));
         after.push(shard.snapshot(&left).unwrap());
     }
     assert_eq!(after.len(), SHARDS);
@@ -79,7 +80,7 @@ fn a_split_into_four_and_a_merge_leave_windows_and_alerts_as_they_are() {
     let state = carve(&after, Slots::ALL).unwrap();
     let (mut merged, left_again) = Stream::restore(eager(), &state).unwrap();
     assert_eq!(left_again, left(&logs), "seed {seed}: where epochs ended is known to somebody all the time");
-    divided.add(&run(&mut merged, third, &mut rng, 20));
+    divided.add(&run(&mut merged, third, &mut rng, 1));
     assert_eq!(divided, whole, "seed {seed}");
 }
 
