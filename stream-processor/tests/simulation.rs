@@ -224,7 +224,9 @@ impl World {
     }
 
     fn at_rest(&self) -> bool {
-        self.operator.is_done() && self.processors.iter().all(Processor::is_idle) && self.gateways.iter().all(Gateway::is_empty)
+        self.operator.is_done()
+            && self.processors.iter().all(Processor::is_idle)
+            && self.gateways.iter().all(Gateway::is_empty)
     }
 }
 

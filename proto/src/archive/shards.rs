@@ -195,7 +195,7 @@ impl Layout {
         if taken == given && taken != Slots::NONE { Ok(next) } else { Err(InvalidChange::Slots) }
     }
 
-    /// Is this very change in effect, and not changed any further?
+    /// Is this very change one of those that were decided?
     pub fn has(&self, from: &[Shard], into: &[ShardSlots]) -> bool {
         let from: BTreeSet<Shard> = from.iter().copied().collect();
         into.iter().all(|new| {

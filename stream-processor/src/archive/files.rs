@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::store::{
     StoreError,
-    listing::{ListError, READS_IN_FLIGHT_MAX, resolve_all},
+    listing::{ListError, READS_IN_FLIGHT_MAX, resolve_all, shards},
     objects::Objects,
 };
 use proto::archive::{
@@ -104,15 +104,16 @@ pub async fn symlinks(
     let (count, named) = (lists.len(), lists.keys().cloned().collect::<BTreeSet<_>>());
     let puts: Vec<_> = lists.into_iter().map(|(key, list)| async move { store.put(&key, list.into()).await }).collect();
     stream::iter(puts).buffer_unordered(READS_IN_FLIGHT_MAX).try_collect::<()>().await?;
+    let shards = shards(store, shard).await.map_err(ListError::from)?;
     for table in tables {
-        remove_others(store, shard, *table, &named).await?;
+        remove_others(store, &shards, *table, &named).await?;
     }
     Ok(count)
 }
 
 async fn remove_others(
     store: &dyn Objects,
-    shard: Option<Shard>,
+    shards: &[Shard],
     table: Table,
     named: &BTreeSet<String>,
 ) -> Result<(), StoreError> {
@@ -120,7 +121,7 @@ async fn remove_others(
     loop {
         let page = store.list(&prefix, after.as_deref()).await?;
         for key in page.iter().map(|o| &o.key) {
-            let ours = |partition: Partition| shard.is_none_or(|shard| partition.shard == shard);
+            let ours = |partition: Partition| shards.contains(&partition.shard);
             if Partition::of_symlink_key(key).is_some_and(ours) && !named.contains(key) {
                 store.delete(key).await?;
             }

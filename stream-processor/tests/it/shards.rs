@@ -80,7 +80,10 @@ impl Plant {
             self.broker
         );
         std::fs::write(&config, own + &replay_of(file)).unwrap();
-        Logged::start(Command::new(edge_agent()).arg("--config").arg(&config), folder.join(format!("agent-{number}.log")))
+        Logged::start(
+            Command::new(edge_agent()).arg("--config").arg(&config),
+            folder.join(format!("agent-{number}.log")),
+        )
     }
 
     async fn listed(&self, table: Table) -> Vec<Listed> {
@@ -140,7 +143,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
                 // It shakes for some days and is sound again.
                 let vibration = if (200..300).contains(&hour) || hour > 800 { 90.0 + x } else { 0.2 + x / 100.0 };
                 let id = gateway * 10 + machine as usize;
-                text += &format!("{date} {hour_of_day:02}:00:00,{id},{},{},{},{vibration}\n", 170.0 + x, 440.0 - x, 100.0 + x);
+                text += &format!(
+                    "{date} {hour_of_day:02}:00:00,{id},{},{},{},{vibration}\n",
+                    170.0 + x,
+                    440.0 - x,
+                    100.0 + x
+                );
             }
         }
         let path = folder.join(format!("pumps-{gateway}.csv"));

@@ -182,7 +182,11 @@ impl Archive {
             let (shard, number) = (descent.shard, manifest.number);
             assert_eq!(end.positions, positions(&manifest), "manifest {number} of shard {shard} is not cut whole");
             if let Some(snapshot) = &manifest.snapshot {
-                assert_eq!(State::decode(&content(objects, snapshot)).0, end.state, "manifest {number} of shard {shard}");
+                assert_eq!(
+                    State::decode(&content(objects, snapshot)).0,
+                    end.state,
+                    "manifest {number} of shard {shard}"
+                );
             }
             (end.number, end.closed) = (number, manifest.kind == ManifestKind::Closed);
         }

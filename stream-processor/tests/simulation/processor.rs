@@ -11,7 +11,8 @@ use model::store::manifests::{Search, newest_number};
 use proto::{
     ack::{Ack, ArchiveId},
     archive::{
-        AgentPosition, Balance, DataObject, Manifest, ManifestKind, ObjectRef, Shard, Table, manifest_key, object_key, snapshot_key,
+        AgentPosition, Balance, DataObject, Manifest, ManifestKind, ObjectRef, Shard, Table, manifest_key, object_key,
+        snapshot_key,
     },
     asset::AssetId,
     position::Position,

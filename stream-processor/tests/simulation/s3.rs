@@ -11,11 +11,21 @@ use crate::faults::{Faults, Reached, TICK};
 
 #[derive(Debug, Clone)]
 pub enum Request {
-    Put { key: String, bytes: Bytes },
-    PutIfAbsent { key: String, bytes: Bytes },
-    Get { key: String },
+    Put {
+        key: String,
+        bytes: Bytes,
+    },
+    PutIfAbsent {
+        key: String,
+        bytes: Bytes,
+    },
+    Get {
+        key: String,
+    },
     /// The first key, as the content.
-    First { prefix: String },
+    First {
+        prefix: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

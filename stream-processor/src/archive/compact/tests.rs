@@ -35,7 +35,6 @@ use crate::{
     stream::tables::{SITE, datetime},
 };
 
-
 const SHARD: Shard = Shard(0);
 const DAY_MS: i64 = 86_400_000;
 /// Far behind every commit and every record: everything is old, and every grace is over.

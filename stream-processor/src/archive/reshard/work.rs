@@ -147,7 +147,12 @@ async fn open(
 
 /// Under a key of this incarnation, which writes nothing else. Whoever else opens the shard at this very time has the
 /// same state, unless it is another version of this program: then another key.
-async fn put_state(store: &dyn Objects, shard: Shard, incarnation: u64, state: Vec<u8>) -> Result<ObjectRef, ArchiveError> {
+async fn put_state(
+    store: &dyn Objects,
+    shard: Shard,
+    incarnation: u64,
+    state: Vec<u8>,
+) -> Result<ObjectRef, ArchiveError> {
     let (sha256, state) = (sha256(&state), Bytes::from(state));
     for n in 0..u64::from(TAKEOVER_ATTEMPTS_MAX) {
         let key = snapshot_key(shard, incarnation, n);

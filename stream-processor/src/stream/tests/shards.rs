@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::policy::Policy;
-use proto::{archive::shards::Slots, position::Position, wire::alert::Alert};
+use proto::{archive::shards::Slots, position::Position};
 
 use super::{super::shards::carve, *};
 use crate::alert::{AlertConfig, config::RuleConfig};
@@ -19,11 +19,12 @@ fn eager() -> StreamConfig {
     StreamConfig { alert: AlertConfig { rules, quiet_after_repair_ms: 1_000, ..AlertConfig::default() }, ..config() }
 }
 
-/// Everything that each agent's machines gave, in their own order.
-#[derive(Debug, Default, PartialEq)]
+/// Everything that each machine gave, in its own order.
+#[derive(Debug, Default)]
 struct Given {
+    /// As texts, since NaN is not equal to itself.
     windows: BTreeMap<AssetId, Vec<String>>,
-    alerts: BTreeMap<String, Vec<Alert>>,
+    alerts: BTreeMap<String, Vec<String>>,
     /// Rows, and those that came late.
     readings: u64,
     late: u64,
@@ -33,11 +34,10 @@ impl Given {
     fn add(&mut self, derived: &[Derived]) {
         for d in derived {
             for window in &d.windows {
-                // As a text, since NaN is not equal to itself.
                 self.windows.entry(window.machine.clone()).or_default().push(format!("{window:?}"));
             }
             for alert in &d.alerts {
-                self.alerts.entry(alert.machine.clone()).or_default().push(alert.clone());
+                self.alerts.entry(alert.machine.clone()).or_default().push(format!("{alert:?}"));
             }
             self.readings += d.balance.readings_archived;
             self.late += d.late;
@@ -81,7 +81,14 @@ fn a_split_into_four_and_a_merge_leave_windows_and_alerts_as_they_are() {
     let (mut merged, left_again) = Stream::restore(eager(), &state).unwrap();
     assert_eq!(left_again, left(&logs), "seed {seed}: where epochs ended is known to somebody all the time");
     divided.add(&run(&mut merged, third, &mut rng, 1));
-    assert_eq!(divided, whole, "seed {seed}");
+    assert_eq!((divided.readings, divided.late), (whole.readings, whole.late), "seed {seed}");
+    for (machine, windows) in &whole.windows {
+        let other = divided.windows.get(machine).unwrap_or_else(|| panic!("seed {seed}: no windows of {machine}"));
+        let first = windows.iter().zip(other).find(|(a, b)| a != b);
+        assert!(first.is_none() && windows.len() == other.len(), "seed {seed}: {machine}: {first:#?}");
+    }
+    assert!(divided.alerts == whole.alerts, "seed {seed}: other alerts");
+    assert_eq!(divided.windows.len(), whole.windows.len(), "seed {seed}");
 }
 
 #[test]
