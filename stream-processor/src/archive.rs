@@ -203,9 +203,9 @@ impl Archive {
         let failed = |reason| ArchiveError::Staging { folder: config.staging.clone(), reason };
         let staging = Staging::open(&config.staging, shard, config.staging_bytes_max).map_err(failed)?;
         reshard::work::ensure_open(&store, shard, owner, carve).await?;
-        let standoff = Standoff::new(owner, quiet, staging.was_fenced(), *forced);
+        let standoff = Standoff::new(owner, quiet, staging.last_incarnation(), *forced);
         let takeover = claim::take_over(&store, shard, owner, standoff).await?;
-        staging.forget_fenced().map_err(failed)?;
+        staging.remember_incarnation(takeover.incarnation).map_err(failed)?;
         let snapshot = claim::snapshot(&store, &takeover).await?;
         let recovered = Recovered::new(&takeover, snapshot);
         tracing::info!(incarnation = recovered.incarnation, archive = %recovered.archive_id, "the archive is ours");

@@ -8,16 +8,17 @@ use std::{
     time::Duration,
 };
 
-use proto::archive::Shard;
+use proto::{ack::Incarnation, archive::Shard};
 
 /// Nothing else in the folder is touched.
 const EXTENSION: &str = "staged";
-/// There from the moment at which another writer throws this one out until its next takeover.
-const FENCED: &str = "fenced";
+/// Names the last incarnation that this folder belonged to.
+const INCARNATION_FILE: &str = "incarnation";
 
 #[derive(Debug)]
 pub struct Staging {
     folder: PathBuf,
+    incarnation: PathBuf,
     bytes_max: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -47,7 +48,8 @@ impl Staging {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Arc::new(Staging { folder, bytes_max, state: Mutex::default(), changed: Condvar::new() }))
+        let incarnation = folder.join(INCARNATION_FILE);
+        Ok(Arc::new(Staging { folder, incarnation, bytes_max, state: Mutex::default(), changed: Condvar::new() }))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -79,20 +81,13 @@ impl Staging {
         self.changed.notify_all();
     }
 
-    /// Was the process before this one thrown out by another writer?
-    pub fn was_fenced(&self) -> bool {
-        self.folder.join(FENCED).exists()
+    /// Of the process before this one; None: there was none, or nobody knows.
+    pub fn last_incarnation(&self) -> Option<Incarnation> {
+        fs::read_to_string(&self.incarnation).ok()?.trim().parse().ok()
     }
 
-    pub fn remember_fenced(&self) -> io::Result<()> {
-        fs::write(self.folder.join(FENCED), "")
-    }
-
-    pub fn forget_fenced(&self) -> io::Result<()> {
-        match fs::remove_file(self.folder.join(FENCED)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+    pub fn remember_incarnation(&self, incarnation: Incarnation) -> io::Result<()> {
+        fs::write(&self.incarnation, incarnation.to_string())
     }
 
     /// `name` is new for this process.

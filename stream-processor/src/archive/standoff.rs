@@ -2,12 +2,16 @@
 //!
 //! An owner that is alive writes a manifest at least once per [`renewal`], an empty one if it has nothing to commit. So
 //! whoever finds another owner's manifest waits until none has come for the quiet time, by its own monotonic clock and
-//! from its own first look on: nobody's wall clock is believed. A process that was thrown out waits like that even if the
-//! name of the owner is its own: then two processes share it, and else would throw each other out for ever.
+//! from its own first look on: nobody's wall clock is believed. A process that remembers another incarnation than the newest
+//! waits even if the name of the owner is its own: then two processes share it, and else would throw each other out for
+//! ever.
 
 use std::time::Duration;
 
-use proto::archive::{Manifest, ManifestKind};
+use proto::{
+    ack::Incarnation,
+    archive::{Manifest, ManifestKind},
+};
 
 pub const TAKEOVER_QUIET_SECONDS: u64 = 60;
 /// Several, so that one that is late makes nobody think that the owner is gone.
@@ -34,8 +38,8 @@ pub enum Verdict {
 pub struct Standoff {
     owner: String,
     quiet: Duration,
-    /// Was thrown out before: the owner may be somebody else of the same name.
-    fenced: bool,
+    /// What the process before this one was, if it is remembered.
+    last: Option<Incarnation>,
     /// Somebody knows that the other one is gone.
     forced: bool,
     /// Number of the newest manifest, and since when it has been that.
@@ -43,8 +47,8 @@ pub struct Standoff {
 }
 
 impl Standoff {
-    pub fn new(owner: &str, quiet: Duration, fenced: bool, forced: bool) -> Self {
-        Standoff { owner: owner.into(), quiet, fenced, forced, seen: None }
+    pub fn new(owner: &str, quiet: Duration, last: Option<Incarnation>, forced: bool) -> Self {
+        Standoff { owner: owner.into(), quiet, last, forced, seen: None }
     }
 
     pub fn judge(&mut self, newest: Option<&Manifest>, now: Duration) -> Verdict {
@@ -55,7 +59,8 @@ impl Standoff {
             ManifestKind::Released | ManifestKind::Opened => true,
             ManifestKind::Takeover | ManifestKind::Commit | ManifestKind::Renewed => false,
         };
-        if gone || self.forced || (newest.owner == self.owner && !self.fenced) {
+        let own = newest.owner == self.owner && self.last.is_none_or(|last| last == newest.incarnation);
+        if gone || self.forced || own {
             return Verdict::TakeOver;
         }
         let since = match self.seen {
@@ -90,7 +95,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_free_shard_or_for_himself() {
-        let mut standoff = Standoff::new("a", QUIET, false, false);
+        let mut standoff = Standoff::new("a", QUIET, None, false);
         assert_eq!(standoff.judge(None, secs(0)), Verdict::TakeOver);
         assert_eq!(standoff.judge(Some(&of("b", 4, ManifestKind::Released)), secs(0)), Verdict::TakeOver);
         assert_eq!(standoff.judge(Some(&of("a", 4, ManifestKind::Commit)), secs(0)), Verdict::TakeOver);
@@ -98,7 +103,7 @@ mod tests {
 
     #[test]
     fn another_owner_is_waited_for_until_it_has_been_quiet() {
-        let mut standoff = Standoff::new("a", QUIET, false, false);
+        let mut standoff = Standoff::new("a", QUIET, None, false);
         let mut looks = 0;
         let mut now = secs(100);
         // It renews until 300 s, and is gone then.
@@ -117,21 +122,25 @@ mod tests {
     #[test]
     fn a_word_from_a_person_ends_the_wait() {
         let other = of("b", 4, ManifestKind::Commit);
-        assert_eq!(Standoff::new("a", QUIET, false, true).judge(Some(&other), secs(0)), Verdict::TakeOver);
+        assert_eq!(Standoff::new("a", QUIET, None, true).judge(Some(&other), secs(0)), Verdict::TakeOver);
     }
 
     #[test]
     fn a_closed_shard_is_nobodys_and_an_opened_one_anybodys() {
-        let mut forced = Standoff::new("a", QUIET, false, true);
+        let mut forced = Standoff::new("a", QUIET, None, true);
         assert_eq!(forced.judge(Some(&of("a", 4, ManifestKind::Closed)), secs(0)), Verdict::Closed);
-        let mut patient = Standoff::new("a", QUIET, true, false);
+        let mut patient = Standoff::new("a", QUIET, Some(2), false);
         assert_eq!(patient.judge(Some(&of("admin", 4, ManifestKind::Opened)), secs(0)), Verdict::TakeOver);
     }
 
     #[test]
     fn whoever_was_thrown_out_waits_even_for_his_own_name() {
         let own = of("a", 4, ManifestKind::Commit);
-        let mut standoff = Standoff::new("a", QUIET, true, false);
+        assert_eq!(
+            Standoff::new("a", QUIET, Some(own.incarnation), false).judge(Some(&own), secs(0)),
+            Verdict::TakeOver
+        );
+        let mut standoff = Standoff::new("a", QUIET, Some(own.incarnation + 1), false);
         assert!(matches!(standoff.judge(Some(&own), secs(0)), Verdict::Wait(_)));
         assert_eq!(standoff.judge(Some(&own), QUIET), Verdict::TakeOver);
     }

@@ -163,7 +163,7 @@ async fn processes_of_one_name_do_not_throw_each_other_out_by_turns() {
     let (mut first, recovered) = again.await.unwrap();
     assert!(recovered.incarnation > 12);
     first.close(false).await;
-    // What was remembered is over with the takeover.
+    // It is the one that it remembers.
     let (mut again, _) = Archive::open(store.clone(), &config("first"), &name).await.unwrap();
     again.close(false).await;
 }
@@ -202,7 +202,7 @@ async fn a_writer_killed_before_its_manifest_leaves_an_orphan_and_no_readings() 
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
     let takeover =
-        claim::take_over(&store, SHARD, "old", Standoff::new("old", Duration::ZERO, false, false)).await.unwrap();
+        claim::take_over(&store, SHARD, "old", Standoff::new("old", Duration::ZERO, None, false)).await.unwrap();
     let staging = Staging::open(&dir.path().join("old"), SHARD, 1_000_000).unwrap();
     let (segments, queued) = mpsc::channel(1);
     let (out, mut staged) = mpsc::channel(1);

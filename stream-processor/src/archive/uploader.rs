@@ -196,9 +196,6 @@ impl Uploader {
         if closed_into.is_empty() {
             let owner = by.map_or("unknown", |by| by.owner.as_str());
             tracing::error!(owner, "another writer has taken over this shard: this one writes no more");
-            if let Err(e) = self.staging.remember_fenced() {
-                tracing::warn!(error = %e, "the next start does not know that this one was thrown out");
-            }
         }
         self.staging.end();
         self.status.send_modify(|s| (s.fenced, s.closed_into, s.staged_segments) = (true, closed_into, 0));
