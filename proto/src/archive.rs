@@ -96,7 +96,7 @@ pub mod column {
     pub const WINDOW_END: &str = "window_end";
     pub const REVISION: &str = "revision";
     /// How often the machine's time had begun anew before this row, u32: with the machine and the time a part of what a
-    /// window is. Files from before there were generations do not have it: 0.
+    /// window is. Files from before there were generations do not have it, or null when merged with newer ones: 0.
     pub const GENERATION: &str = "generation";
     pub const ID: &str = "id";
     pub const MODEL_VERSION: &str = "model_version";
@@ -111,8 +111,8 @@ pub mod column {
     pub const INTERVAL_MS: &str = "interval_ms";
     pub const TOPIC: &str = "topic";
     pub const PAYLOAD: &str = "payload";
-    /// Of a reading why its quality is not good, `QualityReason` of the wire, u8, 0 for none and not in older files; of a
-    /// gap or a dead letter a text.
+    /// Of a reading why its quality is not good, `QualityReason` of the wire, u8, 0 for none, not in older files and
+    /// null when they were merged with newer ones; of a gap or a dead letter a text.
     pub const REASON: &str = "reason";
 }
 

@@ -49,7 +49,8 @@ pub fn whole(
 /// Rows of one time and two generations must not meet in a window.
 fn by_generation(mut rows: DataFrame, generation: Option<Column>) -> PolarsResult<Vec<(u32, DataFrame)>> {
     let Some(generation) = generation else { return Ok(vec![(0, rows)]) };
-    rows.with_column(generation.cast(&DataType::UInt32)?)?;
+    // Rows of older files are null in a file that was merged with newer ones.
+    rows.with_column(generation.cast(&DataType::UInt32)?.fill_null(FillNullStrategy::Zero)?)?;
     let parts = rows.partition_by_stable([column::GENERATION], true)?.into_iter();
     parts.map(|part| Ok((part.column(column::GENERATION)?.u32()?.get(0).unwrap_or(0), part))).collect()
 }
@@ -124,7 +125,8 @@ fn fold(
 ) -> Vec<WindowFeatures> {
     let window =
         |(generation, cell): &(u32, Cell)| (catalogue.series()[cell.series as usize].machine, *generation, cell.bin);
-    cells.sort_unstable_by_key(|cell| (window(cell), cell.1.series));
+    // Stable: cells of one series and window merge in their order.
+    cells.sort_by_key(|cell| (window(cell), cell.1.series));
     let mut windows = Vec::new();
     let mut history = (u32::MAX, History::default());
     for cells in cells.chunk_by(|a, b| window(a) == window(b)) {
@@ -135,7 +137,7 @@ fn fold(
         let mut row: Vec<Option<Partial>> = vec![None; config.sensors.len()];
         for (_, cell) in cells {
             if let Some(slot) = slots[cell.series as usize] {
-                row[slot] = Some(cell.partial);
+                row[slot] = Some(row[slot].map_or(cell.partial, |before| before.merge(&cell.partial)));
             }
         }
         windows.extend(history.1.close(catalogue, config, id, generation, bin, &row));
@@ -228,7 +230,8 @@ mod tests {
         let (mut rows, again) = (readings(10, |i| i as f64), readings(5, |i| 100.0 + i as f64));
         let first = rows.height();
         rows.vstack_mut(&again).unwrap();
-        let generations: Vec<u32> = (0..rows.height()).map(|row| u32::from(row >= first)).collect();
+        let of_row = |row: usize| if row < 4 { None } else { Some(u32::from(row >= first)) };
+        let generations: Vec<Option<u32>> = (0..rows.height()).map(of_row).collect();
         rows.with_column(Column::new(column::GENERATION.into(), generations)).unwrap();
         let windows = whole(rows, &catalogue(), &config).unwrap();
         let of = |w: &WindowFeatures| {

@@ -43,8 +43,8 @@ pub struct Gateway {
 }
 
 pub struct Agent {
-    spool: Spool<SimDisk>,
-    reader: SpoolReader<SimDisk>,
+    spool: Spool,
+    reader: SpoolReader,
     window: SendWindow,
     unsynced: Vec<i64>,
     pub connected: bool,

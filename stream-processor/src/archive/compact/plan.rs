@@ -41,7 +41,7 @@ pub fn plan(listed: &[Listed], settings: &CompactSettings, now_ms: i64) -> Vec<M
 fn merges(partition: Partition, objects: &[&Listed], settings: &CompactSettings, now_ms: i64) -> Vec<Merge> {
     let is_old = |l: &&Listed| l.committed_ms.saturating_add(settings.age_ms) <= now_ms;
     // As long as more files come, the last few wait for them.
-    let quiet = objects.iter().all(|l| is_old(l));
+    let quiet = objects.iter().all(&is_old);
     let (mut merges, mut open, mut bytes) = (Vec::new(), Vec::new(), 0u64);
     for object in objects.iter().filter(|l| is_old(l) && l.object.object.bytes < settings.target_bytes.div_ceil(2)) {
         open.push((*object).clone());
