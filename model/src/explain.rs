@@ -21,13 +21,16 @@ pub fn shares(
     features: &[f64],
     normal: &[f64],
 ) -> Vec<Vec<SensorShare>> {
-    let now = model.logits(kind, features);
+    let encode = |row: &[f64]| model.encoder.encode(kind, row.iter().copied());
+    let (row, at_normal) = (encode(features), encode(normal));
+    let now = model.network.logits(&row);
     let mut heads = vec![Vec::with_capacity(model.config.sensors.len()); now.len()];
+    let mut occluded = row.clone();
     for (sensor, name) in model.config.sensors.iter().enumerate() {
-        let of_sensor = |i: usize| schema.sensor_of(i) == Some(sensor);
-        let pairs = features.iter().zip(normal).enumerate();
-        let occluded: Vec<f64> = pairs.map(|(i, (now, normal))| if of_sensor(i) { *normal } else { *now }).collect();
-        let without = model.logits(kind, &occluded);
+        let own = |i: &usize| schema.sensor_of(*i) == Some(sensor);
+        (0..features.len()).filter(own).for_each(|i| occluded[i] = at_normal[i]);
+        let without = model.network.logits(&occluded);
+        (0..features.len()).filter(own).for_each(|i| occluded[i] = row[i]);
         for (shares, (now, without)) in heads.iter_mut().zip(now.iter().zip(without)) {
             shares.push(SensorShare { sensor: name.clone(), logit: f64::from(*now) - f64::from(without) });
         }

@@ -20,6 +20,8 @@ pub struct Dense {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     layers: Vec<Dense>,
+    /// Per layer its weights input by input: all outputs grow side by side, each in the order of its inputs.
+    columns: Vec<Vec<f32>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +53,8 @@ impl Network {
             }
             before = *outputs;
         }
-        Ok(Network { layers })
+        let columns = layers.iter().map(Dense::columns).collect();
+        Ok(Network { layers, columns })
     }
 
     pub fn layers(&self) -> &[Dense] {
@@ -69,8 +72,8 @@ impl Network {
     /// One encoded row to one logit per head.
     pub fn logits(&self, row: &[f32]) -> Vec<f32> {
         let last = self.layers.len() - 1;
-        self.layers.iter().enumerate().fold(row.to_vec(), |x, (i, layer)| {
-            let mut y = layer.apply(&x);
+        self.layers.iter().zip(&self.columns).enumerate().fold(row.to_vec(), |x, (i, (layer, columns))| {
+            let mut y = layer.apply(columns, &x);
             if i < last {
                 y.iter_mut().for_each(|v| *v = v.max(0.0));
             }
@@ -80,9 +83,19 @@ impl Network {
 }
 
 impl Dense {
-    fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let rows = self.weight.chunks_exact(self.inputs);
-        rows.zip(&self.bias).map(|(row, bias)| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>() + bias).collect()
+    fn columns(&self) -> Vec<f32> {
+        let weight = |i: usize, o: usize| self.weight[o * self.inputs + i];
+        (0..self.inputs).flat_map(|i| (0..self.outputs).map(move |o| weight(i, o))).collect()
+    }
+
+    fn apply(&self, columns: &[f32], x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; self.outputs];
+        // Behind a rectifier about half of them are zero.
+        for (x, column) in x.iter().zip(columns.chunks_exact(self.outputs)).filter(|(x, _)| **x != 0.0) {
+            y.iter_mut().zip(column).for_each(|(y, w)| *y += w * x);
+        }
+        y.iter_mut().zip(&self.bias).for_each(|(y, bias)| *y += bias);
+        y
     }
 }
 

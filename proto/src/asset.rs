@@ -24,16 +24,17 @@ pub struct InvalidAssetId {
 
 impl AssetId {
     pub fn new(name: &str) -> Result<Self, InvalidAssetId> {
+        Self::check(name).map(|()| Self(name.into()))
+    }
+
+    /// Is it one? Without a copy of it.
+    pub fn check(name: &str) -> Result<(), InvalidAssetId> {
         let bytes = name.as_bytes();
         let safe = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         let valid = bytes.len() <= ASSET_ID_BYTES_MAX
             && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
             && bytes.iter().all(safe);
-        if valid {
-            Ok(Self(name.into()))
-        } else {
-            Err(InvalidAssetId { name: name.chars().take(ASSET_ID_BYTES_MAX + 1).collect() })
-        }
+        if valid { Ok(()) } else { Err(InvalidAssetId { name: name.chars().take(ASSET_ID_BYTES_MAX + 1).collect() }) }
     }
 
     pub fn as_str(&self) -> &str {

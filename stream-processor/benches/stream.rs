@@ -1,10 +1,11 @@
 //! How many readings a second the stream core takes, and how long training's way over the same readings is.
 //! `cargo bench -p stream-processor --bench stream`
 
-use std::time::Instant;
+use std::{io::Cursor, time::Instant};
 
 use model::features::{FeatureConfig, whole};
 use polars::prelude::DataFrame;
+use polars_io::{SerReader, parquet::read::ParquetReader};
 use proto::{
     asset::AssetId,
     position::{Epoch, Position},
@@ -14,6 +15,10 @@ use proto::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use stream_processor::{
+    archive::{
+        parquet::{Encoded, encode},
+        pending::SegmentContent,
+    },
     decode::{AgentKey, Content, Taken},
     stream::{Stream, StreamConfig},
 };
@@ -43,18 +48,21 @@ fn run(what: &str, traffic: &Traffic) {
     let features = FeatureConfig { window_ms, lateness_ms, ..Default::default() };
     let mut stream = Stream::new(StreamConfig { features: features.clone(), ..Default::default() });
     let log = log(traffic, &features.sensors);
-    let (mut rows, mut windows, mut archive) = (0, 0, Vec::new());
+    let (mut rows, mut windows) = (0, 0);
+    let mut archive = SegmentContent::new(AssetId::new("mill").expect("a valid name"), [].into());
     let begun = Instant::now();
     for taken in in_applies(log) {
         let derived = stream.apply(taken, None).expect("the log is right");
         rows += derived.balance.readings_archived;
         windows += derived.windows.len();
-        archive.push(derived.readings);
+        archive.readings.append(derived.readings);
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!("{what}:");
     println!("  stream:   {rows} readings, {windows} windows, {:.2} M readings/s", rows as f64 / seconds / 1e6);
-    let mut frames = archive.into_iter().filter(|f| f.height() > 0);
+    let files = encode(&archive).expect("files");
+    let read = |file: &Encoded| ParquetReader::new(Cursor::new(file.bytes.clone())).finish().expect("a file");
+    let mut frames = files.iter().map(read);
     let mut all: DataFrame = frames.next().expect("there are readings");
     frames.for_each(|frame| all = all.vstack(&frame).expect("one schema"));
     let begun = Instant::now();

@@ -12,6 +12,7 @@
 
 pub mod pending;
 mod rows;
+pub mod readings;
 pub mod parquet;
 pub mod staging;
 pub mod commit;
@@ -68,7 +69,7 @@ use standoff::{Standoff, TAKEOVER_QUIET_SECONDS};
 use uploader::Uploader;
 
 /// Segments in memory that wait for the encoder.
-const SEGMENTS_QUEUED_MAX: usize = 2;
+const SEGMENTS_QUEUED_MAX: usize = 1;
 /// A clean stop waits so long for S3.
 const CLOSE_SECONDS_MAX: u64 = 4;
 

@@ -73,11 +73,12 @@ impl Rows {
     }
 
     fn push_machine(&mut self, at: u32, machine: &MachineReadings, agent: &AgentKey, border: &Border, fleet: &Fleet) {
+        let Some(id) = fleet.catalogue().id(&machine.machine) else { return };
         let stamps = delta_decode(&machine.time_delta_ms);
-        let foreign = if fleet.owns(agent, &machine.machine) { 0 } else { flag::FOREIGN };
+        let foreign = if fleet.owns(agent, id) { 0 } else { flag::FOREIGN };
         let flags: Vec<u32> = stamps.iter().map(|&time| foreign | border.flags(time)).collect();
         for column in &machine.sensors {
-            let Some((series, unit)) = fleet.series(&machine.machine, &column.sensor) else { continue };
+            let Some((series, unit)) = fleet.series(id, &column.sensor) else { continue };
             let from = self.series.len();
             self.push_column(column, &stamps, &flags);
             self.series.resize(self.value.len(), series);

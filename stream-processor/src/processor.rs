@@ -143,7 +143,8 @@ impl Processor {
             scorer: scorer_out,
             refused: telemetry::models_refused(&exporter.meter()),
         };
-        let champion = tokio::spawn(champion.watch(asked, stop.clone()));
+        let refused = champion.begin().await;
+        let champion = tokio::spawn(champion.watch(refused, asked, stop.clone()));
 
         let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
         let engine = Engine {

@@ -39,6 +39,7 @@ pub use snapshot::SNAPSHOT_BYTES_MAX;
 
 use crate::{
     alert::{AcknowledgeError, AlertConfig, AlertDesk, Generation, Judgement, Scored},
+    archive::readings::{Readings, Stretch},
     clean::{sealed_ms, trusted_seal_ms},
     decode::{AgentKey, Content, DeadLetter, Taken},
     window::{Closed, Windows, watermark::Watermark},
@@ -85,7 +86,7 @@ pub enum StreamError {
 /// (`proto::archive::column`) plus `site`, by which the archive splits them.
 #[derive(Debug, Default)]
 pub struct Derived {
-    pub readings: DataFrame,
+    pub readings: Readings,
     pub births: DataFrame,
     pub windows: Vec<WindowFeatures>,
     pub predictions: Vec<Prediction>,
@@ -243,9 +244,8 @@ impl Stream {
 
     /// Moves the state on. Nothing here can fail.
     fn commit(&mut self, plan: Plan, run: Vec<Taken>, steps: &mut Steps) {
-        if let Some(carry) = plan.carry {
-            self.carry = carry;
-        }
+        self.carry.resize(self.fleet.catalogue().series().len(), Carry::default());
+        plan.carry.into_iter().for_each(|(series, carry)| self.carry[series as usize] = carry);
         let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
         self.windows.add(&plan.cells, &directory.slots, catalogue, &self.config.features);
         let closed = self.close(&run);
@@ -291,7 +291,7 @@ impl Stream {
     /// Scores all closed windows at once, then tells the alert desk what happened in the order in which it did.
     pub fn judge(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
         let mut out = Derived {
-            readings: steps.readings()?,
+            readings: Readings { stretches: steps.readings, names: self.fleet.directory().names.clone() },
             births: steps.births.frame()?,
             events: steps.events,
             dead_letters: steps.dead_letters,
@@ -355,7 +355,7 @@ impl Stream {
 /// What has come out of the batches read so far, and is to be judged.
 #[derive(Default)]
 pub struct Steps {
-    readings: Vec<DataFrame>,
+    readings: Vec<Stretch>,
     births: Births,
     events: Vec<KnownEvent>,
     happened: Vec<Happened>,
@@ -439,15 +439,6 @@ impl Steps {
             time: PlantTime(sealed_ms(batch)),
             readings: *readings,
         });
-    }
-
-    fn readings(&self) -> Result<DataFrame, StreamError> {
-        let mut frames = self.readings.iter();
-        let Some(mut all) = frames.next().cloned() else { return Ok(DataFrame::default()) };
-        for frame in frames {
-            all.vstack_mut(frame)?;
-        }
-        Ok(all)
     }
 }
 

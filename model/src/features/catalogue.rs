@@ -109,9 +109,10 @@ impl Catalogue {
         self.id(machine).map(|id| &self.machines[id as usize])
     }
 
-    pub fn series_id(&self, machine: &str, sensor: &str) -> Option<u32> {
-        let machine = self.machine(machine)?;
-        machine.series.iter().copied().find(|&s| self.series[s as usize].sensor.as_str() == sensor)
+    /// The series of a machine's sensor.
+    pub fn series_of(&self, machine: u32, sensor: &str) -> Option<u32> {
+        let series = &self.machines[machine as usize].series;
+        series.iter().copied().find(|&s| self.series[s as usize].sensor.as_str() == sensor)
     }
 
     /// What the machine's sensors are, in the order of the configuration's; None for one that it does not have.
@@ -138,14 +139,20 @@ impl Catalogue {
 
     /// The id of a series, given at first sight.
     pub fn meet(&mut self, machine: &str, sensor: &str) -> Result<u32, CatalogueError> {
-        if let Some(id) = self.series_id(machine, sensor) {
+        AssetId::check(sensor)?;
+        let machine = self.meet_machine(machine)?;
+        self.meet_sensor(machine, sensor)
+    }
+
+    /// [`Catalogue::meet`] with a machine by its id.
+    pub fn meet_sensor(&mut self, machine: u32, sensor: &str) -> Result<u32, CatalogueError> {
+        if let Some(id) = self.series_of(machine, sensor) {
             return Ok(id);
         }
         if self.series.len() >= SERIES_MAX {
             return Err(CatalogueError::TooMany);
         }
-        let sensor = AssetId::new(sensor)?;
-        let (machine, id) = (self.meet_machine(machine)?, self.series.len() as u32);
+        let (sensor, id) = (AssetId::new(sensor)?, self.series.len() as u32);
         self.machines[machine as usize].series.push(id);
         self.series.push(Series { machine, sensor, spec: None });
         Ok(id)
@@ -189,10 +196,10 @@ impl Catalogue {
         machine.installed = PlantTime(info.installed_ms);
         for sensor in &info.sensors {
             let unit = sensor.unit.parse()?;
-            let id = self.meet(&info.machine, &sensor.sensor)?;
+            let series = self.meet_sensor(id, &sensor.sensor)?;
             let spec =
                 SensorSpec { unit, low: sensor.range_low, high: sensor.range_high, interval_ms: sensor.interval_ms };
-            self.series[id as usize].spec = Some(spec);
+            self.series[series as usize].spec = Some(spec);
         }
         Ok(())
     }
@@ -261,7 +268,8 @@ mod tests {
         let once = catalogue.clone();
         catalogue.absorb(&birth()).unwrap();
         assert_eq!(catalogue, once);
-        assert_eq!(catalogue.series_id("press-1", "temperature"), Some(1));
+        let id = catalogue.id("press-1").unwrap();
+        assert_eq!(catalogue.series_of(id, "temperature"), Some(1));
         let stored = serde_json::to_vec(&catalogue).unwrap();
         assert_eq!(serde_json::from_slice::<Catalogue>(&stored).unwrap(), catalogue);
     }

@@ -125,7 +125,8 @@ fn fold(
 ) -> Vec<WindowFeatures> {
     let window =
         |(generation, cell): &(u32, Cell)| (catalogue.series()[cell.series as usize].machine, *generation, cell.bin);
-    cells.sort_unstable_by_key(|cell| (window(cell), cell.1.series));
+    // Stable: cells of one series and window merge in their order.
+    cells.sort_by_key(|cell| (window(cell), cell.1.series));
     let mut windows = Vec::new();
     let mut history = (u32::MAX, History::default());
     for cells in cells.chunk_by(|a, b| window(a) == window(b)) {
@@ -136,7 +137,7 @@ fn fold(
         let mut row: Vec<Option<Partial>> = vec![None; config.sensors.len()];
         for (_, cell) in cells {
             if let Some(slot) = slots[cell.series as usize] {
-                row[slot] = Some(cell.partial);
+                row[slot] = Some(row[slot].map_or(cell.partial, |before| before.merge(&cell.partial)));
             }
         }
         windows.extend(history.1.close(catalogue, config, id, generation, bin, &row));

@@ -54,19 +54,19 @@ pub fn check_batch(batch: &TelemetryBatch) -> Result<u64, BatchError> {
         return Err(BatchError::Unsealed);
     }
     for machine in batch.birth.iter().flat_map(|b| &b.machines) {
-        AssetId::new(&machine.machine)?;
-        AssetId::new(&machine.kind)?;
+        AssetId::check(&machine.machine)?;
+        AssetId::check(&machine.kind)?;
         for sensor in &machine.sensors {
-            AssetId::new(&sensor.sensor)?;
+            AssetId::check(&sensor.sensor)?;
             sensor.unit.parse::<Unit>()?;
         }
     }
     for event in &batch.events {
-        AssetId::new(&event.machine)?;
+        AssetId::check(&event.machine)?;
     }
     let mut readings = 0;
     for machine in &batch.machines {
-        AssetId::new(&machine.machine)?;
+        AssetId::check(&machine.machine)?;
         check_columns(machine)?;
         readings += count_readings(machine);
     }
@@ -76,7 +76,7 @@ pub fn check_batch(batch: &TelemetryBatch) -> Result<u64, BatchError> {
 fn check_columns(machine: &MachineReadings) -> Result<(), BatchError> {
     let stamps = machine.time_delta_ms.len();
     for s in &machine.sensors {
-        AssetId::new(&s.sensor)?;
+        AssetId::check(&s.sensor)?;
         let (values, qualities, reasons) = (s.value.len(), s.quality.len(), s.reason.len());
         if values != stamps || [qualities, reasons].iter().any(|many| ![0, stamps].contains(many)) {
             return Err(BatchError::Columns {

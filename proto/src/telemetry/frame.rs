@@ -13,6 +13,8 @@
 //! The header alone is enough to put a batch into its place in the log, so that a batch whose content can't be
 //! understood never blocks the ones behind it.
 
+use std::{cell::RefCell, io};
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     wire::telemetry::{Gap, TelemetryBatch},
 };
 use prost::Message;
+use zstd::{bulk::Decompressor, zstd_safe::get_frame_content_size};
 
 pub const HEADER_BYTES: usize = 80;
 pub const FRAME_VERSION: u16 = 1;
@@ -261,16 +264,30 @@ impl Frame {
         let decode = |b: &[u8]| TelemetryBatch::decode(b).map_err(|e| FrameError::Decode { reason: e.to_string() });
         match self.header.codec {
             Codec::Plain => decode(&self.payload),
-            Codec::Zstd => decode(
-                &zstd::bulk::decompress(&self.payload, PAYLOAD_BYTES_MAX)
-                    .map_err(|e| FrameError::Decompress { reason: e.to_string() })?,
-            ),
+            Codec::Zstd => decode(&decompress(&self.payload)?),
         }
     }
 
     pub fn gap_content(&self) -> Result<Gap, FrameError> {
         Gap::decode(&*self.payload).map_err(|e| FrameError::Decode { reason: e.to_string() })
     }
+}
+
+/// A decompressor is larger than most batches: each thread keeps one.
+fn decompress(payload: &[u8]) -> Result<Vec<u8>, FrameError> {
+    thread_local! {
+        static KEPT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let says = get_frame_content_size(payload).ok().flatten().and_then(|bytes| usize::try_from(bytes).ok());
+    let bytes_max = says.map_or(PAYLOAD_BYTES_MAX, |bytes| bytes.min(PAYLOAD_BYTES_MAX));
+    let failed = |e: io::Error| FrameError::Decompress { reason: e.to_string() };
+    KEPT.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(kept) => kept,
+            None => kept.insert(Decompressor::new().map_err(failed)?),
+        };
+        decompressor.decompress(payload, bytes_max).map_err(failed)
+    })
 }
 
 fn u32_at(h: &[u8; HEADER_BYTES], at: usize) -> u32 {

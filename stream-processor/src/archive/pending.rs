@@ -10,7 +10,7 @@ use proto::{
     wire::{alert::Alert, prediction::Prediction},
 };
 
-use super::ArchiveConfig;
+use super::{ArchiveConfig, readings::Readings};
 use crate::{
     decode::DeadLetter,
     stream::{Derived, KnownEvent, Loss},
@@ -28,7 +28,7 @@ pub struct SegmentContent {
     pub site: AssetId,
     /// Names of the features of `windows`.
     pub features: Arc<[String]>,
-    pub readings: Vec<DataFrame>,
+    pub readings: Readings,
     pub births: Vec<DataFrame>,
     pub windows: Vec<WindowFeatures>,
     pub predictions: Vec<Prediction>,
@@ -58,7 +58,7 @@ impl SegmentContent {
         SegmentContent {
             site,
             features,
-            readings: vec![],
+            readings: Readings::default(),
             births: vec![],
             windows: vec![],
             predictions: vec![],
@@ -80,7 +80,9 @@ impl SegmentContent {
             + derived.events.len()
             + derived.dead_letters.len()
             + derived.losses.len();
-        self.readings.extend(Some(derived.readings).filter(|f| f.height() > 0));
+        if derived.readings.height() > 0 {
+            self.readings.append(derived.readings);
+        }
         self.births.extend(Some(derived.births).filter(|f| f.height() > 0));
         self.windows.extend(derived.windows);
         self.predictions.extend(derived.predictions);

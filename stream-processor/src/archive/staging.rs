@@ -1,8 +1,10 @@
-//! Files that wait for S3: a bounded folder of this process alone. It is thrown away at every start, so that it needs
-//! no fsync: what was in it comes again from the gateways.
+//! Files that wait for S3: a bounded folder of this process alone. The next start throws it away, so that it needs no
+//! fsync: what was in it comes again from the gateways. But not before this process has ended: one that was frozen and
+//! taken over must still find its files, or it would fail over them for ever instead of meeting the newer manifest.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,14 +12,20 @@ use std::{
 
 use proto::{ack::Incarnation, archive::Shard};
 
-/// Nothing else in the folder is touched.
 const EXTENSION: &str = "staged";
-/// Names the last incarnation that this folder belonged to.
+/// In a process's folder, held by it; and in the one above, held while folders come and go.
+const LOCK_FILE: &str = "lock";
+/// Names the last incarnation that wrote from here.
 const INCARNATION_FILE: &str = "incarnation";
+/// Before a folder's random name. Nothing else is touched.
+const PREFIX: &str = "process-";
 
 #[derive(Debug)]
 pub struct Staging {
-    folder: PathBuf,
+    /// Of this process, in the shard's.
+    own: PathBuf,
+    /// Given up with the process, however that ends.
+    _lock: File,
     incarnation: PathBuf,
     bytes_max: u64,
     state: Mutex<State>,
@@ -42,14 +50,20 @@ impl Staging {
     pub fn open(root: &Path, shard: Shard, bytes_max: u64) -> io::Result<Arc<Self>> {
         let folder = root.join(format!("shard={:02}", shard.0));
         fs::create_dir_all(&folder)?;
+        let opening = File::create(folder.join(LOCK_FILE))?;
+        opening.lock()?;
         for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|e| e == EXTENSION) {
-                fs::remove_file(path)?;
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) && lock(&entry.path())?.is_some() {
+                fs::remove_dir_all(entry.path())?;
             }
         }
+        let own = folder.join(format!("{PREFIX}{:032x}", rand::random::<u128>()));
+        fs::create_dir(&own)?;
+        let lock = lock(&own)?.ok_or(io::ErrorKind::ResourceBusy)?;
         let incarnation = folder.join(INCARNATION_FILE);
-        Ok(Arc::new(Staging { folder, incarnation, bytes_max, state: Mutex::default(), changed: Condvar::new() }))
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Ok(Arc::new(Staging { own, _lock: lock, incarnation, bytes_max, state, changed }))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -92,7 +106,7 @@ impl Staging {
 
     /// `name` is new for this process.
     pub fn write(self: &Arc<Self>, name: &str, content: &[u8]) -> io::Result<StagedFile> {
-        let path = self.folder.join(name).with_extension(EXTENSION);
+        let path = self.own.join(name).with_extension(EXTENSION);
         self.state().bytes += content.len() as u64;
         // Dropped on an error: then the room is free again.
         let file = StagedFile { path, bytes: content.len() as u64, staging: self.clone() };
@@ -102,6 +116,16 @@ impl Staging {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// None: a living process has this folder.
+fn lock(folder: &Path) -> io::Result<Option<File>> {
+    let file = File::create(folder.join(LOCK_FILE))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 
@@ -159,23 +183,27 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_left_is_thrown_away_and_nothing_else() {
+    fn what_an_ended_process_left_is_thrown_away_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let own = dir.path().join("shard=00");
-        fs::create_dir_all(&own).unwrap();
-        for name in ["1-2.staged", "notes.txt"] {
-            fs::write(own.join(name), "x").unwrap();
-        }
+        let ended = Staging::open(dir.path(), Shard(0), 10).unwrap();
+        let left = ended.own.join("1-2.staged");
+        fs::write(&left, "x").unwrap();
+        let notes = dir.path().join("shard=00/notes.txt");
+        fs::write(&notes, "x").unwrap();
+        drop(ended);
+        let frozen = Staging::open(dir.path(), Shard(0), 10).unwrap();
+        let waiting = frozen.write("1", &[0; 6]).unwrap();
         let staging = Staging::open(dir.path(), Shard(0), 10).unwrap();
         assert_eq!(staging.bytes(), 0);
-        assert!(!own.join("1-2.staged").exists() && own.join("notes.txt").exists());
+        assert!(!left.exists() && notes.exists());
+        assert!(waiting.path().exists(), "its process is alive, and may find out that it was taken over");
     }
 
     #[test]
     fn a_failed_write_takes_no_room() {
         let dir = tempfile::tempdir().unwrap();
         let staging = Staging::open(dir.path(), Shard(0), 10).unwrap();
-        fs::remove_dir_all(dir.path().join("shard=00")).unwrap();
+        fs::remove_dir_all(&staging.own).unwrap();
         assert!(staging.write("1", &[0; 6]).is_err());
         assert_eq!(staging.bytes(), 0);
     }

@@ -4,17 +4,16 @@
 use std::{collections::BTreeSet, path::Path};
 
 use model::store::{S3Config, manifests::newest_number, manifests::read_manifest};
-use polars::prelude::{Column, DataFrame};
 use proto::{
-    archive::{Balance, Manifest, ManifestKind, column},
+    archive::{Balance, Manifest, ManifestKind},
     asset::AssetId,
     position::Epoch,
 };
 
 use super::*;
 use crate::{
+    archive::readings::sample,
     embedded::s3::{Keys, S3Server},
-    stream::tables::{SITE, datetime},
 };
 
 const SHARD: Shard = Shard(0);
@@ -46,14 +45,8 @@ fn position(seq: u64) -> Position {
 
 /// One batch of two readings.
 fn segment(seq: u64) -> Segment {
-    let ms = Column::new(column::TIME.into(), vec![seq as i64, seq as i64 + 1]);
-    let columns = vec![
-        Column::new(SITE.into(), vec!["mill"; 2]),
-        datetime(column::TIME, ms).unwrap(),
-        Column::new(column::VALUE.into(), vec![1.0, 2.0]),
-    ];
     let mut content = SegmentContent::new(agent().site, [].into());
-    content.readings.push(DataFrame::new(2, columns).unwrap());
+    content.readings = sample(&[("mill", seq as i64, 1.0), ("mill", seq as i64 + 1, 2.0)]);
     content.balance = Balance { batches: 1, readings_taken: 2, readings_archived: 2, readings_dead_lettered: 0 };
     let snapshot = format!("after {seq}").into_bytes();
     Segment { content, snapshot, positions: BTreeMap::from([(agent(), position(seq))]) }

@@ -9,8 +9,17 @@ use model::{
 };
 use opentelemetry::metrics::Counter;
 use proto::asset::AssetId;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
+
+const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A version that does not fit: reported once, and not at every look.
+#[derive(Debug, Default)]
+pub struct Refused(Option<String>);
 
 /// Watches one model name.
 pub struct Champion {
@@ -25,30 +34,47 @@ pub struct Champion {
 }
 
 impl Champion {
-    /// Looks at the pointer now, then whenever asked, and at the latest after `refresh`.
-    pub async fn watch(self, mut asked: watch::Receiver<u64>, stop: CancellationToken) {
-        // So that a model that does not fit is reported once and not at every look.
-        let mut refused: Option<String> = None;
+    /// The first look, repeated until the registry answers. The stream begins after it: a window that closes while nobody
+    /// is in charge yet would be judged by rules, and by the model in a start whose registry was faster.
+    pub async fn begin(&self) -> Refused {
+        let mut refused = Refused::default();
+        while !self.looked(&mut refused).await {
+            sleep(BEGIN_AGAIN_AFTER).await;
+        }
+        refused
+    }
+
+    /// Looks at the pointer whenever asked, and at the latest after `refresh`.
+    pub async fn watch(self, mut refused: Refused, mut asked: watch::Receiver<u64>, stop: CancellationToken) {
         loop {
-            match self.look(refused.as_deref()).await {
-                Ok(Look::Same) => {}
-                Ok(Look::New(scorer)) => {
-                    tracing::info!(version = scorer.version(), "model in charge");
-                    refused = None;
-                    self.scorer.send_replace(Some(scorer));
-                }
-                Ok(Look::Refused { version, reason }) => {
-                    tracing::error!(version, reason, "the champion can't be used; the model before it stays");
-                    self.refused.add(1, &[]);
-                    refused = Some(version);
-                }
-                Err(e) => tracing::warn!(error = %e, "the registry can't be read; the model in charge stays"),
-            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = timeout(self.refresh, asked.changed()) => {}
             }
+            self.looked(&mut refused).await;
         }
+    }
+
+    /// False: the registry can't be read.
+    async fn looked(&self, refused: &mut Refused) -> bool {
+        match self.look(refused.0.as_deref()).await {
+            Ok(Look::Same) => {}
+            Ok(Look::New(scorer)) => {
+                tracing::info!(version = scorer.version(), "model in charge");
+                refused.0 = None;
+                self.scorer.send_replace(Some(scorer));
+            }
+            Ok(Look::Refused { version, reason }) => {
+                tracing::error!(version, reason, "the champion can't be used; the model before it stays");
+                self.refused.add(1, &[]);
+                refused.0 = Some(version);
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the registry can't be read; the model in charge stays");
+                return false;
+            }
+        }
+        true
     }
 
     async fn look(&self, refused: Option<&str>) -> Result<Look, RegistryError> {

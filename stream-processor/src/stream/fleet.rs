@@ -2,23 +2,24 @@
 
 pub mod carve;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use model::features::{
     FeatureConfig,
     catalogue::{Catalogue, CatalogueError, SensorSpec},
     whole::slots,
 };
-use polars::prelude::Column;
 use proto::{
-    archive::column,
     asset::{AssetId, Unit},
     time::PlantTime,
     wire::telemetry::TelemetryBatch,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{decode::AgentKey, window::watermark::Watermark};
+use crate::{archive::readings::Names, decode::AgentKey, window::watermark::Watermark};
 
 /// What the sensors of one kind of machine report, by name.
 pub type SensorSpecs = BTreeMap<AssetId, SensorSpec>;
@@ -50,9 +51,9 @@ pub struct Directory {
     /// Place among the configuration's sensors.
     pub slots: Vec<Option<usize>>,
     pub wanted: Vec<bool>,
-    pub machine: Column,
-    pub sensor: Column,
-    pub generation: Column,
+    pub names: Arc<Names>,
+    /// By series.
+    pub generation: Vec<u32>,
 }
 
 impl Fleet {
@@ -120,9 +121,8 @@ impl Fleet {
         self.directory.generation = self.generation_by_series();
     }
 
-    fn generation_by_series(&self) -> Column {
-        let generations: Vec<u32> = self.catalogue.series().iter().map(|s| self.generation(s.machine)).collect();
-        Column::new(column::GENERATION.into(), generations)
+    fn generation_by_series(&self) -> Vec<u32> {
+        self.catalogue.series().iter().map(|s| self.generation(s.machine)).collect()
     }
 
     /// In the order in which the agent named them.
@@ -130,13 +130,12 @@ impl Fleet {
         self.agents.get(agent).map_or(&[], |a| &a.machines)
     }
 
-    pub fn owns(&self, agent: &AgentKey, machine: &str) -> bool {
-        let owner = self.catalogue.id(machine).and_then(|id| self.owners.get(id as usize)?.as_ref());
-        owner == Some(agent)
+    pub fn owns(&self, agent: &AgentKey, machine: u32) -> bool {
+        self.owners.get(machine as usize).and_then(Option::as_ref) == Some(agent)
     }
 
-    pub fn series(&self, machine: &str, sensor: &str) -> Option<(u32, Option<Unit>)> {
-        let id = self.catalogue.series_id(machine, sensor)?;
+    pub fn series(&self, machine: u32, sensor: &str) -> Option<(u32, Option<Unit>)> {
+        let id = self.catalogue.series_of(machine, sensor)?;
         Some((id, self.catalogue.series()[id as usize].spec.map(|s| s.unit)))
     }
 
@@ -152,35 +151,36 @@ impl Fleet {
         if let Some(birth) = &batch.birth {
             self.catalogue.absorb(birth)?;
             for machine in &birth.machines {
-                taken_over.extend(self.adopt(agent, &machine.machine, true)?);
+                let id = self.catalogue.meet_machine(&machine.machine)?;
+                taken_over.extend(self.adopt(agent, id, true).then_some(id));
             }
         }
         for machine in &batch.machines {
-            self.adopt(agent, &machine.machine, false)?;
+            let id = self.catalogue.meet_machine(&machine.machine)?;
+            self.adopt(agent, id, false);
             for column in &machine.sensors {
-                self.catalogue.meet(&machine.machine, &column.sensor)?;
+                self.catalogue.meet_sensor(id, &column.sensor)?;
             }
         }
         self.index(config);
         Ok(taken_over)
     }
 
-    /// Makes the agent the machine's owner if it has none, or if the agent may take it over.
-    fn adopt(&mut self, agent: &AgentKey, machine: &str, take_over: bool) -> Result<Option<u32>, CatalogueError> {
-        let id = self.catalogue.meet_machine(machine)?;
+    /// Makes the agent the machine's owner if it has none, or if the agent may take it over: then true.
+    fn adopt(&mut self, agent: &AgentKey, id: u32, take_over: bool) -> bool {
         if self.owners.len() <= id as usize {
             self.owners.resize(id as usize + 1, None);
         }
         let owner = &mut self.owners[id as usize];
         if owner.as_ref() == Some(agent) || (owner.is_some() && !take_over) {
-            return Ok(None);
+            return false;
         }
         let before = owner.replace(agent.clone());
         if let Some(before) = before.as_ref().and_then(|b| self.agents.get_mut(b)) {
             before.machines.retain(|m| *m != id);
         }
         self.agents.entry(agent.clone()).or_default().machines.push(id);
-        Ok(before.map(|_| id))
+        before.is_some()
     }
 
     /// Brings the directory up to date.
@@ -190,14 +190,20 @@ impl Fleet {
             return;
         }
         let slots = slots(&self.catalogue, config);
-        let machine = |machine: u32| self.catalogue.machines()[machine as usize].name.as_str();
-        let machines: Vec<&str> = series.iter().map(|s| machine(s.machine)).collect();
-        let sensors: Vec<&str> = series.iter().map(|s| s.sensor.as_str()).collect();
+        let mut sensors = Vec::new();
+        let mut numbers = HashMap::new();
+        let mut sensor = |name: &AssetId| {
+            *numbers.entry(name.clone()).or_insert_with(|| {
+                sensors.push(name.clone());
+                sensors.len() as u32 - 1
+            })
+        };
+        let series = series.iter().map(|s| (s.machine, sensor(&s.sensor))).collect();
+        let machines = self.catalogue.machines().iter().map(|m| m.name.clone()).collect();
         self.directory = Directory {
             wanted: slots.iter().map(Option::is_some).collect(),
             slots,
-            machine: Column::new(column::MACHINE.into(), machines),
-            sensor: Column::new(column::SENSOR.into(), sensors),
+            names: Arc::new(Names { machines, sensors, series }),
             generation: self.generation_by_series(),
         };
     }

@@ -1,23 +1,28 @@
 //! The frames of a run of batches: everything that can fail, from a state that does not change.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
+use super::{Stream, StreamError};
+use crate::{
+    archive::readings::{self, Stretch},
+    clean::Rows,
+    decode::Taken,
+};
 use model::features::{
     aggregate::{Cell, aggregate},
     clean::{Carry, clean},
 };
-use polars::prelude::DataFrame;
-
-use super::{Stream, StreamError, tables};
-use crate::{clean::Rows, decode::Taken};
 
 /// What a run of batches will do to the state, once it is committed.
 #[derive(Default)]
 pub struct Plan {
-    /// None: there were no readings.
-    pub carry: Option<Vec<Carry>>,
+    /// Of the series that had readings.
+    pub carry: HashMap<u32, Carry>,
     pub cells: Vec<Cell>,
-    pub archive: Option<DataFrame>,
+    pub archive: Option<Stretch>,
     pub late: u64,
 }
 
@@ -36,7 +41,8 @@ impl Stream {
         let (late, taken, reason) = (rows.late, std::mem::take(&mut rows.taken), std::mem::take(&mut rows.reason));
         let (cleaned, carry) = clean(rows.frame()?, self.fleet.catalogue(), &self.carry, config.stuck_after)?;
         let cells = aggregate(&cleaned, &directory.wanted, config.window_ms)?;
-        let archive = tables::readings(&cleaned, taken, reason, run, directory)?;
-        Ok(Plan { carry: Some(carry), cells, archive: Some(archive), late })
+        let batches = run.iter().map(|taken| (taken.agent.clone(), taken.position.seq)).collect();
+        let rows = readings::rows(&cleaned, taken, reason, &directory.generation)?;
+        Ok(Plan { carry, cells, archive: Some(Stretch { rows, batches }), late })
     }
 }

@@ -1,14 +1,11 @@
-//! Rows for the archive: ids become names again, values stay as they were sent.
+//! Rows for the archive that are frames from the beginning.
 
-use model::features::clean::{inner, unit_of};
 use polars::prelude::{Column, DataFrame, DataType, IntoColumn, PolarsResult, TimeUnit, TimeZone};
 use proto::{
     archive::column,
-    asset::Unit,
     wire::telemetry::{Birth, SensorInfo},
 };
 
-use super::fleet::Directory;
 use crate::decode::{AgentKey, Taken};
 
 /// Not written into files: it is in their path.
@@ -18,40 +15,6 @@ pub const SITE: &str = "site";
 pub fn datetime(name: &str, ms: Column) -> PolarsResult<Column> {
     let ms = ms.cast(&DataType::Int64)?.i64()?.clone();
     Ok(ms.into_datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC)).into_column().with_name(name.into()))
-}
-
-/// Every cleaned reading, in log order. `taken` is the place of its batch in `run`, `reason` why it is not good.
-pub fn readings(
-    cleaned: &DataFrame,
-    taken: Vec<u32>,
-    reason: Vec<u8>,
-    run: &[Taken],
-    names: &Directory,
-) -> PolarsResult<DataFrame> {
-    let taken = Column::new("taken".into(), taken);
-    let (by_batch, by_series) = (taken.u32()?, cleaned.column(inner::SERIES)?.u32()?);
-    let by_unit = cleaned.column(inner::UNIT)?.cast(&DataType::UInt32)?;
-    let of_batch = |name: &str, of: fn(&AgentKey) -> &str| {
-        let table: Vec<&str> = run.iter().map(|t| of(&t.agent)).collect();
-        Column::new(name.into(), table).take(by_batch)
-    };
-    let seqs: Vec<u64> = run.iter().map(|t| t.position.seq).collect();
-    let units: Vec<Option<&str>> = (0..=Unit::ALL.len() as u8).map(|code| unit_of(code).map(Unit::symbol)).collect();
-    let columns = vec![
-        of_batch(SITE, |a| a.site.as_str())?,
-        of_batch(column::AGENT, |a| a.agent.as_str())?,
-        Column::new(column::SEQ.into(), seqs).take(by_batch)?,
-        names.machine.take(by_series)?,
-        names.sensor.take(by_series)?,
-        datetime(column::TIME, cleaned.column(inner::TIME)?.clone())?,
-        cleaned.column(inner::VALUE)?.clone().with_name(column::VALUE.into()),
-        Column::new(column::UNIT.into(), units).take(by_unit.u32()?)?,
-        cleaned.column(inner::QUALITY)?.clone().with_name(column::QUALITY.into()),
-        Column::new(column::REASON.into(), reason),
-        cleaned.column(inner::FLAGS)?.clone().with_name(column::FLAGS.into()),
-        names.generation.take(by_series)?,
-    ];
-    DataFrame::new(cleaned.height(), columns)
 }
 
 /// What gateways said they have.

@@ -8,15 +8,22 @@ use std::{
     time::Duration,
 };
 
-use model::store::{S3Config, Store, manifests::newest_number};
-use polars::prelude::{Column, DataFrame, IntoColumn, TimeUnit, TimeZone};
+use model::{
+    features::clean::inner,
+    store::{S3Config, Store, manifests::newest_number},
+};
+use polars::prelude::df;
 use proto::{
     archive::{Balance, Shard, column},
     asset::AssetId,
     position::{Epoch, Position},
 };
 use stream_processor::{
-    archive::{Archive, ArchiveConfig, Claimant, Segment, pending::SegmentContent},
+    archive::{
+        Archive, ArchiveConfig, Claimant, Segment,
+        pending::SegmentContent,
+        readings::{self, Names, Readings, Stretch},
+    },
     decode::AgentKey,
     embedded::s3::{Keys, S3Server},
 };
@@ -134,22 +141,27 @@ fn sent(segments: u64) -> Sums {
     Sums { rows, values: (0..rows).sum(), first_ms: 0, last_ms: (rows - 1) * HOUR_MS / 100 }
 }
 
-/// The readings numbered from `n * ROWS`, a hundred an hour; every second segment is of an older program, without flags.
+/// The readings numbered from `n * ROWS`, a hundred an hour.
 fn segment(n: u64) -> Segment {
     let numbers: Vec<i64> = (n as i64 * ROWS..(n as i64 + 1) * ROWS).collect();
-    let times = Column::new(column::TIME.into(), numbers.iter().map(|k| k * HOUR_MS / 100).collect::<Vec<_>>());
-    let times = times.i64().unwrap().clone().into_datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC)).into_column();
-    let mut columns = vec![
-        Column::new("site".into(), vec!["mill"; ROWS as usize]),
-        times,
-        Column::new(column::VALUE.into(), numbers.iter().map(|k| *k as f64).collect::<Vec<_>>()),
-    ];
-    if n % 2 == 1 {
-        columns.push(Column::new(column::FLAGS.into(), vec![0u32; ROWS as usize]));
-    }
-    let site = AssetId::new("mill").unwrap();
+    let (none, zeros) = (vec![0u8; ROWS as usize], vec![0u32; ROWS as usize]);
+    let rows = df!(
+        inner::SERIES => &zeros,
+        inner::TIME => numbers.iter().map(|k| k * HOUR_MS / 100).collect::<Vec<_>>(),
+        inner::VALUE => numbers.iter().map(|k| *k as f64).collect::<Vec<_>>(),
+        inner::UNIT => &none,
+        inner::QUALITY => &none,
+        inner::FLAGS => &zeros,
+        readings::BATCH => &zeros,
+        column::REASON => &none,
+        column::GENERATION => &zeros,
+    );
+    let (site, name) = (AssetId::new("mill").unwrap(), |name| AssetId::new(name).unwrap());
+    let origin = (AgentKey { site: site.clone(), agent: name("gw") }, n + 1);
+    let names = Names { machines: vec![name("press-1")], sensors: vec![name("sound")], series: vec![(0, 0)] };
     let mut content = SegmentContent::new(site.clone(), [].into());
-    content.readings.push(DataFrame::new(ROWS as usize, columns).unwrap());
+    let stretches = vec![Stretch { rows: rows.unwrap(), batches: vec![origin] }];
+    content.readings = Readings { stretches, names: names.into() };
     let taken = ROWS as u64;
     content.balance =
         Balance { batches: 1, readings_taken: taken, readings_archived: taken, readings_dead_lettered: 0 };

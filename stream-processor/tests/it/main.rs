@@ -7,6 +7,7 @@ mod browser;
 mod components;
 mod console;
 mod factory;
+mod faults;
 mod life;
 mod pace;
 mod roles;

@@ -146,7 +146,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(store: &Store) -> Self {
+    async fn start(store: &Store) -> Self {
         let exporter = Exporter::install().unwrap();
         let (out, scorer) = watch::channel(None);
         let (asked_out, asked) = watch::channel(0);
@@ -159,7 +159,8 @@ impl Watch {
             scorer: out,
             refused: models_refused(&exporter.meter()),
         };
-        tokio::spawn(watched.watch(asked, stop.clone()));
+        let refused = watched.begin().await;
+        tokio::spawn(watched.watch(refused, asked, stop.clone()));
         Watch { scorer, exporter, stop, _asked: asked_out }
     }
 
@@ -190,8 +191,8 @@ async fn a_champion_that_cannot_be_used_is_refused_and_the_one_in_charge_stays()
     let model = name("failure");
     let good = publish(&store, 0.3).await;
     registry::promote(&store, &model, &good, decided_by("ann")).await.unwrap();
-    let mut watch = Watch::start(&store);
-    watch.until_in_charge(&good).await;
+    let mut watch = Watch::start(&store).await;
+    assert_eq!(watch.in_charge(), good, "before anything is judged");
 
     let sensors = vec![name("temperature")];
     let others = artifact_for(FeatureConfig { sensors, ..FeatureConfig::default() }, 0.3);

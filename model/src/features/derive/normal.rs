@@ -1,6 +1,6 @@
 //! A machine's own normal: a slow, robust mean and spread; and averages with a time constant.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::features::Normal;
 
@@ -14,11 +14,18 @@ const CLIP: f64 = 3.0;
 const SPREAD_MIN: f64 = 1e-6;
 
 /// Mean and variance that first average all windows alike and then forget with [`NORMAL_MS`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub struct Baseline {
     windows: u64,
     mean: f64,
     variance: f64,
+}
+
+/// Without the names of its fields, which would be half of a snapshot; those are read as well.
+impl Serialize for Baseline {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        (self.windows, self.mean, self.variance).serialize(to)
+    }
 }
 
 impl Baseline {
@@ -40,11 +47,18 @@ impl Baseline {
 
 /// An average that forgets with a time constant; it starts as a plain one, so that its first value weighs no more
 /// than its second.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub struct Slow {
     values: u64,
     average: f64,
     at_ms: i64,
+}
+
+/// As [`Baseline`].
+impl Serialize for Slow {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        (self.values, self.average, self.at_ms).serialize(to)
+    }
 }
 
 impl Slow {
@@ -82,6 +96,20 @@ mod tests {
         assert_eq!(taught(wave(KNOWN_AFTER as usize - 1)).normal(), None);
         let normal = taught(wave(1_000)).normal().unwrap();
         assert!((normal.mean - 50.0).abs() < 0.1 && (normal.std - 1.0).abs() < 0.1, "{normal:?}");
+    }
+
+    #[test]
+    fn snapshots_with_names_are_read_and_those_without_written() {
+        let slow = Slow { values: 1, average: 2.5, at_ms: 3 };
+        assert_eq!(serde_json::to_string(&slow).unwrap(), "[1,2.5,3]");
+        let baseline = Baseline { windows: 4, mean: 0.5, variance: 0.25 };
+        assert_eq!(serde_json::to_string(&baseline).unwrap(), "[4,0.5,0.25]");
+        for text in ["[1,2.5,3]", r#"{"values":1,"average":2.5,"at_ms":3}"#] {
+            assert_eq!(serde_json::from_str::<Slow>(text).unwrap(), slow);
+        }
+        for text in ["[4,0.5,0.25]", r#"{"windows":4,"mean":0.5,"variance":0.25}"#] {
+            assert_eq!(serde_json::from_str::<Baseline>(text).unwrap(), baseline);
+        }
     }
 
     #[test]

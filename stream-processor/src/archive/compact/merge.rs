@@ -23,11 +23,9 @@ use proto::archive::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{
-    super::parquet::{ROW_GROUP_ROWS, ZSTD_LEVEL},
-    digest::digest,
-};
+use super::{super::parquet::ROW_GROUP_ROWS, digest::digest};
 
+const ZSTD_LEVEL: i32 = 3;
 /// A row group is closed early if its rows are as large as this: dead letters are.
 const ROW_GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
 const READ_BYTES: usize = 128 * 1024;

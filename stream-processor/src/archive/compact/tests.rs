@@ -8,11 +8,10 @@ mod lists;
 use std::{path::Path, sync::Arc};
 
 use model::store::{listing::resolve, objects::Objects};
-use polars::prelude::{Column, DataFrame};
 use proto::{
     ack::ArchiveId,
     archive::{
-        AgentPosition, Balance, DataObject, MANIFEST_VERSION, Manifest, ManifestKind, ObjectRef, column,
+        AgentPosition, Balance, DataObject, MANIFEST_VERSION, Manifest, ManifestKind, ObjectRef,
         compaction::{Partition, RowsDigest, part_key},
         object_key,
         shards::Slots,
@@ -29,10 +28,10 @@ use crate::{
         bucket::{self, Bucket},
         parquet::{encode, sha256},
         pending::SegmentContent,
+        readings::sample,
         verify::{Depth, verify},
     },
     decode::DeadLetter,
-    stream::tables::{SITE, datetime},
 };
 
 const SHARD: Shard = Shard(0);
@@ -71,14 +70,10 @@ fn takeover(number: u64) -> Manifest {
 /// Readings of two days, and a dead letter.
 fn content(n: u64) -> SegmentContent {
     let rows = 2 * READINGS_PER_DAY as i64;
-    let ms = (0..rows).map(|row| (row / READINGS_PER_DAY as i64) * DAY_MS + n as i64 * 100 + row).collect::<Vec<_>>();
-    let columns = vec![
-        Column::new(SITE.into(), vec!["mill"; rows as usize]),
-        datetime(column::TIME, Column::new(column::TIME.into(), ms)).unwrap(),
-        Column::new(column::VALUE.into(), (0..rows).map(|row| (n as i64 * 10 + row) as f64).collect::<Vec<_>>()),
-    ];
+    let ms = |row: i64| (row / READINGS_PER_DAY as i64) * DAY_MS + n as i64 * 100 + row;
+    let readings: Vec<_> = (0..rows).map(|row| ("mill", ms(row), (n as i64 * 10 + row) as f64)).collect();
     let mut content = SegmentContent::new(AssetId::new("mill").unwrap(), [].into());
-    content.readings.push(DataFrame::new(rows as usize, columns).unwrap());
+    content.readings = sample(&readings);
     let time = PlantTime(n as i64);
     content.dead_letters.push(DeadLetter {
         topic: "t".into(),

@@ -1,8 +1,10 @@
-use std::{io::Cursor, time::Instant};
+use std::{io::Cursor, sync::Arc, time::Instant};
 
+use model::features::clean::unit_code;
 use polars::prelude::*;
 use polars_io::{SerReader, parquet::read::ParquetReader};
 use proto::{
+    asset::Unit,
     position::{Epoch, Position},
     wire::{
         alert::{Alert, AlertSource, AlertState},
@@ -16,23 +18,14 @@ use proto::{
 
 use super::*;
 use crate::{
+    archive::readings::{Names, sample},
     decode::{AgentKey, Content, DeadLetter, Taken},
-    stream::{KnownEvent, Stream, StreamConfig, tables::datetime},
+    stream::{KnownEvent, Stream, StreamConfig},
 };
 
 fn content() -> SegmentContent {
     let features = ["sound.mean".to_string(), "sound.std".to_string()];
     SegmentContent::new(AssetId::new("mill").unwrap(), features.into())
-}
-
-fn readings(rows: &[(&str, i64, f64)]) -> DataFrame {
-    let ms: Vec<i64> = rows.iter().map(|r| r.1).collect();
-    let columns = vec![
-        Column::new(SITE.into(), rows.iter().map(|r| r.0).collect::<Vec<_>>()),
-        datetime(column::TIME, Column::new(column::TIME.into(), ms)).unwrap(),
-        Column::new(column::VALUE.into(), rows.iter().map(|r| r.2).collect::<Vec<_>>()),
-    ];
-    DataFrame::new(rows.len(), columns).unwrap()
 }
 
 fn read(file: &Encoded) -> DataFrame {
@@ -48,22 +41,47 @@ fn text(frame: &DataFrame, name: &str) -> Vec<String> {
 #[test]
 fn readings_are_split_by_site_and_day_and_keep_their_order() {
     let mut content = content();
-    content.readings.push(readings(&[("mill", 5, 1.0), ("annex", 7, f64::NAN), ("mill", DAY_MS, 2.0)]));
-    content.readings.push(readings(&[("mill", 3, f64::INFINITY)]));
+    content.readings.append(sample(&[("mill", 5, 1.0), ("annex", 7, f64::NAN), ("mill", DAY_MS, 2.0)]));
+    content.readings.append(sample(&[("mill", 3, f64::INFINITY)]));
     let files = encode(&content).unwrap();
     let place: Vec<_> = files.iter().map(|f| (f.site.as_str(), f.date.as_str(), f.rows)).collect();
-    assert_eq!(place, [("mill", "1970-01-01", 2), ("annex", "1970-01-01", 1), ("mill", "1970-01-02", 1)]);
-    assert_eq!((files[0].min_time_ms, files[0].max_time_ms), (3, 5));
+    assert_eq!(place, [("annex", "1970-01-01", 1), ("mill", "1970-01-01", 2), ("mill", "1970-01-02", 1)]);
+    assert_eq!((files[1].min_time_ms, files[1].max_time_ms), (3, 5));
     assert!(files.iter().all(|f| f.table == Table::Readings && f.sha256 == sha256(&f.bytes)));
-    let frame = read(&files[0]);
-    assert_eq!(frame.get_column_names(), [column::TIME, column::VALUE]);
-    let schema = ParquetReader::new(Cursor::new(&files[0].bytes)).schema().unwrap();
+    let frame = read(&files[1]);
+    let schema = ParquetReader::new(Cursor::new(&files[1].bytes)).schema().unwrap();
     let stamp = &schema.get(column::TIME).unwrap().dtype;
     let utc = DataType::Datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC));
     assert_eq!(stamp, &utc.to_arrow(CompatLevel::newest()));
     let values: Vec<f64> = frame.column(column::VALUE).unwrap().f64().unwrap().into_no_null_iter().collect();
     assert_eq!(values, [1.0, f64::INFINITY]);
-    assert!(read(&files[1]).column(column::VALUE).unwrap().f64().unwrap().get(0).unwrap().is_nan());
+    assert!(read(&files[0]).column(column::VALUE).unwrap().f64().unwrap().get(0).unwrap().is_nan());
+}
+
+#[test]
+fn readings_have_names_in_the_file_whatever_they_were_by_inside() {
+    let name = |name: &str| AssetId::new(name).unwrap();
+    let mut content = content();
+    content.readings = sample(&[("mill", 1, 1.0), ("mill", 2, 2.0), ("mill", 3, 3.0)]);
+    let stretch = &mut content.readings.stretches[0];
+    stretch.rows.with_column(Column::new(inner::SERIES.into(), [2u32, 0, 2])).unwrap();
+    stretch.rows.with_column(Column::new(inner::UNIT.into(), [unit_code(Some(Unit::Celsius)), u8::MAX, 0])).unwrap();
+    stretch.batches[1].1 = 10;
+    content.readings.names = Arc::new(Names {
+        machines: vec![name("press-1"), name("press-2"), name("press-3")],
+        sensors: vec![name("sound"), name("heat")],
+        series: vec![(0, 0), (1, 0), (2, 1)],
+    });
+    let frame = read(&encode(&content).unwrap()[0]);
+    let all =
+        ["agent", "seq", "machine", "sensor", "time", "value", "unit", "quality", "reason", "flags", "generation"];
+    assert_eq!(frame.get_column_names(), all);
+    assert_eq!(text(&frame, column::MACHINE), ["press-3", "press-1", "press-3"]);
+    assert_eq!(text(&frame, column::SENSOR), ["heat", "sound", "heat"]);
+    assert_eq!(text(&frame, column::UNIT), [Unit::Celsius.symbol(), "null", Unit::ALL[0].symbol()]);
+    assert_eq!(text(&frame, column::AGENT), ["gw"; 3]);
+    let seqs: Vec<u64> = frame.column(column::SEQ).unwrap().u64().unwrap().into_no_null_iter().collect();
+    assert_eq!(seqs, [9, 10, 9]);
 }
 
 #[test]
@@ -90,7 +108,7 @@ fn a_bad_reading_is_found_with_its_reason() {
         received: Instant::now(),
     };
     let mut content = content();
-    content.readings.push(Stream::new(StreamConfig::default()).apply(vec![taken], None).unwrap().readings);
+    content.readings.append(Stream::new(StreamConfig::default()).apply(vec![taken], None).unwrap().readings);
     let frame = read(&encode(&content).unwrap()[0]);
     let codes = |name: &str| frame.column(name).unwrap().cast(&DataType::Int32).unwrap().i32().unwrap().clone();
     let found: Vec<_> = codes(column::QUALITY).iter().zip(codes(column::REASON).iter()).collect();
@@ -102,7 +120,7 @@ fn a_bad_reading_is_found_with_its_reason() {
 fn broken_clocks_do_not_get_a_file_each() {
     let wild: Vec<i64> = (0..500).map(|day| day * DAY_MS).chain([i64::MIN, i64::MAX, 499 * DAY_MS]).collect();
     let mut content = content();
-    content.readings.push(readings(&wild.iter().map(|ms| ("mill", *ms, 0.0)).collect::<Vec<_>>()));
+    content.readings.append(sample(&wild.iter().map(|ms| ("mill", *ms, 0.0)).collect::<Vec<_>>()));
     let files = encode(&content).unwrap();
     assert!(files.len() <= DAYS_PER_TABLE_MAX + 1, "{}", files.len());
     assert_eq!(files.iter().map(|f| f.rows).sum::<u64>(), wild.len() as u64);

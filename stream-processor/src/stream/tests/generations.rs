@@ -46,12 +46,8 @@ fn count(window: &WindowFeatures) -> u64 {
     window.sensors[0].stats.map_or(0, |s| s.count)
 }
 
-fn flags(derived: &Derived) -> Vec<u32> {
-    derived.readings.column("flags").unwrap().u32().unwrap().into_no_null_iter().collect()
-}
-
 fn generations(derived: &Derived) -> Vec<u32> {
-    derived.readings.column("generation").unwrap().u32().unwrap().into_no_null_iter().collect()
+    archived(std::slice::from_ref(derived)).column("generation").unwrap().u32().unwrap().into_no_null_iter().collect()
 }
 
 #[test]

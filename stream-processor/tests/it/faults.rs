@@ -1,0 +1,10 @@
+//! The processor as a process while everything around it fails.
+
+mod hall;
+mod kill;
+mod outage;
+mod plant;
+mod provisional;
+mod proxy;
+mod told;
+mod zombie;
