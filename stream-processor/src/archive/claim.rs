@@ -55,17 +55,22 @@ pub async fn take_over(
     let (mut known, mut attempts, mut said) = (0, 0, false);
     while attempts < TAKEOVER_ATTEMPTS_MAX {
         let newest = newest(store, shard, known).await?;
-        let verdict = standoff.judge(newest.as_ref(), started.elapsed());
-        if let (Verdict::Closed, Some(last)) = (verdict, &newest) {
-            return Err(ArchiveError::Closed { shard, successors: last.successors.clone() });
-        }
-        if let (Verdict::Wait(until), Some(other)) = (verdict, &newest) {
-            if !std::mem::replace(&mut said, true) {
-                tracing::info!(owner = other.owner, "the shard has another owner: waiting until it goes, or is quiet");
+        match (standoff.judge(newest.as_ref(), started.elapsed()), &newest) {
+            (Verdict::TakeOver, _) | (_, None) => {}
+            (Verdict::Closed, Some(last)) => {
+                return Err(ArchiveError::Closed { shard, successors: last.successors.clone() });
             }
-            known = other.number;
-            sleep_until(started + until).await;
-            continue;
+            (Verdict::Wait(until), Some(other)) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::info!(
+                        owner = other.owner,
+                        "the shard has another owner: waiting until it goes, or is quiet"
+                    );
+                }
+                known = other.number;
+                sleep_until(started + until).await;
+                continue;
+            }
         }
         attempts += 1;
         let claim = Claim { fresh, shard, owner: owner.into(), wall_ms: wall_now_ms() };

@@ -11,8 +11,7 @@ use model::store::manifests::{Search, newest_number};
 use proto::{
     ack::{Ack, ArchiveId},
     archive::{
-        AgentPosition, Balance, DataObject, Manifest, ManifestKind, ObjectRef, Shard, Table, manifest_key, object_key,
-        snapshot_key,
+        AgentPosition, Balance, DataObject, Manifest, ObjectRef, Shard, Table, manifest_key, object_key, snapshot_key,
     },
     asset::AssetId,
     position::Position,
@@ -28,6 +27,7 @@ use stream_processor::{
         commit::{Action, Answer as CommitAnswer, Committer, Staged},
         recovery::{Claim, positions, takeover},
         reshard::work::ensure_open,
+        standoff::{Standoff, Verdict, renewal},
     },
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::Arrival,
@@ -44,6 +44,8 @@ use crate::{
 
 /// Small, so that outages lead to a pause.
 const STAGED_MAX: usize = 4;
+/// Short, beside what S3 takes to answer at its worst: owners that are alive are taken over, too.
+const QUIET: Duration = Duration::from_secs(2);
 const OBJECTS_PER_SEGMENT_MAX: usize = 3;
 
 pub struct Processor {
@@ -67,6 +69,9 @@ struct Start {
     shard: Shard,
     step: Step,
     waiting: Option<Ticket>,
+    standoff: Standoff,
+    /// Somebody else is the owner: not before this.
+    stands_by: Option<Duration>,
 }
 
 enum Started {
@@ -115,9 +120,13 @@ impl Processor {
         matches!(self.state, Phase::Fenced)
     }
 
-    /// Running, with nothing left to commit.
+    /// Running, with nothing left to commit; or waiting for another one to go.
     pub fn is_idle(&self) -> bool {
-        matches!(&self.state, Phase::Running(r) if r.pending.is_empty() && !r.touched && r.committer.staged() == 0)
+        match &self.state {
+            Phase::Running(r) => r.pending.is_empty() && !r.touched && r.committer.staged() == 0,
+            Phase::Starting(start) => start.stands_by.is_some(),
+            Phase::Opening(_) | Phase::Fenced => false,
+        }
     }
 
     pub fn take(&mut self, agent: &AgentKey, frame: Bytes, reached: &mut Reached) {
@@ -142,7 +151,7 @@ impl Processor {
             Phase::Opening(task) => task.answer(ticket, answer),
             Phase::Starting(start) if start.waiting == Some(ticket) => {
                 start.waiting = None;
-                match start.advance(answer, reached) {
+                match start.advance(answer, now, reached) {
                     None => {}
                     Some(Started::Running(running)) => self.state = Phase::Running(running),
                     Some(Started::Closed) => self.state = Phase::Fenced,
@@ -167,8 +176,7 @@ impl Processor {
                 match task.tick(now, s3, faults, rng) {
                     None => {}
                     Some(Ok(newest)) => {
-                        let (step, shard) = (Step::Search(Search::from(newest)), self.shard);
-                        self.state = Phase::Starting(Start { shard, step, waiting: None });
+                        self.state = Phase::Starting(Start::new(&self.name, self.shard, newest));
                     }
                     // Its supervisor starts it again.
                     Some(Err(_)) => *task = opening(&self.name, self.shard),
@@ -181,7 +189,7 @@ impl Processor {
             }
             Phase::Running(running) => {
                 running.cut(&self.site, now, rng, reached);
-                let fenced = running.work(now, s3, faults, rng);
+                let fenced = running.work(now, s3, faults, rng, reached);
                 running.check();
                 let acks = running.acks.take_due(now, PlantTime(0));
                 if fenced {
@@ -196,8 +204,13 @@ impl Processor {
 }
 
 impl Start {
+    fn new(name: &str, shard: Shard, newest: u64) -> Self {
+        let (step, standoff) = (Step::Search(Search::from(newest)), Standoff::new(name, QUIET, None, false));
+        Start { shard, step, waiting: None, standoff, stands_by: None }
+    }
+
     fn ask(&mut self, name: &str, now: Duration, s3: &mut S3, faults: &Faults, rng: &mut ChaCha8Rng) {
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.stands_by.is_some_and(|until| now < until) {
             return;
         }
         let request = match &self.step {
@@ -225,7 +238,7 @@ impl Start {
         };
     }
 
-    fn advance(&mut self, answer: &Answer, reached: &mut Reached) -> Option<Started> {
+    fn advance(&mut self, answer: &Answer, now: Duration, reached: &mut Reached) -> Option<Started> {
         match (&mut self.step, answer) {
             // A failed takeover may have happened; the search finds it, and it is treated as anybody's.
             (Step::TakeOver(manifest), Answer::Failed | Answer::Exists) => {
@@ -239,9 +252,19 @@ impl Start {
             }
             (Step::Newest(number), Answer::Found(Some(bytes))) => {
                 let newest = Manifest::decode(bytes, *number).unwrap();
-                if newest.kind == ManifestKind::Closed {
-                    reached.count("closed shard not taken");
-                    return Some(Started::Closed);
+                self.stands_by = None;
+                match self.standoff.judge(Some(&newest), now) {
+                    Verdict::TakeOver => {}
+                    Verdict::Closed => {
+                        reached.count("closed shard not taken");
+                        return Some(Started::Closed);
+                    }
+                    Verdict::Wait(until) => {
+                        reached.count("another owner waited for");
+                        self.stands_by = Some(until);
+                        self.step = Step::Search(Search::from(newest.number));
+                        return None;
+                    }
                 }
                 let claim = Claim { fresh: newest.archive, shard: self.shard, owner: String::new(), wall_ms: 0 };
                 self.step = Step::TakeOver(takeover(Some(&newest), &claim).into());
@@ -375,7 +398,19 @@ impl Running {
     }
 
     /// True: fenced.
-    fn work(&mut self, now: Duration, s3: &mut S3, faults: &Faults, rng: &mut ChaCha8Rng) -> bool {
+    fn work(
+        &mut self,
+        now: Duration,
+        s3: &mut S3,
+        faults: &Faults,
+        rng: &mut ChaCha8Rng,
+        reached: &mut Reached,
+    ) -> bool {
+        if self.committer.renews_at(renewal(QUIET)).is_some_and(|at| at <= now) {
+            self.committer.renew(0).unwrap();
+            self.next_number += 1;
+            reached.count("renewed");
+        }
         for action in self.committer.poll(now) {
             let request = match &action {
                 Action::Upload { number, object, key } => {
@@ -410,7 +445,8 @@ impl Running {
         };
         let Some(committed) = self.committer.answer(now, answer) else { return };
         reached.count("committed");
-        let batches = committed.load.unwrap();
+        // Of one that renews: none.
+        let batches = committed.load.unwrap_or(0);
         assert_eq!(committed.manifest.balance.batches, batches);
         self.staged_batches -= batches;
         self.committed_batches += batches;
