@@ -69,7 +69,7 @@ use standoff::{Standoff, TAKEOVER_QUIET_SECONDS};
 use uploader::Uploader;
 
 /// Segments in memory that wait for the encoder.
-const SEGMENTS_QUEUED_MAX: usize = 1;
+const SEGMENTS_QUEUED_MAX: usize = 2;
 /// A clean stop waits so long for S3.
 const CLOSE_SECONDS_MAX: u64 = 4;
 
