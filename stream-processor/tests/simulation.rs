@@ -24,10 +24,12 @@ mod s3;
 mod task;
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     time::Duration,
 };
 
+use bytes::Bytes;
 use proto::{asset::AssetId, topic::Topic};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -49,7 +51,7 @@ const TICKS_TO_REST_MAX: u32 = 6_000;
 const TICKS_PER_FLUSH: u32 = 40;
 
 /// Without these the seeds prove nothing.
-const MUST_BE_REACHED: [&str; 30] = [
+const MUST_BE_REACHED: [&str; 31] = [
     "received",
     "commit of nothing",
     "duplicate",
@@ -71,6 +73,7 @@ const MUST_BE_REACHED: [&str; 30] = [
     "broker restarted",
     "disk image restored",
     "spool lost",
+    "archive exchanged",
     "break declared",
     "change carried out",
     "change left to the successors",
@@ -94,6 +97,8 @@ struct World {
     operator: Operator,
     s3: S3,
     ledger: Ledger,
+    /// What was in buckets that nobody writes to any more.
+    left: Vec<BTreeMap<String, Bytes>>,
 }
 
 impl World {
@@ -105,7 +110,7 @@ impl World {
         let (broker, s3) = (Broker::default(), S3::default());
         let (now, processors, ledger) = (Duration::ZERO, vec![], Ledger::default());
         let operator = Operator::new(TICK * TICKS_WITH_FAULTS, &mut rng);
-        World { rng, now, site, faults, gateways, broker, processors, operator, s3, ledger }
+        World { rng, now, site, faults, gateways, broker, processors, operator, s3, ledger, left: vec![] }
     }
 
     fn tick(&mut self, reached: &mut Reached) {
@@ -145,6 +150,9 @@ impl World {
         if self.rng.random_bool(self.faults.s3_outage) {
             self.s3.outage(self.now + Duration::from_secs(self.rng.random_range(1..8)));
         }
+        if self.rng.random_bool(self.faults.archive_exchanged) && !self.s3.objects.is_empty() {
+            self.exchange_archive(reached);
+        }
         self.processors.retain(|p| !p.is_fenced());
         let layout = layout(&self.s3.objects);
         for descent in &layout.shards {
@@ -162,6 +170,15 @@ impl World {
                 self.processors.push(Processor::new(name, &self.site, shard));
             }
         }
+    }
+
+    /// Everybody is pointed to an empty bucket.
+    fn exchange_archive(&mut self, reached: &mut Reached) {
+        self.processors.clear();
+        self.left.push(self.s3.exchange());
+        self.ledger = Ledger::default();
+        self.operator = Operator::new(TICK * TICKS_WITH_FAULTS, &mut self.rng);
+        reached.count("archive exchanged");
     }
 
     fn run_operator(&mut self, answers: &[(Ticket, Answer)], reached: &mut Reached) {
@@ -255,8 +272,8 @@ fn run(seed: u64, reached: &mut Reached) {
         world.at_rest()
     });
     assert!(rested, "what is in the spools never gets into the archive");
-    let archive = Archive::read(&world.s3.objects);
-    world.gateways.iter().for_each(|gateway| archive.check(gateway));
+    let archives: Vec<_> = world.left.iter().chain([&world.s3.objects]).map(Archive::read).collect();
+    world.gateways.iter().for_each(|gateway| archive::check(&archives, gateway));
 }
 
 /// Runs so many seeds; a failing one is named before its panic goes on.

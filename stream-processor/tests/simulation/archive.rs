@@ -203,29 +203,36 @@ impl Archive {
         }
     }
 
-    /// What this gateway made durable is here exactly once and in order, or declared as lost.
-    pub fn check(&self, gateway: &Gateway) {
+    /// What there is of this gateway is here once, and in order. Gives it back.
+    fn of(&self, gateway: &Gateway) -> Vec<&Row> {
         let rows: Vec<&Row> = self.rows.iter().filter(|r| r.agent == gateway.key).collect();
-        let numbers: Vec<i64> = rows.iter().filter_map(|r| r.n).collect();
-        assert!(numbers.is_sorted_by(|a, b| a < b), "{:?}: twice, or out of order", gateway.key);
+        let mut numbers = rows.iter().filter_map(|r| r.n);
+        assert!(numbers.by_ref().is_sorted_by(|a, b| a < b), "{:?}: twice, or out of order", gateway.key);
         for row in &rows {
             let place = row.n.map(|n| gateway.appended[&n]);
             assert!(place.is_none_or(|p| p == row.from), "{row:?} was sealed as {place:?}");
         }
-        let numbers: BTreeSet<i64> = numbers.into_iter().collect();
-        for n in gateway.durable.iter().filter(|n| !numbers.contains(n)) {
-            let at = gateway.appended[n];
-            let declared =
-                |r: &&&Row| r.n.is_none() && r.from.epoch == at.epoch && (r.from.seq..=r.last_seq).contains(&at.seq);
-            // What only an exchanged card knew, nobody can know. What the archive had beyond the new card's log led to a
-            // break, or the rows would not follow on each other.
-            let unknowable = gateway.taken_away.contains(n);
-            assert!(
-                unknowable || rows.iter().find(declared).is_some(),
-                "{:?}: batch {n} at {at} is lost in silence",
-                gateway.key
-            );
-        }
+        rows
+    }
+}
+
+/// What this gateway made durable is in one of the archives that there were, or declared as lost. In each it is once and
+/// in order; in two of them if it was sent before the first one had told that it has it.
+pub fn check(archives: &[Archive], gateway: &Gateway) {
+    let rows: Vec<&Row> = archives.iter().flat_map(|archive| archive.of(gateway)).collect();
+    let numbers: BTreeSet<i64> = rows.iter().filter_map(|r| r.n).collect();
+    for n in gateway.durable.iter().filter(|n| !numbers.contains(n)) {
+        let at = gateway.appended[n];
+        let declared =
+            |r: &&&Row| r.n.is_none() && r.from.epoch == at.epoch && (r.from.seq..=r.last_seq).contains(&at.seq);
+        // What only an exchanged card knew, nobody can know. What the archive had beyond the new card's log led to a
+        // break, or the rows would not follow on each other.
+        let unknowable = gateway.taken_away.contains(n);
+        assert!(
+            unknowable || rows.iter().find(declared).is_some(),
+            "{:?}: batch {n} at {at} is lost in silence",
+            gateway.key
+        );
     }
 }
 

@@ -29,6 +29,7 @@ pub struct Faults {
     pub s3_unanswered: f64,
     pub s3_delay_max: Duration,
     pub s3_outage: f64,
+    pub archive_exchanged: f64,
 }
 
 impl Faults {
@@ -49,6 +50,7 @@ impl Faults {
             s3_failed: often(0.3),
             s3_unanswered: often(0.2),
             s3_outage: often(0.01),
+            archive_exchanged: often(0.004),
             message_delay_max: TICK * rng.random_range(1..10),
             s3_delay_max: TICK * rng.random_range(1..60),
         }
@@ -71,6 +73,7 @@ impl Faults {
             s3_unanswered: 0.0,
             s3_delay_max: TICK,
             s3_outage: 0.0,
+            archive_exchanged: 0.0,
         }
     }
 }

@@ -57,6 +57,12 @@ impl S3 {
         self.outage_until = until;
     }
 
+    /// Another bucket, an empty one; returns what was in this. What was on its way never gets there.
+    pub fn exchange(&mut self) -> BTreeMap<String, Bytes> {
+        self.steps.clear();
+        std::mem::take(&mut self.objects)
+    }
+
     pub fn request(&mut self, request: Request, now: Duration, faults: &Faults, rng: &mut ChaCha8Rng) -> Ticket {
         self.tickets += 1;
         let ticket = self.tickets;
