@@ -40,13 +40,17 @@ ACTIONS_OF_CALL = {
     "create_bucket": {"s3:CreateBucket"},
 }
 STORE = Path("model/src/store.rs")
-PROTO_KEYS = [Path("proto/src/archive.rs"), Path("proto/src/archive/compaction.rs")]
+PROTO_KEYS = [Path("proto/src/archive.rs"), *sorted(Path("proto/src/archive").rglob("*.rs"))]
 # The parts of the code that run under a role.
+EVERYBODY = ["model/src/store/manifests.rs"]
+READERS = [*EVERYBODY, "model/src/store/listing.rs"]
 CODE_OF_ROLE = {
-    "processor": ["stream-processor/src/archive/claim.rs", "stream-processor/src/archive/uploader.rs", "stream-processor/src/archive/recovery.rs", "stream-processor/src/processor", "model/src/store/manifests.rs"],
-    "compactor": ["stream-processor/src/archive/compact.rs", "stream-processor/src/archive/compact", "stream-processor/src/archive/files.rs", "stream-processor/src/archive/verify.rs", "stream-processor/src/archive/verify", "model/src/store/listing.rs", "model/src/store/manifests.rs"],
-    "trainer": ["model/src/registry.rs", "model/src/job.rs", "model/src/dataset", "model/src/store/listing.rs", "model/src/store/manifests.rs"],
+    "processor": [*EVERYBODY, *(f"stream-processor/src/archive/{part}" for part in ("claim.rs", "reshard", "uploader.rs"))],
+    "compactor": [*READERS, *(f"stream-processor/src/archive/{part}" for part in ("compact.rs", "compact", "files.rs", "verify.rs", "verify"))],
+    "trainer": [*READERS, "model/src/registry.rs", "model/src/dataset"],
 }
+# The bucket below the store, and what gives the embedded factory one.
+BELOW = ("model/src/store.rs", "model/src/store/objects.rs", "stream-processor/src/embedded")
 
 
 class Module:
@@ -252,28 +256,47 @@ def calls_by_method():
     return calls, conditions
 
 
+def rust_files(path):
+    files = [path] if path.is_file() else sorted(path.rglob("*.rs"))
+    return [file for file in files if "tests" not in file.parts and file.name != "tests.rs"]
+
+
+def methods_called(file, known):
+    return set(re.findall(r"store\s*\.(\w+)\(", file.read_text().split("#[cfg(test)]")[0])) & known
+
+
 def actions_used(role, calls, conditions):
     """By the methods of the store that the role's code calls."""
     actions = set()
     for path in map(Path, CODE_OF_ROLE[role]):
-        files = [path] if path.is_file() else sorted(path.rglob("*.rs"))
-        if not files:
+        if not rust_files(path):
             sys.exit(f"error: {path} of the role {role} is gone")
-        for text in (file.read_text().split("#[cfg(test)]")[0] for file in files if "tests" not in file.parts):
-            for method in re.findall(r"store\s*\.(\w+)\(", text):
-                for call in calls.get(method, ()):
-                    actions |= ACTIONS_OF_CALL.get(call, set())
-                if method in conditions:
-                    actions.add("s3:GetObject")
+        for method in set().union(*(methods_called(file, set(calls)) for file in rust_files(path))):
+            for call in calls[method]:
+                actions |= ACTIONS_OF_CALL.get(call, set())
+            if method in conditions:
+                actions.add("s3:GetObject")
     return actions
+
+
+def nobodys_problems(calls):
+    """Code that reaches the bucket past the store, or under no role."""
+    claimed = {file for paths in CODE_OF_ROLE.values() for path in paths for file in rust_files(Path(path))}
+    for file in (file for crate in ("model", "stream-processor") for file in rust_files(Path(crate, "src"))):
+        if str(file).startswith(BELOW):
+            continue
+        past = re.findall(r"client\s*\.(\w+)\(\)\s*\.bucket", file.read_text())
+        if past:
+            yield f"{file} calls S3 past the store: {', '.join(past)}"
+        methods = methods_called(file, set(calls))
+        if methods and file not in claimed:
+            yield f"{file} is of no role, and calls {', '.join(sorted(methods))} of the store"
 
 
 def permission_problems(statements):
     calls, conditions = calls_by_method()
-    for path in sorted(p for crate in ("model", "stream-processor") for p in Path(crate, "src").rglob("*.rs")):
-        parts = re.findall(r"client\s*\.(\w+)\(\)\s*\.bucket", path.read_text())
-        if parts and path != STORE:
-            yield f"{path} calls S3 past the store: {', '.join(parts)}"
+    calls = {method: made for method, made in calls.items() if made}
+    yield from nobodys_problems(calls)
     for call in sorted(set().union(*calls.values()) - set(ACTIONS_OF_CALL)):
         yield f"{STORE} calls {call}, which has no actions here"
     for role in CODE_OF_ROLE:
@@ -282,11 +305,18 @@ def permission_problems(statements):
         print(f"{role}: {', '.join(sorted(used))}")
         for action in sorted(allowed ^ used):
             yield f"{role}: {action} is {'allowed and never used' if action in allowed else 'used and not allowed'}"
-    readable = [r for role in statements for s in statements[role] if "s3:GetObject" in s["actions"] for r in s["resources"]]
-    for path in PROTO_KEYS:
-        for prefix in re.findall(r'format!\("([a-z]+/[^{"]*)', path.read_text()):
-            if not any(re.match(re.escape(pattern.split(":::")[1].split("/", 1)[1]).replace(r"\*", ".*"), prefix + "x") for pattern in readable):
-                yield f"{path}: nobody may read {prefix}"
+    for action in ("s3:GetObject", "s3:PutObject"):
+        resources = [r for role in statements for s in statements[role] if action in s["actions"] for r in s["resources"]]
+        for path in PROTO_KEYS:
+            for prefix in re.findall(r'format!\("([a-z]+/[^{"]*)', path.read_text().split("#[cfg(test)]")[0]):
+                if not any(covers(resource, prefix) for resource in resources):
+                    yield f"{path}: nobody has {action} below {prefix}"
+
+
+def covers(resource, prefix):
+    """Whether a resource of a policy holds keys that begin so."""
+    keys = resource.split(":::")[1].split("/", 1)[1]
+    return re.match(re.escape(keys).replace(r"\*", ".*"), prefix + "x") is not None
 
 
 def cluster_problems(environment, outputs):

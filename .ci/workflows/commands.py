@@ -223,11 +223,12 @@ class Images(Command):
 
     def test_login_asks_for_a_password_and_hands_it_on_unseen(self):
         self.program("aws", RECORD + "echo secret\n")
-        self.program("buildah", RECORD + 'cat >"$REGISTRY_AUTH_FILE"\n')
+        self.program("buildah", RECORD + "cat >~/.docker/config.json\n")
         self.env["HOME"] = str(self.folder)
-        self.run_script("registry-login", REGISTRY="host.example/millwright", REGISTRY_AUTH_FILE=str(self.folder / "auth"))
-        self.assertIn("buildah login --username AWS --password-stdin host.example", self.calls())
-        self.assertEqual((self.folder / ".docker/config.json").read_text().strip(), "secret")
+        self.run_script("registry-login", REGISTRY="host.example/millwright")
+        file = self.folder / ".docker/config.json"
+        self.assertIn(f"buildah login --authfile {file} --username AWS --password-stdin host.example", self.calls())
+        self.assertEqual(file.read_text().strip(), "secret")
 
     def test_an_image_is_signed_by_digest(self):
         self.run_script("sign", "edge-agent", "sha256:1", REGISTRY="host.example/millwright")
@@ -319,10 +320,14 @@ class Release(Command):
 
 
 class Approval(Command):
-    def results(self, tampered=False):
+    def results(self, tampered=False, **conclusions):
+        """A `gh` that knows one run, with these jobs; it has the same jq built in."""
+        jobs = {"train": "success", "images / archives": "success", "promote": ""} | conclusions
+        (self.folder / "run.json").write_text(json.dumps({"jobs": [{"name": n, "conclusion": c} for n, c in jobs.items()]}))
         self.program("gh", RECORD + textwrap.dedent(f"""\
             case "$*" in
               *"run list"*) echo "$RUN" ;;
+              *"run view"*) jq "$7" {self.folder}/run.json ;;
               *"run download"*)
                 mkdir -p "$OUT"
                 echo table >"$OUT/summary.md"
@@ -334,7 +339,7 @@ class Approval(Command):
         self.results()
         out = self.folder / "out"
         self.run_script("results", "abc", out, OUT=str(out), RUN="42")
-        self.assertIn("--commit abc --status success", self.calls()[0])
+        self.assertIn("--branch dev --event push --commit abc", self.calls()[0])
         self.assertEqual(self.outputs(), {"run": "42"})
         self.assertEqual((self.folder / "summary").read_text(), "table\n")
 
@@ -342,6 +347,9 @@ class Approval(Command):
         out = self.folder / "out"
         self.results()
         self.run_script("results", "abc", out, OUT=str(out), RUN="", fails="no training of abc")
+        for job in ("train", "images / archives"):
+            self.results(**{job: "failure"})
+            self.run_script("results", "abc", out, OUT=str(out), RUN="42", fails="no training of abc")
         self.results(tampered=True)
         self.run_script("results", "abc", out, OUT=str(out), RUN="42", fails="did NOT match")
         self.assertFalse((self.folder / "summary").exists())

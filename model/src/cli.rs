@@ -39,9 +39,9 @@ pub struct ModelArgs {
     /// Name of the model in the registry.
     #[arg(long, global = true)]
     name: Option<AssetId>,
-    /// Shard of the archive.
-    #[arg(long, global = true, default_value_t = 0)]
-    shard: u8,
+    /// Only this shard of the archive.
+    #[arg(long, global = true)]
+    shard: Option<Shard>,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -129,7 +129,7 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
         Some(name) => name,
         None => AssetId::new(DEFAULT_NAME)?,
     };
-    let shard = Shard(args.shard);
+    let shard = args.shard;
     match args.command {
         Command::Train { promote, seed } => {
             let mut settings = config.train;
@@ -178,7 +178,13 @@ async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
     }
 }
 
-async fn report(store: &Store, shard: Shard, model: Artifact, truth: Option<Truth>, json: bool) -> Result<(), Failure> {
+async fn report(
+    store: &Store,
+    shard: Option<Shard>,
+    model: Artifact,
+    truth: Option<Truth>,
+    json: bool,
+) -> Result<(), Failure> {
     let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
     let (dataset, _) = job::dataset(store, shard, features, horizon_ms, show_progress()).await?;
     let measure = move || evaluate(&dataset, &model, truth.as_ref());

@@ -27,6 +27,10 @@ pub struct ModelConfig {
     _site: IgnoredAny,
     #[serde(rename = "owner")]
     _owner: IgnoredAny,
+    #[serde(rename = "shard")]
+    _shard: IgnoredAny,
+    #[serde(rename = "slots")]
+    _slots: IgnoredAny,
     #[serde(rename = "mqtt")]
     _mqtt: IgnoredAny,
     #[serde(rename = "serve")]

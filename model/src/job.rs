@@ -16,7 +16,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct TrainJob {
     pub name: AssetId,
-    pub shard: Shard,
+    /// None: all of them.
+    pub shard: Option<Shard>,
     pub features: FeatureConfig,
     pub settings: TrainSettings,
     /// Also when there is a champion already.
@@ -74,7 +75,7 @@ where
 /// The archive as a dataset; gives `progress` back.
 pub async fn dataset<F>(
     store: &Store,
-    shard: Shard,
+    shard: Option<Shard>,
     features: FeatureConfig,
     horizon_ms: i64,
     mut progress: F,

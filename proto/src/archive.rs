@@ -1,9 +1,10 @@
 //! The archive's object keys, tables and manifest: one spelling for writer and readers.
 //!
 //! The manifests of a shard, numbered without gaps, are the truth: an object that no manifest names is an orphan. What
-//! [`compaction`] has merged since has the same rows in fewer objects.
+//! [`compaction`] has merged since has the same rows in fewer objects. Which shards there are, [`shards`] says.
 
 pub mod compaction;
+pub mod shards;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::{
     position::Position,
     wire::telemetry::EventKind,
 };
+use shards::{ShardSlots, Slots};
 
 pub const MANIFEST_VERSION: u32 = 1;
 /// Larger ones are refused unread.
@@ -138,6 +140,24 @@ pub fn event_kind(text: &str) -> EventKind {
 #[serde(transparent)]
 pub struct Shard(pub u8);
 
+impl Shard {
+    /// The one that every archive begins with.
+    pub const FIRST: Shard = Shard(0);
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.trim().parse().map(Shard)
+    }
+}
+
 /// `archive/v1/readings/site=S/date=D/shard=NN/{incarnation:020}-{n}.parquet`: the incarnation and a number that its
 /// writer never repeats, so that no two writers can form the same key.
 pub fn object_key(table: Table, site: &AssetId, date: &str, shard: Shard, incarnation: Incarnation, n: u64) -> String {
@@ -186,8 +206,15 @@ pub enum ManifestKind {
     /// A writer begins: its number is the writer's incarnation.
     Takeover,
     Commit,
+    /// Nothing new: its owner is alive.
+    Renewed,
     /// A clean stop: the next writer need not wait.
     Released,
+    /// The last one of its shard: what it has goes to its successors. Its number is an incarnation that wrote nothing
+    /// else, so that it throws the writer out and ends the shard in one.
+    Closed,
+    /// The first one of a successor, numbered above its predecessors' last ones, with positions and state of its slots.
+    Opened,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +272,26 @@ pub struct Manifest {
     /// State to go on from; none before the first commit.
     pub snapshot: Option<ObjectRef>,
     pub balance: Balance,
+    /// What the shard owns.
+    #[serde(default = "all_slots", skip_serializing_if = "Slots::is_all")]
+    pub slots: Slots,
+    /// Of a closed shard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub successors: Vec<ShardSlots>,
+    /// Of an opened one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub predecessors: Vec<Predecessor>,
+}
+
+/// The manifest that closed a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    pub shard: Shard,
+    pub number: u64,
+}
+
+fn all_slots() -> Slots {
+    Slots::ALL
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -326,6 +373,9 @@ mod tests {
             }],
             snapshot: None,
             balance: Balance { batches: 1, readings_taken: 1, readings_archived: 0, readings_dead_lettered: 1 },
+            slots: Slots::ALL,
+            successors: vec![],
+            predecessors: vec![],
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::asset::AssetId;
+use crate::{archive::shards::Slots, asset::AssetId};
 
 const PREFIX: &str = "millwright/v1";
 /// Longest topic that can be valid.
@@ -75,9 +75,13 @@ impl Topic {
         Ok(Topic { site, agent, channel })
     }
 
-    /// Filter for one channel of all agents of a site.
-    pub fn filter(site: &AssetId, channel: Channel) -> String {
-        format!("{PREFIX}/{site}/+/+/{}", channel.name())
+    /// Filters for one channel of all agents of a site in these slots.
+    pub fn filters(site: &AssetId, slots: Slots, channel: Channel) -> Vec<String> {
+        let filter = |slot: &str| format!("{PREFIX}/{site}/{slot}/+/{}", channel.name());
+        match slots.is_all() {
+            true => vec![filter("+")],
+            false => slots.iter().map(|slot| filter(&format!("{slot:02}"))).collect(),
+        }
     }
 }
 
@@ -98,6 +102,14 @@ mod tests {
             let topic = Topic::new(&site, &agent, channel);
             assert_eq!(Topic::parse(&topic.to_string()), Ok(topic));
         }
+    }
+
+    #[test]
+    fn filters_are_those_of_the_slots() {
+        let site = AssetId::new("mill").unwrap();
+        let filters = |slots: &str| Topic::filters(&site, slots.parse().unwrap(), Channel::Telemetry);
+        assert_eq!(filters("0-63"), ["millwright/v1/mill/+/+/telemetry"]);
+        assert_eq!(filters("7,40"), ["millwright/v1/mill/07/+/telemetry", "millwright/v1/mill/40/+/telemetry"]);
     }
 
     #[test]

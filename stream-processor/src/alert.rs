@@ -79,6 +79,15 @@ impl AlertDesk {
         self.config = config;
     }
 
+    pub fn clear(&mut self) {
+        self.machines.clear();
+    }
+
+    /// Takes over a machine of another desk.
+    pub fn move_in(&mut self, from: &mut AlertDesk, machine: &AssetId) {
+        self.machines.extend(from.machines.remove_entry(machine));
+    }
+
     /// What opened, changed or closed by this window. Windows that are not newer than the last one change nothing.
     pub fn judge(&mut self, judgement: &Judgement) -> Vec<Alert> {
         let window = judgement.window;

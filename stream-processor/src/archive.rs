@@ -17,10 +17,14 @@ pub mod parquet;
 pub mod staging;
 pub mod commit;
 pub mod recovery;
+pub mod standoff;
+pub mod reshard;
 mod claim;
 mod encoder;
 mod uploader;
 pub mod compact;
+#[cfg(test)]
+mod bucket;
 pub mod files;
 pub mod verify;
 
@@ -37,7 +41,10 @@ use std::{
 
 use model::store::{Store, StoreError, manifests::ReadError};
 use proto::{
-    archive::{ManifestError, Shard},
+    archive::{
+        ManifestError, Shard,
+        shards::{InvalidChange, ShardSlots},
+    },
     position::Position,
 };
 use serde::Deserialize;
@@ -47,17 +54,22 @@ use tokio::{
     time::timeout_at,
 };
 
-use crate::decode::AgentKey;
+use crate::{
+    decode::AgentKey,
+    stream::{StreamError, shards::carve},
+};
 use claim::TAKEOVER_ATTEMPTS_MAX;
 use commit::{Committer, SEGMENTS_STAGED_MAX};
 use encoder::Encoder;
 use pending::SegmentContent;
 use recovery::Recovered;
+use reshard::ReshardError;
 use staging::Staging;
+use standoff::{Standoff, TAKEOVER_QUIET_SECONDS};
 use uploader::Uploader;
 
 /// Segments in memory that wait for the encoder.
-const SEGMENTS_QUEUED_MAX: usize = 1;
+const SEGMENTS_QUEUED_MAX: usize = 2;
 /// A clean stop waits so long for S3.
 const CLOSE_SECONDS_MAX: u64 = 4;
 
@@ -71,6 +83,9 @@ pub struct ArchiveConfig {
     pub segment_rows_max: usize,
     /// Wall time.
     pub segment_seconds_max: u64,
+    /// A shard of another owner is taken over when there was no new manifest for so long; an owner renews four times as
+    /// often.
+    pub takeover_quiet_seconds: u64,
 }
 
 impl Default for ArchiveConfig {
@@ -80,8 +95,19 @@ impl Default for ArchiveConfig {
             staging_bytes_max: 4 * 1024 * 1024 * 1024,
             segment_rows_max: 1_000_000,
             segment_seconds_max: 10,
+            takeover_quiet_seconds: TAKEOVER_QUIET_SECONDS,
         }
     }
+}
+
+/// Who wants to write, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// Stable id of the instance.
+    pub owner: String,
+    pub shard: Shard,
+    /// A person knows that the owner is gone: nothing to wait for.
+    pub forced: bool,
 }
 
 /// Everything between two barriers, and the state after it.
@@ -112,6 +138,8 @@ pub struct ArchiveStatus {
     pub up: bool,
     /// Another writer has taken over: nothing of this one will ever be committed again.
     pub fenced: bool,
+    /// Who has the slots now, if that is the reason.
+    pub closed_into: Vec<ShardSlots>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -133,10 +161,24 @@ pub enum ArchiveError {
     Contended,
     #[error("snapshot {key}: {reason}")]
     Snapshot { key: String, reason: &'static str },
+    #[error("shard {shard} is closed: its slots have gone to {}; start processors of those", text(successors))]
+    Closed { shard: Shard, successors: Vec<ShardSlots> },
+    #[error(transparent)]
+    Layout(#[from] InvalidChange),
+    #[error(transparent)]
+    Reshard(#[from] ReshardError),
+    #[error("the state of the predecessors can't be divided: {0}")]
+    Carve(#[from] StreamError),
     #[error("staging folder {}: {reason}", folder.display())]
     Staging { folder: PathBuf, reason: io::Error },
     #[error("the encoder's thread can't be started: {0}")]
     Thread(io::Error),
+}
+
+/// For people.
+pub fn text(successors: &[ShardSlots]) -> String {
+    let one = |s: &ShardSlots| format!("shard {} (slots {})", s.shard, s.slots);
+    successors.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// The one writer of a shard.
@@ -150,17 +192,21 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Takes the shard over from whoever had it.
+    /// Takes the shard over from whoever had it, as soon as it may.
     pub async fn open(
         store: Store,
         config: &ArchiveConfig,
-        shard: Shard,
-        owner: &str,
+        claimant: &Claimant,
     ) -> Result<(Archive, Recovered), ArchiveError> {
+        let Claimant { owner, shard, forced } = claimant;
+        let (shard, quiet) = (*shard, Duration::from_secs(config.takeover_quiet_seconds));
         claim::prove_conditional(&store, shard).await?;
-        let staging = Staging::open(&config.staging, shard, config.staging_bytes_max)
-            .map_err(|reason| ArchiveError::Staging { folder: config.staging.clone(), reason })?;
-        let takeover = claim::take_over(&store, shard, owner).await?;
+        let failed = |reason| ArchiveError::Staging { folder: config.staging.clone(), reason };
+        let staging = Staging::open(&config.staging, shard, config.staging_bytes_max).map_err(failed)?;
+        reshard::work::ensure_open(&store, shard, owner, carve).await?;
+        let standoff = Standoff::new(owner, quiet, staging.last_incarnation(), *forced);
+        let takeover = claim::take_over(&store, shard, owner, standoff).await?;
+        staging.remember_incarnation(takeover.incarnation).map_err(failed)?;
         let snapshot = claim::snapshot(&store, &takeover).await?;
         let recovered = Recovered::new(&takeover, snapshot);
         tracing::info!(incarnation = recovered.incarnation, archive = %recovered.archive_id, "the archive is ours");
@@ -180,7 +226,8 @@ impl Archive {
             .map_err(ArchiveError::Thread)?;
         let release = Arc::new(AtomicBool::new(false));
         let committer = Committer::new(takeover);
-        let uploader = Uploader::new(store, shard, committer, staging.clone(), status_out, release.clone());
+        let (staged_here, renewal) = (staging.clone(), standoff::renewal(quiet));
+        let uploader = Uploader::new(store, shard, committer, staged_here, status_out, release.clone(), renewal);
         let uploader = tokio::spawn(uploader.run(staged_in));
         Ok((Archive { segments: Some(segments), staging, status, release, uploader }, recovered))
     }

@@ -3,6 +3,7 @@
 #[cfg(feature = "embedded")]
 mod factory;
 mod archive;
+mod shard;
 mod signals;
 
 use std::{
@@ -14,15 +15,18 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use proto::{
+    archive::{Shard, shards::Slots},
     clock::KeptClock,
+    config::ConfigError,
     time::{PlantClock, wall_now_ms},
 };
 use tokio::sync::watch;
 
 use crate::{
+    archive::ArchiveError,
     config::ProcessorConfig,
     crew,
-    processor::{Processor, STOP_MAX, engine::EngineError},
+    processor::{Processor, ProcessorError, STOP_MAX, engine::EngineError},
     telemetry,
 };
 use signals::Signals;
@@ -30,8 +34,16 @@ use signals::Signals;
 pub const EXIT_FAILED: u8 = 1;
 /// A configuration that can't be used.
 pub const EXIT_CONFIG: u8 = 2;
-/// Another processor took over: a supervisor should wait before it starts this one again.
+/// Another processor took over; the next start waits by itself.
 pub const EXIT_FENCED: u8 = 3;
+/// The shard's slots have gone to others: no start can help.
+pub const EXIT_CLOSED: u8 = 4;
+const EXIT_CODES: &str = "Exit codes:
+  0  stopped as asked
+  1  failed; nothing is lost, gateways keep what is not committed
+  2  the configuration can't be used
+  3  another processor took over; the next start waits until that one is gone
+  4  the shard is closed: its slots belong to other shards, and a start can't help";
 /// In the staging folder.
 const CLOCK_FILE: &str = "clock.json";
 
@@ -48,9 +60,20 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The processor alone, against a broker and an S3 endpoint
+    #[command(after_help = EXIT_CODES)]
     Run {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take the shard from another owner at once: you know that it is gone. Without this a start waits until there was
+        /// no new manifest for `archive.takeover_quiet_seconds`, or the owner has stopped cleanly
+        #[arg(long)]
+        take_over: bool,
+        /// Shard to write to, instead of the configuration's
+        #[arg(long)]
+        shard: Option<Shard>,
+        /// Slots that the shard must own, as 0-15,17; whatever it owns unless given
+        #[arg(long)]
+        slots: Option<Slots>,
     },
     /// Check a configuration file and open nothing
     CheckConfig {
@@ -61,6 +84,8 @@ enum Command {
     Alerts(crew::AlertsArgs),
     /// List, check and compact what is in S3
     Archive(archive::ArchiveArgs),
+    /// Which shards there are; split and merge them
+    Shard(shard::ShardArgs),
     /// Train, evaluate and promote models
     Model(model::cli::ModelArgs),
     /// What really went on in the factory's plant, for `model evaluate --truth`
@@ -87,7 +112,15 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
-        Some(Command::Run { config }) => run(config).await,
+        Some(Command::Run { config, take_over, shard, slots }) => {
+            let overrule = |config: ProcessorConfig| ProcessorConfig {
+                take_over,
+                shard: shard.unwrap_or(config.shard),
+                slots: slots.or(config.slots),
+                ..config
+            };
+            run(ProcessorConfig::load(&config).map(overrule)).await
+        }
         Some(Command::CheckConfig { config }) => match ProcessorConfig::load(&config) {
             Ok(_) => ExitCode::SUCCESS,
             Err(e) => fail(&e.to_string(), EXIT_CONFIG),
@@ -97,6 +130,7 @@ async fn dispatch(cli: Cli) -> ExitCode {
             Err(e) => fail(&format!("{e:#}"), 1),
         },
         Some(Command::Archive(args)) => archive::run(args).await,
+        Some(Command::Shard(args)) => shard::run(args).await,
         Some(Command::Model(args)) => model::cli::run(args).await,
         #[cfg(feature = "embedded")]
         Some(Command::Truth { data }) => factory::truth(&data),
@@ -121,8 +155,8 @@ fn plant_clock(config: &ProcessorConfig) -> PlantClock {
     clock.clock
 }
 
-async fn run(path: PathBuf) -> ExitCode {
-    let config = match ProcessorConfig::load(&path) {
+async fn run(config: Result<ProcessorConfig, ConfigError>) -> ExitCode {
+    let config = match config {
         Ok(config) => config,
         Err(e) => return fail(&e.to_string(), EXIT_CONFIG),
     };
@@ -144,7 +178,14 @@ async fn run(path: PathBuf) -> ExitCode {
     };
     let processor = match started {
         Ok(processor) => processor,
-        Err(e) => return fail(&e.to_string(), 1),
+        Err(e) => {
+            let code = match e {
+                ProcessorError::Archive(ArchiveError::Closed { .. }) => EXIT_CLOSED,
+                ProcessorError::Settings(_) => EXIT_CONFIG,
+                _ => EXIT_FAILED,
+            };
+            return fail(&e.to_string(), code);
+        }
     };
     let (grpc, http) = processor.addresses();
     tracing::info!(%grpc, %http, "the processor is up");
@@ -152,6 +193,7 @@ async fn run(path: PathBuf) -> ExitCode {
         () = signals.asked_to_stop() => ExitCode::SUCCESS,
         reason = processor.failed() => match *reason {
             EngineError::Fenced => ExitCode::from(EXIT_FENCED),
+            EngineError::Closed { .. } => ExitCode::from(EXIT_CLOSED),
             _ => ExitCode::from(EXIT_FAILED),
         },
     };

@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use model::{config::Registry, features::FeatureConfig, store::S3Config, train::TrainSettings};
 use proto::{
+    archive::{Shard, shards::Slots},
     asset::AssetId,
     broker::{Broker, BrokerConfig},
     clock::ClockConfig,
@@ -18,6 +20,11 @@ use serde::Deserialize;
 use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig};
 
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Names the instance where the file does not.
+const OWNER_VARIABLE: &str = "MILLWRIGHT_OWNER";
+/// Shorter, and every hiccup of S3 would look like the end of an owner.
+const TAKEOVER_QUIET_SECONDS_ALLOWED: RangeInclusive<u64> = 4..=3600;
+const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
 /// What a processor is told: by the file, or in code by a program that runs one inside itself.
 #[derive(Debug, Clone)]
@@ -25,6 +32,12 @@ pub struct ProcessorConfig {
     pub site: AssetId,
     /// Stable id of this instance: the same after a restart.
     pub owner: String,
+    /// The one that this processor writes to.
+    pub shard: Shard,
+    /// What that shard must own; None: whatever it does.
+    pub slots: Option<Slots>,
+    /// Take the shard from another owner without waiting.
+    pub take_over: bool,
     pub mqtt: Broker,
     pub s3: S3Config,
     pub serve: ServeConfig,
@@ -44,6 +57,9 @@ struct File {
     site: AssetId,
     #[serde(default = "default_owner")]
     owner: String,
+    #[serde(default = "first_shard")]
+    shard: Shard,
+    slots: Option<Slots>,
     mqtt: BrokerConfig,
     s3: S3Config,
     #[serde(default)]
@@ -63,8 +79,18 @@ struct File {
     clock: ClockConfig,
 }
 
+fn first_shard() -> Shard {
+    Shard::FIRST
+}
+
+/// The host's name: stable over restarts, and another one on another machine.
 fn default_owner() -> String {
-    "processor-0".into()
+    let host = || fs::read_to_string(HOST_NAME_FILE).ok();
+    let name = std::env::var(OWNER_VARIABLE).ok().or_else(host).unwrap_or_default();
+    match name.trim() {
+        "" => "processor-0".into(),
+        name => name.into(),
+    }
 }
 
 impl ProcessorConfig {
@@ -80,6 +106,25 @@ impl ProcessorConfig {
         Self::parse(&name, &text, path.parent().unwrap_or(Path::new("")))
     }
 
+    /// Which slots a shard owns is decided in the archive; a processor that was meant for others must not start.
+    pub fn check_slots(&self, owned: Slots) -> Result<(), ConfigError> {
+        match self.slots {
+            Some(slots) if slots != owned => {
+                let reason = format!("`slots` (--slots): {slots}, but shard {} owns {owned}", self.shard);
+                Err(ConfigError::whole("the archive", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Name at the broker: one instance may serve several shards by several processes.
+    pub fn client(&self) -> String {
+        match self.shard {
+            Shard::FIRST => self.owner.clone(),
+            shard => format!("{}-shard-{shard}", self.owner),
+        }
+    }
+
     fn parse(name: &str, text: &str, base: &Path) -> Result<Self, ConfigError> {
         let file: File = parse(name, text)?;
         file.alerts.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
@@ -92,6 +137,9 @@ impl ProcessorConfig {
         if file.archive.staging_bytes_max == 0 {
             return Err(ConfigError::key(name, "archive.staging_bytes_max", "must be above 0"));
         }
+        if !TAKEOVER_QUIET_SECONDS_ALLOWED.contains(&file.archive.takeover_quiet_seconds) {
+            return Err(ConfigError::key(name, "archive.takeover_quiet_seconds", "must be from 4 to 3600"));
+        }
         if file.owner.is_empty() || file.owner.len() > 64 || !file.owner.is_ascii() {
             return Err(ConfigError::key(name, "owner", "1 to 64 ASCII characters"));
         }
@@ -99,6 +147,9 @@ impl ProcessorConfig {
         Ok(ProcessorConfig {
             site: file.site,
             owner: file.owner,
+            shard: file.shard,
+            slots: file.slots,
+            take_over: false,
             mqtt,
             s3,
             serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
@@ -128,6 +179,18 @@ mod tests {
         assert_eq!(config.mqtt.port, 1883);
         assert_eq!(config.archive.staging, Path::new("/etc/millwright/staging"));
         assert_eq!(config.clock, ClockConfig::default());
+        assert!(!config.owner.is_empty() && !config.owner.contains(char::is_whitespace));
+    }
+
+    #[test]
+    fn a_processor_for_other_slots_than_its_shards_does_not_start() {
+        let text = format!("shard = 2\nslots = \"16-31\"\n{MINIMAL}");
+        let config = ProcessorConfig::parse("p.toml", &text, Path::new("")).unwrap();
+        assert_eq!(config.shard, Shard(2));
+        assert!(config.client().ends_with("-shard-2"));
+        assert!(config.check_slots("16-31".parse().unwrap()).is_ok());
+        let refused = config.check_slots(Slots::ALL).unwrap_err().to_string();
+        assert!(refused.contains("16-31, but shard 2 owns 0-63"), "{refused}");
     }
 
     #[test]
@@ -151,7 +214,12 @@ mod tests {
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
             ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
+            (format!("slots = \"0-64\"\n{MINIMAL}"), "is no set of slots"),
             (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
+            (
+                format!("{MINIMAL}[archive]\ntakeover_quiet_seconds = 1\n"),
+                "`archive.takeover_quiet_seconds`: must be from 4",
+            ),
         ];
         for (text, expected) in cases {
             let line = refusal(&text);

@@ -79,6 +79,8 @@ pub enum Decoded {
     Conflict(AgentKey, DeadLetter),
     /// It would be one of those two, but staging is full, and nobody will send it again.
     Dropped,
+    /// Of another shard's slots: its processor has it too.
+    Elsewhere,
     /// Nothing new: a repeat, not the next one, damaged on the way, or not now. The agent will send again as needed.
     Refused(AgentKey, Refusal),
 }
@@ -110,6 +112,7 @@ impl Decoded {
             Decoded::Lost(_) => "dead_lettered",
             Decoded::Conflict(..) => "conflict",
             Decoded::Dropped => "dropped",
+            Decoded::Elsewhere => "other_shard",
             Decoded::Refused(_, refusal) => match refusal {
                 Refusal::Duplicate { .. } => "duplicate",
                 Refusal::OutOfOrder => "out_of_order",
@@ -142,6 +145,9 @@ fn judge(intake: &mut Intake, site: &AssetId, arrival: &Arrival, now: PlantTime)
         Ok(agent) => agent,
         Err(reason) => return Decoded::Lost(letter(reason, 0)),
     };
+    if !intake.serves(&agent) {
+        return Decoded::Elsewhere;
+    }
     let frame = match Frame::split(arrival.payload.clone()) {
         Ok(frame) => frame,
         Err(FrameError::Version { .. }) => return Decoded::Refused(agent, Refusal::Version),

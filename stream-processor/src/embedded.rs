@@ -33,6 +33,7 @@ use model::{
     train::TrainSettings,
 };
 use proto::{
+    archive::Shard,
     asset::{AssetId, InvalidAssetId},
     broker::Broker as BrokerAddress,
     time::{PlantClock, PlantTime, wall_now_ms},
@@ -214,6 +215,9 @@ impl Factory {
         let settings = ProcessorConfig {
             site: site.clone(),
             owner: "factory".into(),
+            shard: Shard::FIRST,
+            slots: None,
+            take_over: false,
             mqtt: BrokerAddress {
                 host: broker.addr.ip().to_string(),
                 port: broker.addr.port(),

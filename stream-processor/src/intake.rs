@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use proto::{
+    archive::shards::Slots,
     position::{Epoch, Position},
     telemetry::{FrameHeader, FrameKind},
 };
@@ -48,9 +49,11 @@ pub enum Decision {
 /// Where the epochs ended that each agent has left behind, the oldest first. Part of the state at a barrier.
 pub type EpochsLeft = BTreeMap<AgentKey, Vec<Position>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Intake {
     logs: HashMap<AgentKey, AgentLog>,
+    /// Agents of others are not ours, whatever the broker brings.
+    slots: Slots,
     paused: bool,
 }
 
@@ -71,7 +74,16 @@ impl Intake {
             AgentLog { left, ..AgentLog::at(*position) }
         };
         let logs = committed.iter().map(|(agent, position)| (agent.clone(), log(agent, position))).collect();
-        Intake { logs, paused: false }
+        Intake { logs, slots: Slots::ALL, paused: false }
+    }
+
+    pub fn limited_to(self, slots: Slots) -> Self {
+        Intake { slots, ..self }
+    }
+
+    /// May this agent's batches be taken here at all?
+    pub fn serves(&self, agent: &AgentKey) -> bool {
+        self.slots.holds(&agent.agent)
     }
 
     pub fn paused(&self) -> bool {

@@ -24,7 +24,7 @@ use model::{
     score::Scorer,
     store::{ConfigError, Store},
 };
-use proto::{archive::Shard, time::PlantClock};
+use proto::{config::ConfigError as SettingsError, time::PlantClock};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     acks::Acks,
-    archive::{Archive, ArchiveError, pending::Pending},
+    archive::{Archive, ArchiveError, Claimant, pending::Pending},
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
     intake::{EpochsLeft, Intake, installs::Installs},
@@ -52,8 +52,6 @@ use engine::{Engine, EngineError};
 use ledger::Ledger;
 use throttle::Throttle;
 
-/// All slots, until shards are split.
-const SHARD: Shard = Shard(0);
 /// A stop takes at most so long, and whoever waits for it a little longer: supervisors and people give five seconds.
 pub const STOP_MAX: Duration = Duration::from_millis(4_500);
 
@@ -65,6 +63,8 @@ const STRAY_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 pub enum ProcessorError {
     #[error("S3: {0}")]
     Store(#[from] ConfigError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("the snapshot: {0}")]
@@ -121,7 +121,9 @@ impl Processor {
         let addresses = (serving.grpc, serving.http);
 
         let store = Store::open(&config.s3).await?;
-        let (archive, recovered) = Archive::open(store.clone(), &config.archive, SHARD, &config.owner).await?;
+        let claimant = Claimant { owner: config.owner.clone(), shard: config.shard, forced: config.take_over };
+        let (archive, recovered) = Archive::open(store.clone(), &config.archive, &claimant).await?;
+        config.check_slots(recovered.slots)?;
         let (stream, left) = match &recovered.snapshot {
             Some(snapshot) => Stream::restore(stream_config, snapshot)?,
             None => (Stream::new(stream_config), EpochsLeft::new()),
@@ -144,7 +146,7 @@ impl Processor {
         let refused = champion.begin().await;
         let champion = tokio::spawn(champion.watch(refused, asked, stop.clone()));
 
-        let ingest = Ingest::start(&config.mqtt, &config.site, &config.owner, ingest_stop.clone())?;
+        let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
         let engine = Engine {
             site: config.site.clone(),
             incarnation: recovered.incarnation,
@@ -153,7 +155,7 @@ impl Processor {
             ingest,
             commands: commands_in,
             scorer,
-            intake: Intake::new(&recovered.positions, left),
+            intake: Intake::new(&recovered.positions, left).limited_to(recovered.slots),
             installs: Installs::default(),
             acks: Acks::new(recovered.archive_id, recovered.incarnation, &recovered.positions),
             stream,

@@ -9,6 +9,7 @@ mod generation;
 mod plan;
 pub mod predict;
 mod prediction;
+pub mod shards;
 mod snapshot;
 pub mod tables;
 mod waiting;
@@ -16,7 +17,7 @@ mod waiting;
 use std::collections::BTreeMap;
 
 use model::{
-    features::{FeatureConfig, FeatureSchema, WindowFeatures, clean::Carry},
+    features::{FeatureConfig, FeatureSchema, WindowFeatures, catalogue::CatalogueError, clean::Carry},
     score::{Score, Scorer},
 };
 use polars::prelude::{DataFrame, PolarsError};
@@ -71,6 +72,10 @@ pub enum StreamError {
     SnapshotSize { bytes: usize },
     #[error("snapshot version {version} is not known here")]
     SnapshotVersion { version: u32 },
+    #[error("there is no snapshot to divide")]
+    NoState,
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     #[error("snapshot can't be written: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
     #[error("snapshot can't be read: {0}")]

@@ -69,6 +69,14 @@ impl Windows {
         closed
     }
 
+    /// Takes over a machine of others, whose id there is `there`.
+    pub fn move_in(&mut self, machine: u32, from: &mut Windows, there: u32) {
+        if let Some(windows) = from.machines.get_mut(there as usize) {
+            self.machines.resize_with(self.machines.len().max(machine as usize + 1), Default::default);
+            self.machines[machine as usize] = std::mem::take(windows);
+        }
+    }
+
     /// The machine starts anew, as one that was never seen.
     pub fn restart(&mut self, machine: u32) {
         if let Some(windows) = self.machines.get_mut(machine as usize) {

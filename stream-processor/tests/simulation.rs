@@ -16,8 +16,12 @@ mod faults;
 mod gateway;
 #[path = "simulation/processor.rs"]
 mod processor;
+#[path = "simulation/reshard.rs"]
+mod reshard;
 #[path = "simulation/s3.rs"]
 mod s3;
+#[path = "simulation/task.rs"]
+mod task;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -33,7 +37,8 @@ use broker::Broker;
 use faults::{Faults, Reached, TICK};
 use gateway::Gateway;
 use processor::Processor;
-use s3::S3;
+use reshard::{Operator, layout};
+use s3::{Answer, S3, Ticket};
 
 const SEEDS: u64 = 200;
 const TICKS_WITH_FAULTS: u32 = 300;
@@ -44,7 +49,7 @@ const TICKS_TO_REST_MAX: u32 = 6_000;
 const TICKS_PER_FLUSH: u32 = 40;
 
 /// Without these the seeds prove nothing.
-const MUST_BE_REACHED: [&str; 23] = [
+const MUST_BE_REACHED: [&str; 30] = [
     "received",
     "commit of nothing",
     "duplicate",
@@ -67,6 +72,13 @@ const MUST_BE_REACHED: [&str; 23] = [
     "disk image restored",
     "spool lost",
     "break declared",
+    "change carried out",
+    "change left to the successors",
+    "operator killed",
+    "other_shard",
+    "closed shard not taken",
+    "another owner waited for",
+    "renewed",
     "break",
 ];
 
@@ -77,9 +89,9 @@ struct World {
     faults: Faults,
     gateways: Vec<Gateway>,
     broker: Broker,
-    /// More than one only while the later one has not thrown the earlier one out.
+    /// More than one of a shard only while the later one has not thrown the earlier one out.
     processors: Vec<Processor>,
-    started: u32,
+    operator: Operator,
     s3: S3,
     ledger: Ledger,
 }
@@ -92,7 +104,8 @@ impl World {
         let faults = Faults::drawn(&mut rng);
         let (broker, s3) = (Broker::default(), S3::default());
         let (now, processors, ledger) = (Duration::ZERO, vec![], Ledger::default());
-        World { rng, now, site, faults, gateways, broker, processors, started: 0, s3, ledger }
+        let operator = Operator::new(TICK * TICKS_WITH_FAULTS, &mut rng);
+        World { rng, now, site, faults, gateways, broker, processors, operator, s3, ledger }
     }
 
     fn tick(&mut self, reached: &mut Reached) {
@@ -125,21 +138,35 @@ impl World {
             self.gateways.iter_mut().filter_map(|g| g.agent.as_mut()).for_each(|a| a.disconnect());
             reached.count("broker restarted");
         }
-        if self.rng.random_bool(self.faults.processor_killed) && self.processors.pop().is_some() {
+        if self.rng.random_bool(self.faults.processor_killed) && !self.processors.is_empty() {
+            self.processors.remove(self.rng.random_range(0..self.processors.len()));
             reached.count("processor killed");
         }
         if self.rng.random_bool(self.faults.s3_outage) {
             self.s3.outage(self.now + Duration::from_secs(self.rng.random_range(1..8)));
         }
         self.processors.retain(|p| !p.is_fenced());
-        let doubled = self.processors.len() == 1 && self.rng.random_bool(self.faults.processor_doubled);
-        if doubled {
-            reached.count("processor doubled");
+        let layout = layout(&self.s3.objects);
+        for descent in &layout.shards {
+            let shard = descent.shard;
+            let running = self.processors.iter().filter(|p| p.shard == shard).count();
+            let has_slots = layout.successors(shard).is_empty();
+            // Somebody may also start one for a shard whose slots have gone to others.
+            let doubled = running <= 1 && self.rng.random_bool(self.faults.processor_doubled);
+            if doubled && running == 1 {
+                reached.count("processor doubled");
+            }
+            if doubled || (running == 0 && has_slots) {
+                // Of the same name it takes over at once, of another it waits.
+                let name = format!("p{}", self.rng.random_range(0..2));
+                self.processors.push(Processor::new(name, &self.site, shard));
+            }
         }
-        if doubled || self.processors.is_empty() {
-            self.started += 1;
-            self.processors.push(Processor::new(format!("p{}", self.started), &self.site));
-        }
+    }
+
+    fn run_operator(&mut self, answers: &[(Ticket, Answer)], reached: &mut Reached) {
+        answers.iter().for_each(|(ticket, answer)| self.operator.answer(*ticket, answer));
+        self.operator.tick(self.now, &mut self.s3, &self.faults, &mut self.rng, reached);
     }
 
     fn run_gateways(&mut self, reached: &mut Reached) {
@@ -180,6 +207,7 @@ impl World {
         let frames = self.broker.frames(self.now);
         let answers = self.s3.answers(self.now, reached);
         self.ledger.catch_up(&self.s3.objects);
+        self.run_operator(&answers, reached);
         for processor in &mut self.processors {
             for (from, frame) in &frames {
                 processor.take(&self.gateways[*from].key, frame.clone(), reached);
@@ -198,7 +226,9 @@ impl World {
     }
 
     fn at_rest(&self) -> bool {
-        self.processors.iter().all(Processor::is_idle) && self.gateways.iter().all(Gateway::is_empty)
+        self.operator.is_done()
+            && self.processors.iter().all(Processor::is_idle)
+            && self.gateways.iter().all(Gateway::is_empty)
     }
 }
 

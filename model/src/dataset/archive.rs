@@ -25,7 +25,7 @@ use crate::{
     features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole},
     store::{
         OBJECT_BYTES_MAX, Store, StoreError,
-        listing::{ListError, resolve},
+        listing::{ListError, resolve_all},
     },
 };
 use readings::Readings;
@@ -73,14 +73,14 @@ pub struct Archive {
     readings: Readings,
 }
 
-/// Reads all that the archive's manifests name, in the objects that hold it now.
+/// Reads all that the manifests name, of one shard or of all, in the objects that hold it now.
 pub async fn read(
     store: &Store,
-    shard: Shard,
+    shard: Option<Shard>,
     progress: &mut (dyn FnMut(ReadProgress) + Send),
 ) -> Result<Archive, ArchiveError> {
-    let listing = resolve(store, shard, &TABLES).await?.ok_or(ArchiveError::Empty)?;
-    let objects = wanted(listing.objects.into_iter().map(|l| l.object).collect());
+    let listed = resolve_all(store, shard, &TABLES).await?.ok_or(ArchiveError::Empty)?;
+    let objects = wanted(listed.into_iter().map(|l| l.object).collect());
     let mut archive = Archive::default();
     for (i, object) in objects.iter().enumerate() {
         let bytes = fetch(store, object).await?;

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::FeatureConfig;
 
+/// Pairs of an id in one catalogue and one in another.
+pub type Ids = Vec<(u32, u32)>;
+
 /// Machines and sensors come from outside: more series than this are refused.
 pub const SERIES_MAX: usize = 1 << 20;
 
@@ -153,6 +156,29 @@ impl Catalogue {
         self.machines[machine as usize].series.push(id);
         self.series.push(Series { machine, sensor, spec: None });
         Ok(id)
+    }
+
+    /// Takes over machines of another catalogue, which are new here, and their series. Gives ids there and ids here.
+    pub fn extend(&mut self, from: &Catalogue, machines: &[u32]) -> Result<(Ids, Ids), CatalogueError> {
+        let (mut by_id, mut met, mut series) = (HashMap::new(), Ids::new(), Ids::new());
+        for there in machines {
+            let machine = &from.machines[*there as usize];
+            let here = self.meet_machine(machine.name.as_str())?;
+            self.machines[here as usize] = Machine { series: vec![], ..machine.clone() };
+            by_id.insert(*there, here);
+            met.push((*there, here));
+        }
+        for (there, sensor) in (0..).zip(&from.series) {
+            let Some(machine) = by_id.get(&sensor.machine).copied() else { continue };
+            if self.series.len() >= SERIES_MAX {
+                return Err(CatalogueError::TooMany);
+            }
+            let here = self.series.len() as u32;
+            self.machines[machine as usize].series.push(here);
+            self.series.push(Series { machine, ..sensor.clone() });
+            series.push((there, here));
+        }
+        Ok((met, series))
     }
 
     /// Takes over what a gateway says it has; what it no longer names stays, since its readings may still come.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     StoreError,
-    manifests::{ReadError, newest_number, newest_of, read_manifest},
+    manifests::{ReadError, first_number, newest_layout, newest_number, newest_of, read_manifest},
     objects::Objects,
 };
 
@@ -59,6 +59,33 @@ pub async fn resolve(store: &dyn Objects, shard: Shard, tables: &[Table]) -> Res
     }
 }
 
+/// What counts of all shards that there ever were, or of one; none: there is no manifest. In an order in which every
+/// agent's log is in order: a successor's manifests are numbered above its predecessors'.
+pub async fn resolve_all(
+    store: &dyn Objects,
+    only: Option<Shard>,
+    tables: &[Table],
+) -> Result<Option<Vec<Listed>>, ListError> {
+    let mut all = None;
+    for shard in shards(store, only).await? {
+        if let Some(listing) = resolve(store, shard, tables).await? {
+            all.get_or_insert_with(Vec::new).extend(listing.objects);
+        }
+    }
+    if let Some(objects) = &mut all {
+        objects.sort_by_key(|l| l.manifest);
+    }
+    Ok(all)
+}
+
+/// Every shard that there ever was, predecessors before successors; or the one that is asked for.
+pub async fn shards(store: &dyn Objects, only: Option<Shard>) -> Result<Vec<Shard>, ReadError> {
+    match only {
+        Some(shard) => Ok(vec![shard]),
+        None => Ok(newest_layout(store).await?.shards.into_iter().map(|d| d.shard).collect()),
+    }
+}
+
 async fn resolve_once(store: &dyn Objects, shard: Shard, tables: &[Table]) -> Result<Option<Listing>, ListError> {
     // Before the manifests: a record covers only manifests that were there when it was written.
     let record = newest_compaction(store, shard, 0).await?;
@@ -66,7 +93,8 @@ async fn resolve_once(store: &dyn Objects, shard: Shard, tables: &[Table]) -> Re
     let Some(newest) = newest_number(store, shard, covered).await? else { return Ok(None) };
     let parts = record.iter().flat_map(|r| &r.parts).filter(|p| tables.contains(&p.table));
     let mut objects = read_parts(store, parts).await?;
-    let tail = read_listed(store, shard, covered + 1, newest).await?;
+    let first = if covered > 0 { covered + 1 } else { first_number(store, shard).await?.unwrap_or(1) };
+    let tail = read_listed(store, shard, first, newest).await?;
     objects.extend(tail.into_iter().filter(|l| tables.contains(&l.object.table)));
     // Stable: what one manifest names stays in its order.
     objects.sort_by_key(|l| l.manifest);

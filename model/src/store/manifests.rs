@@ -1,7 +1,10 @@
-//! The manifests of a shard: numbered from 1 without gaps and never deleted, so that the newest is found with a few
-//! HEAD requests and no listing.
+//! The manifests of a shard: numbered without gaps and never deleted, so that the newest is found with a few HEAD requests.
+//! The first shard's begin at 1, a successor's above the last ones of its predecessors: one listing finds them.
 
-use proto::archive::{Manifest, ManifestError, Shard, manifest_key};
+use proto::archive::{
+    Manifest, ManifestError, Shard, manifest_key, manifest_prefix,
+    shards::{Layout, layout_key},
+};
 
 use super::{StoreError, objects::Objects};
 
@@ -53,8 +56,28 @@ pub enum ReadError {
     Manifest { key: String, error: ManifestError },
 }
 
-/// Number of the shard's newest manifest; none: the archive is empty. `known`: one that is known to exist, or 0.
+/// Number of the shard's first manifest; none: there may be none yet.
+pub async fn first_number(store: &dyn Objects, shard: Shard) -> Result<Option<u64>, StoreError> {
+    if shard == Shard::FIRST {
+        return Ok(Some(1));
+    }
+    let prefix = manifest_prefix(shard);
+    let page = store.list(&prefix, None).await?;
+    // Numbers sort before the folders of other things.
+    let number = |key: &str| key.strip_prefix(&prefix)?.strip_suffix(".json")?.parse().ok();
+    Ok(page.first().and_then(|first| number(&first.key)))
+}
+
+/// Number of the shard's newest manifest; none: it is empty. `known`: one that is known to exist, or 0.
 pub async fn newest_number(store: &dyn Objects, shard: Shard, known: u64) -> Result<Option<u64>, StoreError> {
+    let known = match (known, shard) {
+        (0, Shard::FIRST) => 0,
+        (0, _) => match first_number(store, shard).await? {
+            Some(first) => first,
+            None => return Ok(None),
+        },
+        (known, _) => known,
+    };
     newest_of(store, |number| manifest_key(shard, number), known).await
 }
 
@@ -80,6 +103,15 @@ pub async fn read_manifest(store: &dyn Objects, shard: Shard, number: u64) -> Re
     let Some(bytes) = store.get(&key).await? else { return Ok(None) };
     let manifest = Manifest::decode(&bytes, number).map_err(|error| ReadError::Manifest { key, error })?;
     Ok(Some(manifest))
+}
+
+/// Which shards there are: shard 0 alone, while nothing was ever split.
+pub async fn newest_layout(store: &dyn Objects) -> Result<Layout, ReadError> {
+    let Some(number) = newest_of(store, layout_key, 0).await? else { return Ok(Layout::default()) };
+    let key = layout_key(number);
+    // Records are never deleted.
+    let bytes = store.get(&key).await?.unwrap_or_default();
+    Layout::decode(&bytes, number).map_err(|error| ReadError::Manifest { key, error })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use model::store::{
     PutOutcome, Store,
     manifests::{newest_number, read_manifest},
+    objects::Objects,
 };
 use proto::{
     ack::ArchiveId,
@@ -11,7 +12,14 @@ use proto::{
     time::wall_now_ms,
 };
 
-use super::{ArchiveError, parquet::sha256, recovery::Claim, recovery::takeover};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    ArchiveError,
+    parquet::sha256,
+    recovery::{Claim, takeover},
+    standoff::{Standoff, Verdict},
+};
 
 pub const TAKEOVER_ATTEMPTS_MAX: u32 = 16;
 
@@ -29,18 +37,42 @@ pub async fn prove_conditional(store: &Store, shard: Shard) -> Result<(), Archiv
     }
 }
 
-/// Puts the takeover manifest; gives it back.
-pub async fn take_over(store: &Store, shard: Shard, owner: &str) -> Result<Manifest, ArchiveError> {
-    let fresh = ArchiveId(rand::random());
-    let mut known = 0;
-    for _ in 0..TAKEOVER_ATTEMPTS_MAX {
-        let newest = match newest_number(store, shard, known).await? {
-            None => None,
-            Some(number) => {
-                let found = read_manifest(store, shard, number).await?;
-                Some(found.ok_or(ArchiveError::ManifestGone { number })?)
+/// The newest manifest; `known`: one that is known to exist, or 0.
+pub async fn newest(store: &dyn Objects, shard: Shard, known: u64) -> Result<Option<Manifest>, ArchiveError> {
+    let Some(number) = newest_number(store, shard, known).await? else { return Ok(None) };
+    let found = read_manifest(store, shard, number).await?;
+    Ok(Some(found.ok_or(ArchiveError::ManifestGone { number })?))
+}
+
+/// Puts the takeover manifest, once the standoff lets it; gives it back.
+pub async fn take_over(
+    store: &Store,
+    shard: Shard,
+    owner: &str,
+    mut standoff: Standoff,
+) -> Result<Manifest, ArchiveError> {
+    let (fresh, started) = (ArchiveId(rand::random()), Instant::now());
+    let (mut known, mut attempts, mut said) = (0, 0, false);
+    while attempts < TAKEOVER_ATTEMPTS_MAX {
+        let newest = newest(store, shard, known).await?;
+        match (standoff.judge(newest.as_ref(), started.elapsed()), &newest) {
+            (Verdict::TakeOver, _) | (_, None) => {}
+            (Verdict::Closed, Some(last)) => {
+                return Err(ArchiveError::Closed { shard, successors: last.successors.clone() });
             }
-        };
+            (Verdict::Wait(until), Some(other)) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::info!(
+                        owner = other.owner,
+                        "the shard has another owner: waiting until it goes, or is quiet"
+                    );
+                }
+                known = other.number;
+                sleep_until(started + until).await;
+                continue;
+            }
+        }
+        attempts += 1;
         let claim = Claim { fresh, shard, owner: owner.into(), wall_ms: wall_now_ms() };
         let manifest = takeover(newest.as_ref(), &claim);
         let bytes = Bytes::from(manifest.encode()?);
@@ -55,7 +87,7 @@ pub async fn take_over(store: &Store, shard: Shard, owner: &str) -> Result<Manif
 }
 
 /// The state that the manifest names, checked.
-pub async fn snapshot(store: &Store, manifest: &Manifest) -> Result<Option<Vec<u8>>, ArchiveError> {
+pub async fn snapshot(store: &dyn Objects, manifest: &Manifest) -> Result<Option<Vec<u8>>, ArchiveError> {
     let Some(named) = &manifest.snapshot else { return Ok(None) };
     let broken = |reason| ArchiveError::Snapshot { key: named.key.clone(), reason };
     let bytes = store.get(&named.key).await?.ok_or_else(|| broken("named by a manifest and not there"))?;

@@ -68,7 +68,7 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Committed<T> {
     pub manifest: Manifest,
-    /// None for the manifest that releases the shard.
+    /// None for manifests that only renew or release the shard.
     pub load: Option<T>,
 }
 
@@ -89,6 +89,10 @@ pub struct Committer<T> {
     last: Manifest,
     queue: VecDeque<Entry<T>>,
     state: State,
+    /// When the newest manifest was known to be in S3.
+    settled_at: Duration,
+    /// The writer of the manifest that ended this one.
+    fenced_by: Option<Box<Manifest>>,
     failures: u32,
     retry_at: Duration,
 }
@@ -116,11 +120,14 @@ enum Step {
 }
 
 impl<T> Committer<T> {
+    /// Its clock begins with the takeover.
     pub fn new(takeover: Manifest) -> Self {
         let mut committer = Committer {
             last: takeover,
             queue: VecDeque::new(),
             state: State::Fenced,
+            settled_at: Duration::ZERO,
+            fenced_by: None,
             failures: 0,
             retry_at: Duration::ZERO,
         };
@@ -150,6 +157,18 @@ impl<T> Committer<T> {
         self.enqueue(manifest, None)
     }
 
+    /// When an empty manifest is due, `every` so long; None while there is something to commit.
+    pub fn renews_at(&self, every: Duration) -> Option<Duration> {
+        let idle = self.queue.is_empty() && !self.is_fenced() && self.last.kind != ManifestKind::Released;
+        idle.then(|| self.settled_at + every)
+    }
+
+    /// Tells whoever wants the shard that its owner is alive.
+    pub fn renew(&mut self, wall_ms: i64) -> Result<(), PushError> {
+        let manifest = Manifest { kind: ManifestKind::Renewed, ..self.next(wall_ms) };
+        self.enqueue(manifest, None)
+    }
+
     pub fn has_room(&self) -> bool {
         self.queue.len() < SEGMENTS_STAGED_MAX
     }
@@ -158,6 +177,11 @@ impl<T> Committer<T> {
     pub fn stop(&mut self) {
         self.queue.clear();
         self.state = State::Fenced;
+    }
+
+    /// The manifest under the number that was to be this writer's next one, if it can be read.
+    pub fn fenced_by(&self) -> Option<&Manifest> {
+        self.fenced_by.as_deref()
     }
 
     pub fn is_fenced(&self) -> bool {
@@ -213,9 +237,9 @@ impl<T> Committer<T> {
         match answer {
             Answer::Failed(action) => self.failed(now, &action),
             Answer::Uploaded { number, object } if current == Some(number) => self.uploaded(object),
-            Answer::ManifestCreated { number } if current == Some(number) => return self.committed(),
+            Answer::ManifestCreated { number } if current == Some(number) => return self.committed(now),
             Answer::ManifestExists { number } if current == Some(number) => self.step(Step::Read),
-            Answer::ManifestRead { number, found } if current == Some(number) => return self.examine(found),
+            Answer::ManifestRead { number, found } if current == Some(number) => return self.examine(now, found),
             // Of a segment that is done with.
             _ => {}
         }
@@ -270,17 +294,22 @@ impl<T> Committer<T> {
         self.state = State::Manifest { step, in_flight: false };
     }
 
-    fn examine(&mut self, found: Option<Bytes>) -> Option<Committed<T>> {
+    fn examine(&mut self, now: Duration, found: Option<Bytes>) -> Option<Committed<T>> {
         match (found, self.queue.front()) {
             (None, _) => self.step(Step::Put),
-            (Some(found), Some(first)) if found == first.bytes => return self.committed(),
-            (Some(_), _) => self.stop(),
+            (Some(found), Some(first)) if found == first.bytes => return self.committed(now),
+            (Some(found), first) => {
+                let other = first.and_then(|first| Manifest::decode(&found, first.manifest.number).ok());
+                self.fenced_by = other.map(Box::new);
+                self.stop();
+            }
         }
         None
     }
 
-    fn committed(&mut self) -> Option<Committed<T>> {
+    fn committed(&mut self, now: Duration) -> Option<Committed<T>> {
         self.failures = 0;
+        self.settled_at = now;
         let done = self.queue.pop_front()?;
         self.state = self.first_state();
         Some(Committed { manifest: done.manifest, load: done.load })

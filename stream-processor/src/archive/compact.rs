@@ -29,7 +29,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use model::store::{
     PutOutcome, StoreError,
     listing::{ListError, READS_IN_FLIGHT_MAX, newest_compaction, read_compaction, read_listed, read_parts},
-    manifests::{ReadError, newest_number, read_manifest},
+    manifests::{ReadError, first_number, newest_number, read_manifest},
     objects::Objects,
 };
 use proto::{
@@ -155,6 +155,14 @@ impl Compactor<'_> {
         self.record.as_ref().map_or(0, |r| r.manifest)
     }
 
+    /// Number of the first manifest that no record covers.
+    async fn first(&self) -> Result<u64, CompactError> {
+        match self.manifest() {
+            0 => Ok(first_number(self.store, self.shard).await?.unwrap_or(1)),
+            covered => Ok(covered + 1),
+        }
+    }
+
     async fn listed(&self, table: Table) -> Result<Vec<Listed>, CompactError> {
         let parts = self.record.iter().flat_map(|r| &r.parts).filter(|p| p.table == table);
         let mut listed = read_parts(self.store, parts).await?;
@@ -166,8 +174,8 @@ impl Compactor<'_> {
     async fn cover(&mut self) -> Result<(), CompactError> {
         let newest = newest_number(self.store, self.shard, self.manifest()).await?.unwrap_or(0);
         while self.manifest() < newest {
-            let first = self.manifest() + 1;
-            let last = newest.min(self.manifest() + MANIFESTS_PER_RECORD_MAX);
+            let first = self.first().await?;
+            let last = newest.min(first - 1 + MANIFESTS_PER_RECORD_MAX);
             let added = read_listed(self.store, self.shard, first, last).await?;
             self.write(Change { manifest: last, added, ..Change::default() }).await?;
         }
@@ -264,8 +272,9 @@ impl Compactor<'_> {
         let archive = match &self.record {
             Some(record) => record.archive,
             None => {
-                let first = read_manifest(self.store, self.shard, 1).await?;
-                first.ok_or(ListError::Hole { number: 1 })?.archive
+                let number = self.first().await?;
+                let first = read_manifest(self.store, self.shard, number).await?;
+                first.ok_or(ListError::Hole { number })?.archive
             }
         };
         let before = self.record.as_ref();

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use futures::{StreamExt, TryStreamExt, stream};
 use model::store::{
     StoreError,
-    listing::{ListError, READS_IN_FLIGHT_MAX, resolve},
+    listing::{ListError, READS_IN_FLIGHT_MAX, resolve_all, shards},
     objects::Objects,
 };
 use proto::archive::{
@@ -62,18 +62,18 @@ impl Filter {
     }
 }
 
-/// Lines, in the order of the log.
+/// Lines, in the order of the agents' logs. `shard`: only this one.
 pub async fn files(
     store: &dyn Objects,
-    shard: Shard,
+    shard: Option<Shard>,
     tables: &[Table],
     filter: &Filter,
     format: Format,
     bucket: &str,
 ) -> Result<String, FilesError> {
-    let listing = resolve(store, shard, tables).await?.ok_or(FilesError::Empty)?;
+    let objects = resolve_all(store, shard, tables).await?.ok_or(FilesError::Empty)?;
     let mut lines = String::new();
-    for listed in listing.objects.iter().filter(|l| filter.takes(l)) {
+    for listed in objects.iter().filter(|l| filter.takes(l)) {
         let key = &listed.object.object.key;
         // Writing to a string can't fail.
         let _ = match format {
@@ -87,10 +87,15 @@ pub async fn files(
 
 /// Writes a list for each partition, and takes away the lists of partitions that are none any more. Gives back how many
 /// there are now.
-pub async fn symlinks(store: &dyn Objects, shard: Shard, tables: &[Table], bucket: &str) -> Result<usize, FilesError> {
-    let listing = resolve(store, shard, tables).await?.ok_or(FilesError::Empty)?;
+pub async fn symlinks(
+    store: &dyn Objects,
+    shard: Option<Shard>,
+    tables: &[Table],
+    bucket: &str,
+) -> Result<usize, FilesError> {
+    let objects = resolve_all(store, shard, tables).await?.ok_or(FilesError::Empty)?;
     let mut lists: BTreeMap<String, String> = BTreeMap::new();
-    for listed in &listing.objects {
+    for listed in &objects {
         let key = &listed.object.object.key;
         if let Some((partition, _)) = Partition::of_key(key) {
             let _ = writeln!(lists.entry(partition.symlink_key()).or_default(), "s3://{bucket}/{key}");
@@ -99,15 +104,16 @@ pub async fn symlinks(store: &dyn Objects, shard: Shard, tables: &[Table], bucke
     let (count, named) = (lists.len(), lists.keys().cloned().collect::<BTreeSet<_>>());
     let puts: Vec<_> = lists.into_iter().map(|(key, list)| async move { store.put(&key, list.into()).await }).collect();
     stream::iter(puts).buffer_unordered(READS_IN_FLIGHT_MAX).try_collect::<()>().await?;
+    let shards = shards(store, shard).await.map_err(ListError::from)?;
     for table in tables {
-        remove_others(store, shard, *table, &named).await?;
+        remove_others(store, &shards, *table, &named).await?;
     }
     Ok(count)
 }
 
 async fn remove_others(
     store: &dyn Objects,
-    shard: Shard,
+    shards: &[Shard],
     table: Table,
     named: &BTreeSet<String>,
 ) -> Result<(), StoreError> {
@@ -115,7 +121,8 @@ async fn remove_others(
     loop {
         let page = store.list(&prefix, after.as_deref()).await?;
         for key in page.iter().map(|o| &o.key) {
-            if Partition::of_symlink_key(key).is_some_and(|p| p.shard == shard) && !named.contains(key) {
+            let ours = |partition: Partition| shards.contains(&partition.shard);
+            if Partition::of_symlink_key(key).is_some_and(ours) && !named.contains(key) {
                 store.delete(key).await?;
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::{
     ack::{ArchiveId, Incarnation},
-    archive::{Balance, MANIFEST_VERSION, Manifest, ManifestKind, Shard},
+    archive::{Balance, MANIFEST_VERSION, Manifest, ManifestKind, Shard, shards::Slots},
     position::Position,
 };
 
@@ -26,6 +26,8 @@ pub struct Claim {
 pub struct Recovered {
     pub archive_id: ArchiveId,
     pub incarnation: Incarnation,
+    /// What the shard owns.
+    pub slots: Slots,
     pub positions: BTreeMap<AgentKey, Position>,
     /// State to go on from; none: nothing was committed yet.
     pub snapshot: Option<Vec<u8>>,
@@ -48,6 +50,9 @@ pub fn takeover(newest: Option<&Manifest>, claim: &Claim) -> Manifest {
         agents: newest.map(|m| m.agents.clone()).unwrap_or_default(),
         snapshot: newest.and_then(|m| m.snapshot.clone()),
         balance: Balance::default(),
+        slots: newest.map_or(Slots::ALL, |m| m.slots),
+        successors: vec![],
+        predecessors: vec![],
     }
 }
 
@@ -57,6 +62,7 @@ impl Recovered {
         Recovered {
             archive_id: takeover.archive,
             incarnation: takeover.incarnation,
+            slots: takeover.slots,
             positions: positions(takeover),
             snapshot,
         }

@@ -10,11 +10,13 @@ use std::{
     time::Duration,
 };
 
-use proto::archive::Shard;
+use proto::{ack::Incarnation, archive::Shard};
 
 const EXTENSION: &str = "staged";
 /// In a process's folder, held by it; and in the one above, held while folders come and go.
 const LOCK_FILE: &str = "lock";
+/// Names the last incarnation that wrote from here.
+const INCARNATION_FILE: &str = "incarnation";
 /// Before a folder's random name. Nothing else is touched.
 const PREFIX: &str = "process-";
 
@@ -24,6 +26,7 @@ pub struct Staging {
     own: PathBuf,
     /// Given up with the process, however that ends.
     _lock: File,
+    incarnation: PathBuf,
     bytes_max: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -58,7 +61,9 @@ impl Staging {
         let own = folder.join(format!("{PREFIX}{:032x}", rand::random::<u128>()));
         fs::create_dir(&own)?;
         let lock = lock(&own)?.ok_or(io::ErrorKind::ResourceBusy)?;
-        Ok(Arc::new(Staging { own, _lock: lock, bytes_max, state: Mutex::default(), changed: Condvar::new() }))
+        let incarnation = folder.join(INCARNATION_FILE);
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Ok(Arc::new(Staging { own, _lock: lock, incarnation, bytes_max, state, changed }))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -88,6 +93,15 @@ impl Staging {
     pub fn end(&self) {
         self.state().ended = true;
         self.changed.notify_all();
+    }
+
+    /// Of the process before this one; None: there was none, or nobody knows.
+    pub fn last_incarnation(&self) -> Option<Incarnation> {
+        fs::read_to_string(&self.incarnation).ok()?.trim().parse().ok()
+    }
+
+    pub fn remember_incarnation(&self, incarnation: Incarnation) -> io::Result<()> {
+        fs::write(&self.incarnation, incarnation.to_string())
     }
 
     /// `name` is new for this process.

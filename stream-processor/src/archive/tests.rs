@@ -28,7 +28,11 @@ async fn endpoint(folder: &Path, addr: &str) -> (S3Server, Store) {
 
 async fn open(store: &Store, folder: &Path, owner: &str) -> (Archive, Recovered) {
     let config = ArchiveConfig { staging: folder.join(owner), ..ArchiveConfig::default() };
-    Archive::open(store.clone(), &config, SHARD, owner).await.unwrap()
+    Archive::open(store.clone(), &config, &forced(owner)).await.unwrap()
+}
+
+fn forced(owner: &str) -> Claimant {
+    Claimant { owner: owner.into(), shard: SHARD, forced: true }
 }
 
 fn agent() -> AgentKey {
@@ -123,11 +127,75 @@ async fn the_older_of_two_writers_is_fenced_and_commits_nothing_more() {
     assert_eq!(kinds(&manifests(&store).await), [(Takeover, 1), (Commit, 1), (Takeover, 3), (Commit, 3)]);
 }
 
+/// Two processes, each with a staging folder of its own, that have one name by mistake.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_of_one_name_do_not_throw_each_other_out_by_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
+    let config = |folder: &str| ArchiveConfig {
+        staging: dir.path().join(folder),
+        takeover_quiet_seconds: 1,
+        ..ArchiveConfig::default()
+    };
+    let name = Claimant { owner: "same".into(), shard: SHARD, forced: false };
+    let (mut first, _) = Archive::open(store.clone(), &config("first"), &name).await.unwrap();
+    let (mut second, _) = Archive::open(store.clone(), &config("second"), &name).await.unwrap();
+    until(&first, |s| s.fenced).await;
+    first.close(false).await;
+
+    let patience = config("first");
+    let again = Archive::open(store.clone(), &patience, &name);
+    tokio::pin!(again);
+    // It renews four times in a quiet time.
+    let other = async { until(&second, |s| s.manifest >= 12).await };
+    tokio::select! {
+        _ = &mut again => panic!("it must not throw out whoever threw it out"),
+        status = other => assert!(!status.fenced),
+    }
+    second.close(true).await;
+    let (mut first, recovered) = again.await.unwrap();
+    assert!(recovered.incarnation > 12);
+    first.close(false).await;
+    // It is the one that it remembers.
+    let (mut again, _) = Archive::open(store.clone(), &config("first"), &name).await.unwrap();
+    again.close(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_closes_its_predecessor_and_its_writer_learns_who_has_its_slots() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
+    let (mut old, _) = open(&store, dir.path(), "old").await;
+    let slots = |text: &str| text.parse().unwrap();
+    let into = [(1, "0-31"), (2, "32-63")].map(|(n, text)| ShardSlots { shard: Shard(n), slots: slots(text) });
+    reshard::work::decide(&store, &[SHARD], &into).await.unwrap();
+
+    let config = ArchiveConfig { staging: dir.path().join("new"), ..ArchiveConfig::default() };
+    let unknown = Claimant { owner: "new".into(), shard: Shard(3), forced: false };
+    let refused = Archive::open(store.clone(), &config, &unknown).await.err().unwrap().to_string();
+    assert!(refused.contains("there is no shard 3"), "{refused}");
+    let claimant = Claimant { shard: Shard(2), ..unknown };
+    let (mut new, recovered) = Archive::open(store.clone(), &config, &claimant).await.unwrap();
+    // 1 the old one's takeover, 2 closed, 3 opened.
+    assert_eq!((recovered.incarnation, recovered.slots), (4, into[1].slots));
+
+    old.submit(segment(1)).unwrap();
+    let status = until(&old, |s| s.fenced).await;
+    assert_eq!(status.closed_into, into);
+    old.close(true).await;
+    let again = Archive::open(store.clone(), &config, &forced("old")).await.err().unwrap().to_string();
+    assert!(again.contains("shard 0 is closed: its slots have gone to shard 1 (slots 0-31), shard 2"), "{again}");
+    new.close(true).await;
+    use ManifestKind::{Closed, Takeover};
+    assert_eq!(kinds(&manifests(&store).await), [(Takeover, 1), (Closed, 2)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_killed_before_its_manifest_leaves_an_orphan_and_no_readings() {
     let dir = tempfile::tempdir().unwrap();
     let (_server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
-    let takeover = claim::take_over(&store, SHARD, "old").await.unwrap();
+    let takeover =
+        claim::take_over(&store, SHARD, "old", Standoff::new("old", Duration::ZERO, None, false)).await.unwrap();
     let staging = Staging::open(&dir.path().join("old"), SHARD, 1_000_000).unwrap();
     let (segments, queued) = mpsc::channel(1);
     let (out, mut staged) = mpsc::channel(1);
@@ -182,8 +250,8 @@ async fn a_snapshot_that_is_not_what_its_manifest_says_is_refused() {
     let key = manifests(&store).await.pop().unwrap().snapshot.unwrap().key;
     store.put(&key, "after 9".into()).await.unwrap();
     let config = ArchiveConfig { staging: dir.path().join("b"), ..ArchiveConfig::default() };
-    let refused = Archive::open(store, &config, SHARD, "b");
-    assert!(matches!(refused.await, Err(ArchiveError::Snapshot { .. })));
+    let refused = Archive::open(store, &config, &forced("b")).await;
+    assert!(matches!(refused, Err(ArchiveError::Snapshot { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +259,7 @@ async fn a_full_staging_folder_has_no_room() {
     let dir = tempfile::tempdir().unwrap();
     let (server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
     let config = ArchiveConfig { staging: dir.path().join("a"), staging_bytes_max: 1, ..ArchiveConfig::default() };
-    let (archive, _) = Archive::open(store, &config, SHARD, "a").await.unwrap();
+    let (archive, _) = Archive::open(store, &config, &forced("a")).await.unwrap();
     server.stop().await;
     archive.submit(segment(1)).unwrap();
     until(&archive, |s| s.staged_bytes > 0).await;

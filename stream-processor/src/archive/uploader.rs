@@ -39,6 +39,8 @@ pub struct Uploader {
     status: watch::Sender<ArchiveStatus>,
     /// Looked at when the last segment is here.
     release: Arc<AtomicBool>,
+    /// While there is nothing to commit, so often a manifest says that the owner is alive.
+    renewal: Duration,
     started: Instant,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
@@ -53,9 +55,10 @@ impl Uploader {
         staging: Arc<Staging>,
         status: watch::Sender<ArchiveStatus>,
         release: Arc<AtomicBool>,
+        renewal: Duration,
     ) -> Self {
         let (started, running) = (Instant::now(), FuturesUnordered::new());
-        Uploader { store, shard, committer, staging, status, release, started, running }
+        Uploader { store, shard, committer, staging, status, release, renewal, started, running }
     }
 
     /// Until all segments are committed and there are no more, or another writer has taken over.
@@ -90,7 +93,10 @@ impl Uploader {
         /// Only an answer or a segment can bring news.
         const IDLE: Duration = Duration::from_secs(3600);
         let now = self.now();
-        let mut wake = now + IDLE;
+        if self.committer.renews_at(self.renewal).is_some_and(|at| at <= now) {
+            self.pushed(|c| c.renew(wall_now_ms()));
+        }
+        let mut wake = self.committer.renews_at(self.renewal).unwrap_or(now + IDLE);
         for action in self.committer.poll(now) {
             match action {
                 Action::Fenced => return None,
@@ -185,9 +191,14 @@ impl Uploader {
     }
 
     fn fenced(self) {
-        tracing::error!("another writer has taken over this shard: this one writes no more");
+        let by = self.committer.fenced_by();
+        let closed_into = by.map(|by| by.successors.clone()).unwrap_or_default();
+        if closed_into.is_empty() {
+            let owner = by.map_or("unknown", |by| by.owner.as_str());
+            tracing::error!(owner, "another writer has taken over this shard: this one writes no more");
+        }
         self.staging.end();
-        self.status.send_modify(|s| (s.fenced, s.staged_segments) = (true, 0));
+        self.status.send_modify(|s| (s.fenced, s.closed_into, s.staged_segments) = (true, closed_into, 0));
     }
 
     fn now(&self) -> Duration {

@@ -10,11 +10,11 @@ use futures::{StreamExt, stream};
 use model::store::{
     StoreError,
     listing::{ListError, READS_IN_FLIGHT_MAX, read_compaction, read_parts},
-    manifests::{ReadError, newest_number, newest_of, read_manifest},
+    manifests::{ReadError, first_number, newest_number, newest_of, read_manifest},
     objects::Objects,
 };
 use proto::archive::{
-    ManifestError, Shard,
+    ManifestError, Predecessor, Shard,
     compaction::{InvalidReplacement, compaction_key},
     manifest_key,
 };
@@ -115,7 +115,8 @@ pub async fn verify(store: &dyn Objects, shard: Shard, depth: Depth, scratch: &P
 
 async fn verify_once(store: &dyn Objects, shard: Shard, depth: Depth, scratch: &Path) -> Result<Verified, StoreError> {
     let mut audit = Audit::default();
-    let (mut next, records) = (1, newest_record(store, shard).await?);
+    let first = first_number(store, shard).await?.unwrap_or(1);
+    let (mut next, records) = (first, newest_record(store, shard).await?);
     audit.out.record = records;
     let mut newest = None;
     for number in 1..=records {
@@ -137,6 +138,7 @@ async fn verify_once(store: &dyn Objects, shard: Shard, depth: Depth, scratch: &
     }
     let newest = newest_number(store, shard, 0).await?.unwrap_or(0);
     walk(store, shard, &mut audit, next, newest).await?;
+    descent(store, shard, &mut audit, first).await?;
     if has_more(store, &manifest_key(shard, newest)).await? {
         audit.out.fault(Fault::Hole { number: newest + 1 });
     }
@@ -173,6 +175,26 @@ async fn walk(store: &dyn Objects, shard: Shard, audit: &mut Audit, first: u64, 
         }
     }
     Ok(first.max(last + 1))
+}
+
+/// Has a successor begun with exactly what its predecessors ended with?
+async fn descent(store: &dyn Objects, shard: Shard, audit: &mut Audit, first: u64) -> Result<(), StoreError> {
+    let opened = match read_manifest(store, shard, first).await {
+        Ok(Some(opened)) => opened,
+        Err(ReadError::Store(e)) => return Err(e),
+        // A fault already, or an empty shard.
+        Ok(None) | Err(ReadError::Manifest { .. }) => return Ok(()),
+    };
+    let mut closed = Vec::new();
+    for Predecessor { shard, number } in &opened.predecessors {
+        match read_manifest(store, *shard, *number).await {
+            Ok(manifest) => closed.extend(manifest),
+            Err(ReadError::Store(e)) => return Err(e),
+            Err(ReadError::Manifest { error, .. }) => audit.out.fault(unreadable(*number, &error)),
+        }
+    }
+    audit.descent(&opened, &closed);
+    Ok(())
 }
 
 fn unreadable(number: u64, error: &ManifestError) -> Fault {

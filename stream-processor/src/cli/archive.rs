@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use model::{
     config::{CONFIG_BYTES_MAX, ModelConfig},
-    store::Store,
+    store::{Store, listing::shards},
 };
 use proto::{
     archive::{Shard, Table},
@@ -38,8 +38,9 @@ pub struct ArchiveArgs {
     /// The processor's configuration; of it only [s3] is used
     #[arg(long, global = true, value_name = "FILE", default_value = "processor.toml")]
     config: PathBuf,
-    #[arg(long, global = true, default_value_t = 0)]
-    shard: u8,
+    /// Only this shard; all unless given
+    #[arg(long, global = true)]
+    shard: Option<Shard>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,13 +112,14 @@ pub async fn run(args: ArchiveArgs) -> ExitCode {
         Ok(store) => store,
         Err(e) => return fail(&format!("{e:#}"), EXIT_CONFIG),
     };
-    match execute(args.command, &store, Shard(args.shard)).await {
+    match execute(args.command, &store, args.shard).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&format!("{e:#}"), EXIT_FAILED),
     }
 }
 
-async fn open(config: &Path) -> anyhow::Result<Store> {
+/// Of a configuration only [s3] is used.
+pub async fn open(config: &Path) -> anyhow::Result<Store> {
     let name = config.display().to_string();
     let read = || -> std::io::Result<String> {
         if fs::metadata(config)?.len() > CONFIG_BYTES_MAX {
@@ -130,7 +132,7 @@ async fn open(config: &Path) -> anyhow::Result<Store> {
     Ok(Store::open(&s3).await?)
 }
 
-async fn execute(command: Command, store: &Store, shard: Shard) -> anyhow::Result<()> {
+async fn execute(command: Command, store: &Store, shard: Option<Shard>) -> anyhow::Result<()> {
     let or_all = |tables: Vec<Table>| if tables.is_empty() { Table::ALL.to_vec() } else { tables };
     match command {
         Command::Files { tables, format, filter } => {
@@ -144,12 +146,16 @@ async fn execute(command: Command, store: &Store, shard: Shard) -> anyhow::Resul
         Command::Verify { sizes_only, scratch } => {
             let depth = if sizes_only { Depth::Sizes } else { Depth::Content };
             let folder = tempfile::tempdir_in(scratch.folder())?;
-            let verified = verify(store, shard, depth, folder.path()).await?;
-            for fault in &verified.faults {
-                print(&format!("{fault}\n"))?;
+            let mut faults = 0;
+            for shard in shards(store, shard).await? {
+                let verified = verify(store, shard, depth, folder.path()).await?;
+                for fault in &verified.faults {
+                    print(&format!("shard {shard}: {fault}\n"))?;
+                }
+                print(&format!("shard {shard}: {verified}\n"))?;
+                faults += verified.faults_all;
             }
-            print(&format!("{verified}\n"))?;
-            if verified.faults_all > 0 { bail!("the archive is not what it says") } else { Ok(()) }
+            if faults > 0 { bail!("the archive is not what it says") } else { Ok(()) }
         }
         Command::Compact { target_mib, files_min, older_than_hours, grace_hours, scratch } => {
             let settings = CompactSettings {
@@ -158,14 +164,18 @@ async fn execute(command: Command, store: &Store, shard: Shard) -> anyhow::Resul
                 age_ms: i64::from(older_than_hours) * HOUR_MS,
                 grace_ms: i64::from(grace_hours) * HOUR_MS,
             };
-            let report = compact::run(store, shard, &settings, &scratch.folder(), wall_now_ms()).await?;
-            print(&format!("{report}\n"))
+            let folder = scratch.folder();
+            for shard in shards(store, shard).await? {
+                let report = compact::run(store, shard, &settings, &folder, wall_now_ms()).await?;
+                print(&format!("shard {shard}: {report}\n"))?;
+            }
+            Ok(())
         }
     }
 }
 
-/// A reader that has seen enough closes the pipe: then the rest is not wanted.
-fn print(text: &str) -> anyhow::Result<()> {
+/// To standard output. A reader that has seen enough closes the pipe: then the rest is not wanted.
+pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use proto::{
+    archive::shards::Slots,
     position::Epoch,
     telemetry::{HEADER_BYTES, delta_encode},
     wire::telemetry::{GapReason, MachineReadings, SealTime, SensorColumn},
@@ -89,6 +90,18 @@ fn what_has_no_place_is_kept_with_the_reason() {
         let letter = lost(decoded(&topic, payload.clone()));
         assert!(letter.reason.contains(reason), "{}", letter.reason);
         assert_eq!((letter.topic, letter.payload, letter.time), (topic, payload, PlantTime(9)));
+    }
+}
+
+#[test]
+fn agents_of_other_slots_are_not_taken_and_not_answered() {
+    let own: Slots = agent().agent.slot().to_string().parse().unwrap();
+    let others: Slots = ((agent().agent.slot() + 1) % 64).to_string().parse().unwrap();
+    for (slots, outcome) in [(own, "received"), (others, "other_shard")] {
+        let mut intake = Intake::new(&BTreeMap::new(), EpochsLeft::new()).limited_to(slots);
+        let message = arrival(&telemetry(), frame(1).encode());
+        assert_eq!(decode(&mut intake, &site(), &message, PlantTime(9)).outcome(), outcome);
+        assert_eq!(intake.received(&agent()).is_some(), outcome == "received");
     }
 }
 

@@ -12,7 +12,6 @@ use model::{
     train::TrainSettings,
 };
 use proto::{
-    archive::Shard,
     asset::AssetId,
     position::Position,
     time::{PlantClock, PlantTime, wall_now_ms},
@@ -140,7 +139,7 @@ impl Life {
     async fn train(&self) -> Result<(), String> {
         let job = TrainJob {
             name: self.model_name.clone(),
-            shard: Shard(0),
+            shard: None,
             features: self.features.clone(),
             settings: self.training.clone(),
             promote: false,

@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use proto::{
     ack::Ack,
+    archive::shards::Slots,
     asset::AssetId,
     broker::{Broker, TlsFiles},
     telemetry::frame::FRAME_BYTES_MAX,
@@ -13,7 +14,8 @@ use proto::{
 };
 use rand::Rng;
 use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
+    Transport,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -72,13 +74,19 @@ impl AckSender {
 impl Ingest {
     /// Connects in the background and keeps at it. From `stop` on nothing is taken any more, while acks still go out;
     /// [`Ingest::ended`] hangs up.
-    pub fn start(broker: &Broker, site: &AssetId, owner: &str, stop: CancellationToken) -> Result<Self, IngestError> {
-        let (client, events) = AsyncClient::new(options(broker, site, owner)?, REQUESTS_MAX);
+    pub fn start(
+        broker: &Broker,
+        site: &AssetId,
+        slots: Slots,
+        name: &str,
+        stop: CancellationToken,
+    ) -> Result<Self, IngestError> {
+        let (client, events) = AsyncClient::new(options(broker, site, name)?, REQUESTS_MAX);
         let (arrived, arrivals) = mpsc::channel(ARRIVALS_QUEUED_MAX);
         let (connected, connections) = watch::channel(0);
         let (set_up, up) = watch::channel(false);
-        let filter = Topic::filter(site, Channel::Telemetry);
-        let driver = Driver { client: client.clone(), events, filter, arrived: Some(arrived), connected, up: set_up };
+        let filters = Topic::filters(site, slots, Channel::Telemetry);
+        let driver = Driver { client: client.clone(), events, filters, arrived: Some(arrived), connected, up: set_up };
         let hang_up = CancellationToken::new();
         let task = tokio::spawn(driver.run(stop, hang_up.clone()));
         Ok(Ingest { arrivals, acks: AckSender(client), connections, up, hang_up: hang_up.drop_guard(), task })
@@ -96,7 +104,7 @@ impl Ingest {
 struct Driver {
     client: AsyncClient,
     events: EventLoop,
-    filter: String,
+    filters: Vec<String>,
     /// None: nothing is taken any more.
     arrived: Option<mpsc::Sender<Arrival>>,
     connected: watch::Sender<u64>,
@@ -149,20 +157,21 @@ impl Driver {
     async fn handle(&mut self, event: Event, stop: &CancellationToken) -> Result<(), String> {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
-                let queued = self.client.try_subscribe(&self.filter, QoS::AtLeastOnce);
+                let filter = |path: &String| SubscribeFilter::new(path.clone(), QoS::AtLeastOnce);
+                let queued = self.client.try_subscribe_many(self.filters.iter().map(filter));
                 queued.map_err(|_| "the subscription can't be queued".to_string())?;
             }
             Event::Incoming(Packet::SubAck(granted)) => {
                 if granted.return_codes.iter().any(|c| matches!(c, SubscribeReasonCode::Failure)) {
                     tracing::error!(
-                        filter = self.filter,
+                        filters = ?self.filters,
                         "the broker refuses the subscription: check its access rules"
                     );
                     return Ok(());
                 }
                 self.up.send_replace(true);
                 self.connected.send_modify(|n| *n += 1);
-                tracing::info!(filter = self.filter, "subscribed");
+                tracing::info!(filters = ?self.filters, "subscribed");
             }
             Event::Incoming(Packet::Publish(p)) => {
                 let Some(arrived) = &self.arrived else { return Ok(()) };
@@ -189,8 +198,9 @@ fn bounded(payload: Bytes) -> Bytes {
     }
 }
 
-fn options(broker: &Broker, site: &AssetId, owner: &str) -> Result<MqttOptions, IngestError> {
-    let mut options = MqttOptions::new(format!("processor-{site}-{owner}"), &broker.host, broker.port);
+/// `name`: of this instance, and unique at the broker.
+fn options(broker: &Broker, site: &AssetId, name: &str) -> Result<MqttOptions, IngestError> {
+    let mut options = MqttOptions::new(format!("processor-{site}-{name}"), &broker.host, broker.port);
     // The state of the session is worthless here: the agents' logs are the session.
     options.set_keep_alive(KEEP_ALIVE).set_clean_session(true).set_inflight(REQUESTS_MAX as u16);
     options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     acks::{ACK_INTERVAL, Acks},
     alert::AcknowledgeError,
-    archive::{Archive, Segment, pending::Pending},
+    archive::{self, Archive, Segment, pending::Pending},
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::{Arrival, mqtt::Ingest},
     intake::{
@@ -60,6 +60,8 @@ pub enum EngineError {
     Stream(#[from] StreamError),
     #[error("another processor has taken over this shard; this one stops, and destroys nothing")]
     Fenced,
+    #[error("this shard is closed: its slots have gone to {successors}; start processors of those")]
+    Closed { successors: String },
     #[error("the archive takes no more segments")]
     Archive,
     #[error("it panicked: {0}")]
@@ -206,7 +208,7 @@ impl Engine {
                 Decoded::Refused(agent, Refusal::Version) => {
                     tracing::error!(agent = %agent.agent, "its frames are of a later version; update this processor");
                 }
-                Decoded::Refused(..) | Decoded::Dropped => {}
+                Decoded::Refused(..) | Decoded::Dropped | Decoded::Elsewhere => {}
             }
         }
         if !derived.dead_letters.is_empty() {
@@ -371,7 +373,10 @@ impl Engine {
     fn archived(&mut self) -> Result<(), EngineError> {
         let status = self.archive.status().borrow().clone();
         if status.fenced {
-            return Err(EngineError::Fenced);
+            return Err(match status.closed_into.is_empty() {
+                true => EngineError::Fenced,
+                false => EngineError::Closed { successors: archive::text(&status.closed_into) },
+            });
         }
         self.acks.committed(&status.committed);
         let confirmed = self.ledger.committed(status.committed_segments);

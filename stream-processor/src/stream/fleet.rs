@@ -1,5 +1,7 @@
 //! Who is who: machines, sensors, the agents that own them, and how far each agent's log has been read.
 
+pub mod carve;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,

@@ -11,10 +11,10 @@ const SNAPSHOT_VERSION: u32 = 1;
 pub const SNAPSHOT_BYTES_MAX: usize = OBJECT_BYTES_MAX as usize;
 
 #[derive(Serialize)]
-struct Written<'a> {
+pub struct Written<'a> {
     version: u32,
     /// Windows fit one feature schema only.
-    schema: String,
+    schema: &'a str,
     fleet: &'a Fleet,
     carry: &'a [Carry],
     windows: &'a Windows,
@@ -23,17 +23,25 @@ struct Written<'a> {
     left: &'a EpochsLeft,
 }
 
+/// As it was written.
 #[derive(Deserialize)]
-struct Read {
-    schema: String,
-    fleet: Fleet,
-    carry: Vec<Carry>,
-    windows: Windows,
-    desk: AlertDesk,
+pub struct Parts {
+    pub schema: String,
+    pub fleet: Fleet,
+    pub carry: Vec<Carry>,
+    pub windows: Windows,
+    pub desk: AlertDesk,
     #[serde(default)]
-    waiting: Waiting,
+    pub waiting: Waiting,
     #[serde(default)]
-    left: EpochsLeft,
+    pub left: EpochsLeft,
+}
+
+impl Parts {
+    pub fn written(&self) -> Written<'_> {
+        let Parts { schema, fleet, carry, windows, desk, waiting, left } = self;
+        Written { version: SNAPSHOT_VERSION, schema, fleet, carry, windows, desk, waiting, left }
+    }
 }
 
 #[derive(Deserialize)]
@@ -44,28 +52,21 @@ struct Version {
 impl Stream {
     /// With what intake needs of the time before: both are state of one barrier, and stand in one object.
     pub fn snapshot(&self, left: &EpochsLeft) -> Result<Vec<u8>, StreamError> {
-        let bytes = rmp_serde::to_vec_named(&Written {
+        encode(&Written {
             version: SNAPSHOT_VERSION,
-            schema: FeatureSchema::of(&self.config.features).fingerprint(),
+            schema: &FeatureSchema::of(&self.config.features).fingerprint(),
             fleet: &self.fleet,
             carry: &self.carry,
             windows: &self.windows,
             desk: &self.desk,
             waiting: &self.waiting,
             left,
-        })?;
-        check_size(&bytes)?;
-        Ok(bytes)
+        })
     }
 
     /// With other window or feature settings than the snapshot's, windows and normals start anew; all else goes on.
     pub fn restore(config: StreamConfig, snapshot: &[u8]) -> Result<(Self, EpochsLeft), StreamError> {
-        check_size(snapshot)?;
-        let Version { version } = rmp_serde::from_slice(snapshot)?;
-        if version != SNAPSHOT_VERSION {
-            return Err(StreamError::SnapshotVersion { version });
-        }
-        let Read { schema, mut fleet, carry, mut windows, mut desk, waiting, left } = rmp_serde::from_slice(snapshot)?;
+        let Parts { schema, mut fleet, carry, mut windows, mut desk, waiting, left } = decode(snapshot)?;
         if schema != FeatureSchema::of(&config.features).fingerprint() {
             tracing::warn!("the settings of windows and features have changed: windows and normals start anew");
             windows = Windows::default();
@@ -73,6 +74,21 @@ impl Stream {
         fleet.index(&config.features);
         desk.reconfigure(config.alert.clone());
         Ok((Self { config, fleet, carry, windows, desk, waiting }, left))
+    }
+}
+
+pub fn encode(state: &Written) -> Result<Vec<u8>, StreamError> {
+    let bytes = rmp_serde::to_vec_named(state)?;
+    check_size(&bytes)?;
+    Ok(bytes)
+}
+
+pub fn decode(snapshot: &[u8]) -> Result<Parts, StreamError> {
+    check_size(snapshot)?;
+    let Version { version } = rmp_serde::from_slice(snapshot)?;
+    match version {
+        SNAPSHOT_VERSION => Ok(rmp_serde::from_slice(snapshot)?),
+        version => Err(StreamError::SnapshotVersion { version }),
     }
 }
 

@@ -3,6 +3,7 @@
 mod generations;
 mod log;
 mod oracle;
+mod shards;
 
 use std::io::Cursor;
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::{time::PlantTime, wire::telemetry::EventRecord};
+use proto::{archive::shards::Slots, time::PlantTime, wire::telemetry::EventRecord};
 use serde::{Deserialize, Serialize};
 
 use super::KnownEvent;
@@ -23,6 +23,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Takes over the agents in these slots.
+    pub fn move_in(&mut self, from: &mut Waiting, slots: Slots) {
+        self.agents.extend(from.agents.extract_if(.., |agent, _| slots.holds(&agent.agent)));
+    }
+
     /// The records of a batch come in; those that can be archived now come out, in log order.
     pub fn take(&mut self, taken: &Taken) -> Vec<KnownEvent> {
         let Content::Batch { batch, .. } = &taken.content else { return vec![] };

@@ -8,6 +8,7 @@ use std::{
 };
 
 use proto::{
+    archive::shards::Slots,
     asset::AssetId,
     topic::{Channel, Topic},
 };
@@ -90,7 +91,7 @@ async fn rules_hold(mut processor: Client, mut agent: Client, mut victim: Client
     agent.publish(&ack, "forged").await;
     processor.publish(&ack, "real").await;
     assert_eq!(victim.message().await, "real");
-    processor.subscribe(&Topic::filter(&site, Channel::Telemetry)).await;
+    processor.subscribe(&Topic::filters(&site, Slots::ALL, Channel::Telemetry)[0]).await;
     agent.publish(&Topic::new(&site, &victims, Channel::Telemetry).to_string(), "in another's name").await;
     agent.publish(&own, "in its own").await;
     assert_eq!(processor.message().await, "in its own");

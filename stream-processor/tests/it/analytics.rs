@@ -20,7 +20,7 @@ use proto::{
 };
 use stream_processor::{
     archive::{
-        Archive, ArchiveConfig, Segment,
+        Archive, ArchiveConfig, Claimant, Segment,
         pending::SegmentContent,
         readings::{self, Names, Readings, Stretch},
     },
@@ -173,7 +173,8 @@ fn segment(n: u64) -> Segment {
 /// Commits segments; then dies between the Parquet PUT of one more and its manifest.
 async fn write(plant: &Plant, segments: std::ops::Range<u64>) {
     let config = ArchiveConfig { staging: plant.folder.path().join("staging"), ..ArchiveConfig::default() };
-    let (mut archive, _) = Archive::open(plant.store.clone(), &config, SHARD, "writer").await.unwrap();
+    let claimant = Claimant { owner: "writer".into(), shard: SHARD, forced: false };
+    let (mut archive, _) = Archive::open(plant.store.clone(), &config, &claimant).await.unwrap();
     for (done, n) in segments.enumerate() {
         archive.submit(segment(n)).unwrap();
         archive.status().wait_for(|s| s.committed_segments > done as u64).await.unwrap();

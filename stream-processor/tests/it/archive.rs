@@ -39,8 +39,12 @@ pub async fn table(store: &Store, manifests: &[Manifest], table: Table) -> Vec<D
 }
 
 pub async fn readings(store: &Store, manifests: &[Manifest]) -> Readings {
+    readings_of(&table(store, manifests, Table::Readings).await)
+}
+
+pub fn readings_of(frames: &[DataFrame]) -> Readings {
     let mut readings = Readings::new();
-    for frame in table(store, manifests, Table::Readings).await {
+    for frame in frames {
         let text = |name| frame.column(name).unwrap().cast(&DataType::String).unwrap();
         let (machine, sensor) = (text(column::MACHINE), text(column::SENSOR));
         let time = frame.column(column::TIME).unwrap().cast(&DataType::Int64).unwrap();

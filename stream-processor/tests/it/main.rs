@@ -11,6 +11,8 @@ mod faults;
 mod life;
 mod pace;
 mod roles;
+mod shards;
 mod start;
 mod store;
+mod takeover;
 mod writers;

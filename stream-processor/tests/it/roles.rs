@@ -26,7 +26,7 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 const BUCKET: &str = "plant";
 
 /// The agent's program, which the workspace's tests build beside ours.
-fn edge_agent() -> PathBuf {
+pub fn edge_agent() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_stream-processor")).with_file_name("edge-agent");
     assert!(
         path.is_file(),
@@ -36,7 +36,7 @@ fn edge_agent() -> PathBuf {
     path
 }
 
-fn replay_of(file: &Path) -> String {
+pub fn replay_of(file: &Path) -> String {
     format!(
         r#"
 [[source]]
@@ -62,7 +62,7 @@ struct Sources {
 }
 
 /// What the file says, by the source's own reading of it.
-fn sent(replay: &str) -> Readings {
+pub fn sent(replay: &str) -> Readings {
     let config: Sources = parse("replay", replay).unwrap();
     let mut source = config.source[0].build(Path::new(""), None).unwrap();
     let machines = source.machines();
@@ -83,25 +83,25 @@ fn sent(replay: &str) -> Readings {
 }
 
 /// A program of ours, whose log is kept: WARN and ERROR are failures of the test.
-struct Logged {
-    program: Program,
+pub struct Logged {
+    pub program: Program,
     log: PathBuf,
 }
 
 impl Logged {
-    fn start(command: &mut Command, log: PathBuf) -> Self {
+    pub fn start(command: &mut Command, log: PathBuf) -> Self {
         let file = std::fs::File::create(&log).unwrap();
         let program = Program::start(command.env("RUST_LOG", "info").stderr(file).stdout(Stdio::null()));
         Logged { program, log }
     }
 
-    fn lines(&self) -> Vec<Value> {
+    pub fn lines(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.log).unwrap();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits for a field that the program logs.
-    async fn says(&self, field: &str) -> String {
+    pub async fn says(&self, field: &str) -> String {
         let until = Instant::now() + START_MAX;
         loop {
             let said = self.lines().iter().find_map(|line| Some(line["fields"][field].as_str()?.to_owned()));
@@ -113,7 +113,7 @@ impl Logged {
         }
     }
 
-    fn stops_cleanly(&mut self) {
+    pub fn stops_cleanly(&mut self) {
         self.program.terminate();
         assert_eq!(self.program.wait_at_most(STOP_MAX), Some(0), "{}: {:#?}", self.log.display(), self.lines());
         let complaints: Vec<Value> = self.lines().into_iter().filter(|l| l["level"] != "INFO").collect();

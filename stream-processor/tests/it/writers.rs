@@ -8,7 +8,7 @@ use model::store::{
     manifests::{newest_number, read_manifest},
 };
 use proto::archive::{ManifestKind, Shard};
-use stream_processor::archive::{Archive, ArchiveConfig};
+use stream_processor::archive::{Archive, ArchiveConfig, Claimant};
 
 use crate::components::moto;
 
@@ -26,7 +26,8 @@ async fn writers_that_start_together_follow_one_another_without_a_gap() {
         let owner = format!("writer-{n}");
         let config = ArchiveConfig { staging: folder.path().join(&owner), ..ArchiveConfig::default() };
         let store = store.clone();
-        async move { Archive::open(store, &config, SHARD, &owner).await.unwrap() }
+        let claimant = Claimant { owner, shard: SHARD, forced: true };
+        async move { Archive::open(store, &config, &claimant).await.unwrap() }
     });
     let (mut archives, recovered): (Vec<_>, Vec<_>) = join_all(writers).await.into_iter().unzip();
 

@@ -7,14 +7,17 @@ use std::{
 
 use bytes::Bytes;
 use proto::{
-    archive::{Manifest, ManifestKind, ObjectRef, manifest_key},
+    archive::{
+        Manifest, ManifestKind, ObjectRef, Shard, manifest_key, manifest_prefix,
+        shards::{Descent, Slots},
+    },
     position::{Epoch, Position},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stream_processor::{archive::recovery::positions, decode::AgentKey, intake::EpochsLeft};
 
-use crate::{gateway::Gateway, processor::SHARD};
+use crate::{gateway::Gateway, reshard::layout};
 
 /// One taken batch, or what was new of a gap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +51,16 @@ impl State {
         *digest = step.finish();
     }
 
+    /// Of some slots, with what intake needs beside it.
+    pub fn carve(states: impl Iterator<Item = (State, EpochsLeft)>, slots: Slots) -> (State, EpochsLeft) {
+        let (mut state, mut left) = (State::default(), EpochsLeft::new());
+        for (part, part_left) in states {
+            state.0.extend(part.0.into_iter().filter(|(_, (agent, _))| slots.holds(&agent.agent)));
+            left.extend(part_left.into_iter().filter(|(agent, _)| slots.holds(&agent.agent)));
+        }
+        (state, left)
+    }
+
     pub fn encode(&self, left: EpochsLeft) -> Vec<u8> {
         serde_json::to_vec(&Snapshot { state: self.0.clone(), left: left.into_iter().collect() }).unwrap()
     }
@@ -61,16 +74,19 @@ impl State {
 /// How far the manifests went at any time, for those who claim that something is committed.
 #[derive(Default)]
 pub struct Ledger {
-    newest: u64,
+    newest: BTreeMap<Shard, u64>,
     furthest: BTreeMap<(AgentKey, Epoch), u64>,
 }
 
 impl Ledger {
     pub fn catch_up(&mut self, objects: &BTreeMap<String, Bytes>) {
-        while let Some(bytes) = objects.get(&manifest_key(SHARD, self.newest + 1)) {
-            self.newest += 1;
-            for (agent, position) in positions(&Manifest::decode(bytes, self.newest).unwrap()) {
-                self.furthest.insert((agent, position.epoch), position.seq);
+        for descent in layout(objects).shards {
+            let newest = self.newest.entry(descent.shard).or_default();
+            for manifest in manifests(objects, descent.shard, *newest) {
+                *newest = manifest.number;
+                for (agent, position) in positions(&manifest) {
+                    self.furthest.insert((agent, position.epoch), position.seq);
+                }
             }
         }
     }
@@ -80,20 +96,76 @@ impl Ledger {
     }
 }
 
+/// Where a shard's last manifest stands.
+#[derive(Clone, Default)]
+struct End {
+    positions: BTreeMap<AgentKey, Position>,
+    state: State,
+    number: u64,
+    closed: bool,
+}
+
+impl End {
+    fn of(before: &[End], slots: Slots) -> Self {
+        let states = before.iter().map(|b| (b.state.clone(), EpochsLeft::new()));
+        let positions = before.iter().flat_map(|b| b.positions.clone());
+        let positions = positions.filter(|(agent, _)| slots.holds(&agent.agent)).collect();
+        End { positions, state: State::carve(states, slots).0, ..End::default() }
+    }
+}
+
+/// Of a shard, behind one of its numbers, or all.
+fn manifests(objects: &BTreeMap<String, Bytes>, shard: Shard, after: u64) -> impl Iterator<Item = Manifest> + '_ {
+    let prefix = manifest_prefix(shard);
+    let number = move |key: &String| key.strip_prefix(&prefix)?.strip_suffix(".json")?.parse::<u64>().ok();
+    let first = objects.range(manifest_key(shard, after + 1)..).next().and_then(|(key, _)| number(key));
+    let first = first.filter(|first| after == 0 || *first == after + 1);
+    first.into_iter().flat_map(|first| first..).map_while(move |number| {
+        let bytes = objects.get(&manifest_key(shard, number))?;
+        Some(Manifest::decode(bytes, number).unwrap())
+    })
+}
+
 /// Everything that the manifests name, checked against itself.
 pub struct Archive {
-    pub newest: u64,
     pub rows: Vec<Row>,
     pub positions: BTreeMap<AgentKey, Position>,
 }
 
 impl Archive {
     pub fn read(objects: &BTreeMap<String, Bytes>) -> Self {
-        let mut archive = Archive { newest: 0, rows: Vec::new(), positions: BTreeMap::new() };
-        let (mut state, mut named) = (State::default(), BTreeSet::new());
-        while let Some(bytes) = objects.get(&manifest_key(SHARD, archive.newest + 1)) {
-            archive.newest += 1;
-            let manifest = Manifest::decode(bytes, archive.newest).unwrap();
+        let mut archive = Archive { rows: Vec::new(), positions: BTreeMap::new() };
+        let (mut ends, mut named, mut count) = (BTreeMap::new(), BTreeSet::new(), 0);
+        // Predecessors come before successors, so that each agent's rows are in order.
+        for descent in layout(objects).shards {
+            let before: Vec<End> = descent.predecessors.iter().filter_map(|p| ends.get(p)).cloned().collect();
+            let end = archive.read_shard(objects, &descent, &before, &mut named, &mut count);
+            ends.insert(descent.shard, end);
+        }
+        let all = objects.keys().filter(|k| k.starts_with("manifest/") && !k.contains("/layout/")).count() as u64;
+        assert_eq!(all, count, "the manifests are numbered without gaps");
+        archive
+    }
+
+    /// `before`: how its predecessors ended. Gives back how it does.
+    fn read_shard(
+        &mut self,
+        objects: &BTreeMap<String, Bytes>,
+        descent: &Descent,
+        before: &[End],
+        named: &mut BTreeSet<String>,
+        count: &mut u64,
+    ) -> End {
+        let mut end = End::default();
+        for manifest in manifests(objects, descent.shard, 0) {
+            *count += 1;
+            assert_eq!(manifest.slots, descent.slots, "shard {}", descent.shard);
+            assert!(!end.closed, "shard {} was closed before manifest {}", descent.shard, manifest.number);
+            if manifest.kind == ManifestKind::Opened {
+                assert!(before.iter().all(|b| b.closed && b.number < manifest.number), "shard {}", descent.shard);
+                assert_eq!(before.len(), descent.predecessors.len());
+                end = End::of(before, descent.slots);
+            }
             let rows: Vec<Row> = manifest.objects.iter().flat_map(|o| rows(objects, &o.object)).collect();
             assert_eq!(rows.len() as u64, manifest.balance.batches);
             assert_eq!(rows.iter().filter(|r| r.n.is_some()).count() as u64, manifest.balance.readings_archived);
@@ -101,19 +173,24 @@ impl Archive {
                 assert!(named.insert(object.object.key.clone()), "{} is in two manifests", object.object.key);
             }
             for row in rows {
-                archive.follow(&row);
-                state.apply(&row);
-                archive.rows.push(row);
+                assert!(descent.slots.holds(&row.agent.agent), "shard {} has {row:?}", descent.shard);
+                end.positions.insert(row.agent.clone(), Position { epoch: row.from.epoch, seq: row.last_seq });
+                self.follow(&row);
+                end.state.apply(&row);
+                self.rows.push(row);
             }
-            assert_eq!(archive.positions, positions(&manifest), "manifest {} is not cut whole", archive.newest);
-            if manifest.kind == ManifestKind::Commit {
-                let snapshot = manifest.snapshot.unwrap();
-                assert_eq!(State::decode(&content(objects, &snapshot)).0, state, "manifest {}", archive.newest);
+            let (shard, number) = (descent.shard, manifest.number);
+            assert_eq!(end.positions, positions(&manifest), "manifest {number} of shard {shard} is not cut whole");
+            if let Some(snapshot) = &manifest.snapshot {
+                assert_eq!(
+                    State::decode(&content(objects, snapshot)).0,
+                    end.state,
+                    "manifest {number} of shard {shard}"
+                );
             }
+            (end.number, end.closed) = (number, manifest.kind == ManifestKind::Closed);
         }
-        let manifests = objects.keys().filter(|k| k.starts_with("manifest/")).count() as u64;
-        assert_eq!(manifests, archive.newest, "the manifests are numbered without gaps");
-        archive
+        end
     }
 
     /// Each row goes on exactly where its agent's log stood.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::store::manifests::Search;
+use futures::future::FutureExt;
+use model::store::manifests::{Search, newest_number};
 use proto::{
     ack::{Ack, ArchiveId},
     archive::{
@@ -25,6 +26,8 @@ use stream_processor::{
     archive::{
         commit::{Action, Answer as CommitAnswer, Committer, Staged},
         recovery::{Claim, positions, takeover},
+        reshard::work::ensure_open,
+        standoff::{Standoff, Verdict, renewal},
     },
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::Arrival,
@@ -34,31 +37,46 @@ use stream_processor::{
 use crate::{
     archive::{Row, State},
     faults::{Faults, Reached},
+    reshard::carve,
     s3::{Answer, Request, S3, Ticket},
+    task::Task,
 };
 
-pub const SHARD: Shard = Shard(0);
 /// Small, so that outages lead to a pause.
 const STAGED_MAX: usize = 4;
+/// Short, beside what S3 takes to answer at its worst: owners that are alive are taken over, too.
+const QUIET: Duration = Duration::from_secs(2);
 const OBJECTS_PER_SEGMENT_MAX: usize = 3;
 
 pub struct Processor {
     name: String,
     site: AssetId,
+    pub shard: Shard,
     state: Phase,
 }
 
 enum Phase {
+    /// Sees to it that the shard is there; gives back its newest manifest's number.
+    Opening(Task<u64>),
     Starting(Start),
     Running(Box<Running>),
-    /// Another writer has taken over.
+    /// Another writer has taken over, or the shard is closed.
     Fenced,
 }
 
 /// One request at a time, repeated until it is answered.
 struct Start {
+    shard: Shard,
     step: Step,
     waiting: Option<Ticket>,
+    standoff: Standoff,
+    /// Somebody else is the owner: not before this.
+    stands_by: Option<Duration>,
+}
+
+enum Started {
+    Running(Box<Running>),
+    Closed,
 }
 
 #[derive(Clone)]
@@ -70,6 +88,7 @@ enum Step {
 }
 
 struct Running {
+    shard: Shard,
     intake: Intake,
     acks: Acks,
     committer: Committer<u64>,
@@ -92,18 +111,22 @@ struct Running {
 }
 
 impl Processor {
-    pub fn new(name: String, site: &AssetId) -> Self {
-        let step = Step::Search(Search::from(0));
-        Processor { name, site: site.clone(), state: Phase::Starting(Start { step, waiting: None }) }
+    pub fn new(name: String, site: &AssetId, shard: Shard) -> Self {
+        let state = Phase::Opening(opening(&name, shard));
+        Processor { name, site: site.clone(), shard, state }
     }
 
     pub fn is_fenced(&self) -> bool {
         matches!(self.state, Phase::Fenced)
     }
 
-    /// Running, with nothing left to commit.
+    /// Running, with nothing left to commit; or waiting for another one to go.
     pub fn is_idle(&self) -> bool {
-        matches!(&self.state, Phase::Running(r) if r.pending.is_empty() && !r.touched && r.committer.staged() == 0)
+        match &self.state {
+            Phase::Running(r) => r.pending.is_empty() && !r.touched && r.committer.staged() == 0,
+            Phase::Starting(start) => start.stands_by.is_some(),
+            Phase::Opening(_) | Phase::Fenced => false,
+        }
     }
 
     pub fn take(&mut self, agent: &AgentKey, frame: Bytes, reached: &mut Reached) {
@@ -118,17 +141,20 @@ impl Processor {
                 running.acks.repeat(&agent);
                 running.touched = true;
             }
-            Decoded::Refused(..) | Decoded::Lost(_) | Decoded::Dropped => {}
+            Decoded::Refused(..) | Decoded::Lost(_) | Decoded::Dropped | Decoded::Elsewhere => {}
             Decoded::Conflict(agent, letter) => panic!("{agent:?}: {}", letter.reason),
         }
     }
 
     pub fn answer(&mut self, ticket: Ticket, answer: &Answer, now: Duration, reached: &mut Reached) {
         match &mut self.state {
+            Phase::Opening(task) => task.answer(ticket, answer),
             Phase::Starting(start) if start.waiting == Some(ticket) => {
                 start.waiting = None;
-                if let Some(running) = start.advance(answer, reached) {
-                    self.state = Phase::Running(Box::new(running));
+                match start.advance(answer, now, reached) {
+                    None => {}
+                    Some(Started::Running(running)) => self.state = Phase::Running(running),
+                    Some(Started::Closed) => self.state = Phase::Fenced,
                 }
             }
             Phase::Running(running) => running.answer(ticket, answer, now, reached),
@@ -146,13 +172,24 @@ impl Processor {
         reached: &mut Reached,
     ) -> Vec<(Topic, Ack)> {
         match &mut self.state {
+            Phase::Opening(task) => {
+                match task.tick(now, s3, faults, rng) {
+                    None => {}
+                    Some(Ok(newest)) => {
+                        self.state = Phase::Starting(Start::new(&self.name, self.shard, newest));
+                    }
+                    // Its supervisor starts it again.
+                    Some(Err(_)) => *task = opening(&self.name, self.shard),
+                }
+                vec![]
+            }
             Phase::Starting(start) => {
                 start.ask(&self.name, now, s3, faults, rng);
                 vec![]
             }
             Phase::Running(running) => {
                 running.cut(&self.site, now, rng, reached);
-                let fenced = running.work(now, s3, faults, rng);
+                let fenced = running.work(now, s3, faults, rng, reached);
                 running.check();
                 let acks = running.acks.take_due(now, PlantTime(0));
                 if fenced {
@@ -167,16 +204,21 @@ impl Processor {
 }
 
 impl Start {
+    fn new(name: &str, shard: Shard, newest: u64) -> Self {
+        let (step, standoff) = (Step::Search(Search::from(newest)), Standoff::new(name, QUIET, None, false));
+        Start { shard, step, waiting: None, standoff, stands_by: None }
+    }
+
     fn ask(&mut self, name: &str, now: Duration, s3: &mut S3, faults: &Faults, rng: &mut ChaCha8Rng) {
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.stands_by.is_some_and(|until| now < until) {
             return;
         }
         let request = match &self.step {
             Step::Search(search) => match search.probe() {
-                Some(number) => Request::Get { key: manifest_key(SHARD, number) },
+                Some(number) => Request::Get { key: manifest_key(self.shard, number) },
                 None => return self.found(name, search.newest(), rng),
             },
-            Step::Newest(number) => Request::Get { key: manifest_key(SHARD, *number) },
+            Step::Newest(number) => Request::Get { key: manifest_key(self.shard, *number) },
             Step::TakeOver(manifest) => {
                 let mut manifest = (**manifest).clone();
                 name.clone_into(&mut manifest.owner);
@@ -196,7 +238,7 @@ impl Start {
         };
     }
 
-    fn advance(&mut self, answer: &Answer, reached: &mut Reached) -> Option<Running> {
+    fn advance(&mut self, answer: &Answer, now: Duration, reached: &mut Reached) -> Option<Started> {
         match (&mut self.step, answer) {
             // A failed takeover may have happened; the search finds it, and it is treated as anybody's.
             (Step::TakeOver(manifest), Answer::Failed | Answer::Exists) => {
@@ -210,18 +252,32 @@ impl Start {
             }
             (Step::Newest(number), Answer::Found(Some(bytes))) => {
                 let newest = Manifest::decode(bytes, *number).unwrap();
-                let claim = Claim { fresh: newest.archive, shard: SHARD, owner: String::new(), wall_ms: 0 };
+                self.stands_by = None;
+                match self.standoff.judge(Some(&newest), now) {
+                    Verdict::TakeOver => {}
+                    Verdict::Closed => {
+                        reached.count("closed shard not taken");
+                        return Some(Started::Closed);
+                    }
+                    Verdict::Wait(until) => {
+                        reached.count("another owner waited for");
+                        self.stands_by = Some(until);
+                        self.step = Step::Search(Search::from(newest.number));
+                        return None;
+                    }
+                }
+                let claim = Claim { fresh: newest.archive, shard: self.shard, owner: String::new(), wall_ms: 0 };
                 self.step = Step::TakeOver(takeover(Some(&newest), &claim).into());
             }
             (Step::TakeOver(manifest), Answer::Done) => {
                 reached.count("takeover");
                 if manifest.snapshot.is_none() {
-                    return Some(Running::new((**manifest).clone(), (State::default(), EpochsLeft::new())));
+                    return Some(Running::new((**manifest).clone(), (State::default(), EpochsLeft::new())).into());
                 }
                 self.step = Step::Snapshot(manifest.clone());
             }
             (Step::Snapshot(manifest), Answer::Found(Some(bytes))) => {
-                return Some(Running::new((**manifest).clone(), State::decode(bytes)));
+                return Some(Running::new((**manifest).clone(), State::decode(bytes)).into());
             }
             (_, answer) => panic!("{answer:?}"),
         }
@@ -229,15 +285,35 @@ impl Start {
     }
 }
 
+impl From<Running> for Started {
+    fn from(running: Running) -> Self {
+        Started::Running(Box::new(running))
+    }
+}
+
+/// By the program's own code.
+fn opening(name: &str, shard: Shard) -> Task<u64> {
+    let name = name.to_owned();
+    Task::new(move |client| {
+        async move {
+            ensure_open(&*client, shard, &name, carve).await?;
+            Ok(newest_number(&*client, shard, 0).await?.unwrap_or(0))
+        }
+        .boxed()
+    })
+}
+
+/// Of the first shard; the others' first manifests are there before.
 fn claim(name: &str, rng: &mut ChaCha8Rng) -> Claim {
-    Claim { fresh: ArchiveId(rng.random()), shard: SHARD, owner: name.into(), wall_ms: 0 }
+    Claim { fresh: ArchiveId(rng.random()), shard: Shard::FIRST, owner: name.into(), wall_ms: 0 }
 }
 
 impl Running {
     fn new(takeover: Manifest, (state, left): (State, EpochsLeft)) -> Self {
         let committed = positions(&takeover);
         Running {
-            intake: Intake::new(&committed, left),
+            shard: takeover.shard,
+            intake: Intake::new(&committed, left).limited_to(takeover.slots),
             acks: Acks::new(takeover.archive, takeover.incarnation, &committed),
             tickets: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -298,14 +374,14 @@ impl Running {
         for (index, part) in rows.chunks(per_object).enumerate() {
             let bytes = Bytes::from(serde_json::to_vec(part).unwrap());
             self.objects += 1;
-            let key = object_key(Table::Readings, site, "2026-01-01", SHARD, self.incarnation, self.objects);
+            let key = object_key(Table::Readings, site, "2026-01-01", self.shard, self.incarnation, self.objects);
             let (object, rows) = (object_ref(key, &bytes), part.len() as u64);
             objects.push(DataObject { table: Table::Readings, object, rows, min_time_ms: 0, max_time_ms: 0 });
             self.uploads.insert((self.next_number, index), bytes);
         }
         let state = Bytes::from(self.state.encode(self.intake.left()));
         self.objects += 1;
-        let snapshot = object_ref(snapshot_key(SHARD, self.incarnation, self.objects), &state);
+        let snapshot = object_ref(snapshot_key(self.shard, self.incarnation, self.objects), &state);
         self.uploads.insert((self.next_number, objects.len()), state);
         let readings = rows.iter().filter(|r| r.n.is_some()).count() as u64;
         let balance =
@@ -322,16 +398,28 @@ impl Running {
     }
 
     /// True: fenced.
-    fn work(&mut self, now: Duration, s3: &mut S3, faults: &Faults, rng: &mut ChaCha8Rng) -> bool {
+    fn work(
+        &mut self,
+        now: Duration,
+        s3: &mut S3,
+        faults: &Faults,
+        rng: &mut ChaCha8Rng,
+        reached: &mut Reached,
+    ) -> bool {
+        if self.committer.renews_at(renewal(QUIET)).is_some_and(|at| at <= now) {
+            self.committer.renew(0).unwrap();
+            self.next_number += 1;
+            reached.count("renewed");
+        }
         for action in self.committer.poll(now) {
             let request = match &action {
                 Action::Upload { number, object, key } => {
                     Request::Put { key: key.clone(), bytes: self.uploads[&(*number, *object)].clone() }
                 }
                 Action::PutManifest { number, bytes } => {
-                    Request::PutIfAbsent { key: manifest_key(SHARD, *number), bytes: bytes.clone() }
+                    Request::PutIfAbsent { key: manifest_key(self.shard, *number), bytes: bytes.clone() }
                 }
-                Action::ReadManifest { number } => Request::Get { key: manifest_key(SHARD, *number) },
+                Action::ReadManifest { number } => Request::Get { key: manifest_key(self.shard, *number) },
                 Action::Wait(_) => continue,
                 Action::Fenced => return true,
             };
@@ -357,7 +445,8 @@ impl Running {
         };
         let Some(committed) = self.committer.answer(now, answer) else { return };
         reached.count("committed");
-        let batches = committed.load.unwrap();
+        // Of one that renews: none.
+        let batches = committed.load.unwrap_or(0);
         assert_eq!(committed.manifest.balance.batches, batches);
         self.staged_batches -= batches;
         self.committed_batches += batches;

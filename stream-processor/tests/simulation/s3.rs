@@ -11,9 +11,21 @@ use crate::faults::{Faults, Reached, TICK};
 
 #[derive(Debug, Clone)]
 pub enum Request {
-    Put { key: String, bytes: Bytes },
-    PutIfAbsent { key: String, bytes: Bytes },
-    Get { key: String },
+    Put {
+        key: String,
+        bytes: Bytes,
+    },
+    PutIfAbsent {
+        key: String,
+        bytes: Bytes,
+    },
+    Get {
+        key: String,
+    },
+    /// The first key, as the content.
+    First {
+        prefix: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +106,10 @@ impl S3 {
                 }
             },
             Request::Get { key } => Answer::Found(self.objects.get(&key).cloned()),
+            Request::First { prefix } => {
+                let first = self.objects.keys().find(|key| key.starts_with(&prefix));
+                Answer::Found(first.map(|key| key.clone().into()))
+            }
         }
     }
 

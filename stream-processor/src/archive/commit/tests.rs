@@ -168,6 +168,41 @@ fn a_release_comes_last_and_keeps_positions_and_snapshot() {
 }
 
 #[test]
+fn an_idle_owner_renews_and_one_with_something_to_commit_does_not_need_to() {
+    const EVERY: Duration = Duration::from_secs(15);
+    let mut c = writer();
+    assert_eq!(c.renews_at(EVERY), Some(EVERY), "the takeover is its first sign of life");
+    c.push(staged("one", 0), 0).unwrap();
+    assert_eq!(c.renews_at(EVERY), None);
+    upload_all(&mut c, ms(500));
+    let (number, _) = put(&mut c, ms(500));
+    c.answer(ms(600), Answer::ManifestCreated { number });
+    assert_eq!(c.renews_at(EVERY), Some(ms(600) + EVERY));
+
+    c.renew(7).unwrap();
+    let (number, bytes) = put(&mut c, ms(16_000));
+    let renewed = Manifest::decode(&bytes, number).unwrap();
+    assert_eq!((renewed.number, renewed.kind, renewed.written_ms), (3, ManifestKind::Renewed, 7));
+    assert_eq!((renewed.snapshot.unwrap().key.as_str(), renewed.balance), ("one-snapshot", Balance::default()));
+    assert!(c.answer(ms(16_000), Answer::ManifestCreated { number }).unwrap().load.is_none());
+    c.release(8).unwrap();
+    assert_eq!(c.renews_at(EVERY), None, "nothing follows a release");
+}
+
+#[test]
+fn a_writer_that_is_thrown_out_knows_by_whom() {
+    let mut c = writer();
+    c.renew(0).unwrap();
+    let (number, _) = put(&mut c, T0);
+    assert!(c.answer(T0, Answer::ManifestExists { number }).is_none());
+    c.poll(T0);
+    let claim = Claim { fresh: ArchiveId([1; 16]), shard: Shard(0), owner: "b".into(), wall_ms: 0 };
+    let other = Manifest { number, incarnation: number, ..takeover(None, &claim) };
+    c.answer(T0, Answer::ManifestRead { number, found: Some(other.encode().unwrap().into()) });
+    assert_eq!((c.is_fenced(), c.fenced_by()), (true, Some(&other)));
+}
+
+#[test]
 fn the_queue_is_bounded() {
     let mut c = writer();
     for _ in 0..SEGMENTS_STAGED_MAX {

@@ -1,6 +1,5 @@
 //! The archive's tools against a bucket in memory that counts requests, and can die at any of them.
 
-mod bucket;
 mod crash;
 mod faults;
 mod history;
@@ -14,7 +13,9 @@ use proto::{
     archive::{
         AgentPosition, Balance, DataObject, MANIFEST_VERSION, Manifest, ManifestKind, ObjectRef,
         compaction::{Partition, RowsDigest, part_key},
-        object_key, snapshot_key,
+        object_key,
+        shards::Slots,
+        snapshot_key,
     },
     asset::AssetId,
     position::{Epoch, Position},
@@ -24,6 +25,7 @@ use proto::{
 use super::*;
 use crate::{
     archive::{
+        bucket::{self, Bucket},
         parquet::{encode, sha256},
         pending::SegmentContent,
         readings::sample,
@@ -31,7 +33,6 @@ use crate::{
     },
     decode::DeadLetter,
 };
-use bucket::Bucket;
 
 const SHARD: Shard = Shard(0);
 const DAY_MS: i64 = 86_400_000;
@@ -60,6 +61,9 @@ fn takeover(number: u64) -> Manifest {
         agents: vec![agent(number)],
         snapshot: None,
         balance: Balance::default(),
+        slots: Slots::ALL,
+        successors: vec![],
+        predecessors: vec![],
     }
 }
 

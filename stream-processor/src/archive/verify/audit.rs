@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     archive::{
-        Manifest, ManifestKind, ObjectRef, Table,
+        Manifest, ManifestKind, ObjectRef, Shard, Table,
         compaction::{Compaction, Listed},
     },
     asset::AssetId,
@@ -44,8 +44,11 @@ impl Audit {
     }
 
     fn writer(&mut self, manifest: &Manifest) {
-        let takeover = manifest.kind == ManifestKind::Takeover;
+        use ManifestKind::{Closed, Opened, Takeover};
+        let takeover = matches!(manifest.kind, Takeover | Closed | Opened);
         let reason = match &self.before {
+            Some(before) if before.kind == Closed => "the shard was closed before",
+            Some(before) if manifest.kind == Opened || before.slots != manifest.slots => "slots come to an open shard",
             Some(before) if before.archive != manifest.archive => "of another archive",
             Some(before) if !takeover && before.incarnation != manifest.incarnation => {
                 "of a writer that has not taken over"
@@ -57,6 +60,27 @@ impl Audit {
             _ => return,
         };
         self.out.fault(Fault::Manifest { number: manifest.number, reason: reason.into() });
+    }
+
+    /// The first manifest of a successor, and the last ones of its predecessors.
+    pub fn descent(&mut self, opened: &Manifest, closed: &[Manifest]) {
+        let is_one = |m: &Manifest| m.kind == ManifestKind::Closed && m.archive == opened.archive;
+        let after = |m: &Manifest| m.number < opened.number;
+        let taken: BTreeMap<_, _> = closed.iter().flat_map(Manifest::positions).collect();
+        let here = |((_, agent), _): &(&(AssetId, AssetId), &Position)| opened.slots.holds(agent);
+        let taken: BTreeMap<_, _> = taken.iter().filter(here).map(|(k, v)| (k.clone(), *v)).collect();
+        let reason = match opened.kind {
+            ManifestKind::Opened if closed.len() != opened.predecessors.len() => {
+                "a predecessor's last manifest is missing"
+            }
+            ManifestKind::Opened if !closed.iter().all(is_one) => "a predecessor is not closed, or of another archive",
+            ManifestKind::Opened if !closed.iter().all(after) => "not numbered above its predecessors' last ones",
+            ManifestKind::Opened if taken != opened.positions() => "its positions are not those of its predecessors",
+            ManifestKind::Opened => return,
+            _ if opened.shard == Shard::FIRST => return,
+            _ => "a shard that was never opened",
+        };
+        self.out.fault(Fault::Manifest { number: opened.number, reason: reason.into() });
     }
 
     fn positions(&mut self, manifest: &Manifest) {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use model::store::{S3Config, Store};
 use proto::{
     ack::ArchiveId,
-    archive::{Balance, MANIFEST_VERSION, Manifest, ManifestKind, ObjectRef, Shard, snapshot_key},
+    archive::{Balance, MANIFEST_VERSION, Manifest, ManifestKind, ObjectRef, Shard, shards::Slots, snapshot_key},
 };
 
 use super::*;
@@ -31,6 +31,9 @@ fn manifest(number: u64, snapshot: Option<String>) -> Manifest {
         agents: vec![],
         snapshot: snapshot.map(|key| ObjectRef { key, bytes: 1, sha256: "00".into() }),
         balance: Balance::default(),
+        slots: Slots::ALL,
+        successors: vec![],
+        predecessors: vec![],
     }
 }
 

@@ -139,7 +139,8 @@ impl Hall {
         self.broker.0 = Program::start(&mut command);
     }
 
-    /// A life of the real program. `settings`: more lines of its section `[archive]`.
+    /// A life of the real program. `settings`: more lines of its section `[archive]`. Whoever finds another's manifest, or
+    /// one of its own that it does not remember, has little patience.
     pub fn processor(&mut self, owner: &str, settings: &str) -> Life {
         self.starts += 1;
         let folder = self.folder.path();
@@ -152,7 +153,7 @@ impl Hall {
                 "site = \"mill\"\nowner = \"{owner}\"\n[mqtt]\nurl = \"mqtt://{}\"\n\
                  [s3]\nendpoint = \"http://{}\"\nbucket = \"{BUCKET}\"\npath_style = true\n\
                  [serve]\ngrpc = \"{ANY}\"\nhttp = \"{ANY}\"\n\
-                 [archive]\nstaging = \"staging\"\nsegment_seconds_max = 1\n{settings}\n\
+                 [archive]\nstaging = \"staging-{owner}\"\nsegment_seconds_max = 1\ntakeover_quiet_seconds = 4\n{settings}\n\
                  [features]\nsensors = [{sensors}]\nwindow_ms = {}\nlateness_ms = {}\n\
                  [model]\nname = \"{}\"\n\
                  [clock]\nwall_origin_ms = {}\nplant_origin = {}\nspeed = {:?}\n",

@@ -72,7 +72,8 @@ async fn taken_over(hall: &mut Hall, mut zombie: Life, owner: &str, in_flight: I
         _ => Fate::Pass,
     });
     let before = hall.archived().await;
-    let mut heir = hall.processor(owner, "");
+    // It waits until the frozen one has been quiet for long enough.
+    let mut heir = hall.processor(owner, "takeover_quiet_seconds = 4");
     heir.until_said("the archive is ours").await;
     hall.until_archived(before + AT_WORK).await;
 

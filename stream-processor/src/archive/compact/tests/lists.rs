@@ -16,7 +16,7 @@ fn filter(args: &[&str]) -> Filter {
 }
 
 async fn lines(bucket: &Bucket, args: &[&str], format: Format) -> Vec<String> {
-    let text = files(bucket, SHARD, &[Table::Readings], &filter(args), format, "plant").await.unwrap();
+    let text = files(bucket, None, &[Table::Readings], &filter(args), format, "plant").await.unwrap();
     text.lines().map(String::from).collect()
 }
 
@@ -37,7 +37,7 @@ async fn files_are_those_that_count_in_every_format() {
     compact(&*bucket, &EAGER).await.unwrap();
     assert_eq!(lines(&bucket, &[], Format::Keys).await.len(), 2);
     let nothing = Bucket::new();
-    let empty = files(&*nothing, SHARD, &[Table::Readings], &filter(&[]), Format::Keys, "plant").await;
+    let empty = files(&*nothing, None, &[Table::Readings], &filter(&[]), Format::Keys, "plant").await;
     assert!(matches!(empty, Err(FilesError::Empty)));
 }
 
@@ -50,7 +50,7 @@ async fn symlink_manifests_follow_the_list_partition_by_partition() {
     for key in [&stale, &foreign] {
         bucket.set(key, Some("s3://plant/gone".into()));
     }
-    assert_eq!(symlinks(&*bucket, SHARD, &[Table::Readings], "plant").await.unwrap(), 2);
+    assert_eq!(symlinks(&*bucket, None, &[Table::Readings], "plant").await.unwrap(), 2);
     let first = format!("{prefix}site=mill/date=1970-01-01/shard=00/manifest");
     let second = format!("{prefix}site=mill/date=1970-01-02/shard=00/manifest");
     assert_eq!(bucket.keys(&prefix), [first.clone(), foreign, second], "another shard's stay, stale ones go");
@@ -58,7 +58,7 @@ async fn symlink_manifests_follow_the_list_partition_by_partition() {
     let of_day = lines(&bucket, &["--to", "1970-01-01"], Format::Uris).await;
     assert_eq!(text(&first).lines().collect::<Vec<_>>(), of_day);
     compact(&*bucket, &EAGER).await.unwrap();
-    symlinks(&*bucket, SHARD, &[Table::Readings], "plant").await.unwrap();
+    symlinks(&*bucket, None, &[Table::Readings], "plant").await.unwrap();
     assert_eq!(text(&first).lines().count(), 1, "the merged one");
     assert_no_orphans_but_lists(&bucket).await;
 }
