@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use edge_agent::spool::disk::Folder;
 use stream_processor::embedded::Factory;
 
 use crate::{components::Program, factory};
@@ -117,10 +118,9 @@ fn the_broker_and_the_endpoint_stay_on_loopback_and_open_listeners_need_a_token(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_cannot_be_opened_is_reported() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("gateways")).unwrap();
-    std::fs::write(folder.path().join("gateways/gateway-2"), "not a folder").unwrap();
+    let _other = Folder::open(folder.path().join("gateways/gateway-2")).unwrap();
     let factory = Factory::start(factory::config(folder.path(), 1)).await.unwrap();
     let reason = tokio::time::timeout(LINE_HANGS_AFTER, factory.failed()).await.expect("it is said");
-    assert!(reason.contains("gateway-2"), "{reason}");
+    assert!(reason.contains("gateway-2") && reason.contains("in use by another agent"), "{reason}");
     factory.stop().await.unwrap();
 }

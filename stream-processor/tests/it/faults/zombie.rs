@@ -73,7 +73,7 @@ async fn taken_over(hall: &mut Hall, mut zombie: Life, owner: &str, in_flight: I
     });
     let before = hall.archived().await;
     // It waits until the frozen one has been quiet for long enough.
-    let mut heir = hall.processor(owner, "takeover_quiet_seconds = 4");
+    let mut heir = hall.processor(owner, "");
     heir.until_said("the archive is ours").await;
     hall.until_archived(before + AT_WORK).await;
 
