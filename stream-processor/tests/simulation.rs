@@ -51,7 +51,7 @@ const TICKS_TO_REST_MAX: u32 = 6_000;
 const TICKS_PER_FLUSH: u32 = 40;
 
 /// Without these the seeds prove nothing.
-const MUST_BE_REACHED: [&str; 31] = [
+const MUST_BE_REACHED: [&str; 32] = [
     "received",
     "commit of nothing",
     "duplicate",
@@ -74,6 +74,7 @@ const MUST_BE_REACHED: [&str; 31] = [
     "disk image restored",
     "spool lost",
     "archive exchanged",
+    "batch quarantined",
     "break declared",
     "change carried out",
     "change left to the successors",
@@ -131,6 +132,9 @@ impl World {
             }
             if self.rng.random_bool(self.faults.disk_exchanged) {
                 gateway.restore(&mut self.rng, reached);
+            }
+            if self.rng.random_bool(self.faults.batch_refused) {
+                gateway.quarantine(&mut self.rng, reached);
             }
             if self.rng.random_bool(self.faults.agent_disconnected)
                 && let Some(agent) = &mut gateway.agent

@@ -17,6 +17,7 @@ pub struct Faults {
     pub message_delay_max: Duration,
     pub agent_killed: f64,
     pub agent_disconnected: f64,
+    pub batch_refused: f64,
     /// The card is copied; the next exchange puts that copy in, or an empty card.
     pub disk_copied: f64,
     pub disk_exchanged: f64,
@@ -42,6 +43,7 @@ impl Faults {
             message_damaged: often(0.05),
             agent_killed: often(0.02),
             agent_disconnected: often(0.03),
+            batch_refused: often(0.01),
             disk_copied: often(0.01),
             disk_exchanged: often(0.01),
             broker_restarted: often(0.01),
@@ -64,6 +66,7 @@ impl Faults {
             message_delay_max: TICK,
             agent_killed: 0.0,
             agent_disconnected: 0.0,
+            batch_refused: 0.0,
             disk_copied: 0.0,
             disk_exchanged: 0.0,
             broker_restarted: 0.0,

@@ -101,6 +101,16 @@ impl Gateway {
         self.disk.crash(rng);
     }
 
+    /// The broker ends the connection at some batch again and again.
+    pub fn quarantine(&mut self, rng: &mut ChaCha8Rng, reached: &mut Reached) {
+        let Some(agent) = &mut self.agent else { return };
+        let held: Vec<Position> = agent.spool.log().lock().extents().map(|e| e.position).collect();
+        if !held.is_empty() {
+            agent.spool.quarantine(held[rng.random_range(0..held.len())]).unwrap();
+            reached.count("batch quarantined");
+        }
+    }
+
     pub fn append(&mut self) {
         let Some(agent) = &mut self.agent else { return };
         let (position, previous) = agent.spool.next();
