@@ -19,6 +19,7 @@ use super::{
 
 /// Said once, and nothing is lost by it.
 const CANNOT_WRITE: &str = "batches can't be written; trying again";
+const CAN_WRITE: &str = "batches can be written again";
 const CANNOT_TIDY: &str = "the spool could not be tidied";
 /// The id of the installation, the time, where it began.
 const CANNOT_STORE: &str = "can't be stored";
@@ -121,14 +122,16 @@ fn a_full_disk_stops_sampling_until_the_archive_has_made_room() {
     hall.write_table();
     let mut command = isolated(&format!("{} && exec \"$0\" \"$@\"", mount("2m", &spool)));
     let agent = Agent::start_in(hall.folder(), command.arg(env!("CARGO_BIN_EXE_edge-agent")));
-    let full = |hall: &Hall| agent::log(hall.folder()).iter().any(|line| line.contains(CANNOT_WRITE));
-    wait_until("the disk is full", || full(&hall));
+    let said = |hall: &Hall, text| agent::log(hall.folder()).iter().filter(|line| line.contains(text)).count();
+    wait_until("the disk is full", || said(&hall, CANNOT_WRITE) > 0);
     // Long enough that it goes on in memory, and that there is no room left either.
     sleep(Duration::from_secs(8));
     hall.broker.restart();
     hall.wait_drained();
+    // The archive has it all, which the agent is still to hear.
+    wait_until("the disk has room", || said(&hall, CAN_WRITE) == said(&hall, CANNOT_WRITE));
     assert!(agent.stop(STOP_MAX).success());
-    assert!(agent::log(hall.folder()).iter().any(|line| line.contains(IN_MEMORY)));
+    assert!(said(&hall, IN_MEMORY) > 0);
     assert_eq!(hall.check(&[BROKER_LOST, ROWS_SKIPPED, CANNOT_WRITE, CANNOT_TIDY, IN_MEMORY, RESERVE_USED]), 0);
 }
 
