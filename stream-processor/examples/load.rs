@@ -116,7 +116,7 @@ struct Load {
     orders: watch::Sender<Orders>,
     latencies: Rc<RefCell<Latencies>>,
     /// Nothing that runs beside the load may end before it.
-    ended: mpsc::UnboundedReceiver<String>,
+    ended: mpsc::Receiver<String>,
     memory_mb: Vec<f64>,
 }
 
@@ -126,17 +126,18 @@ impl Load {
         let site = Site::start(processor).await?;
         let gateways: Vec<Rc<RefCell<Seen>>> = (0..traffic.gateways).map(|_| Rc::default()).collect();
         let (orders, _) = watch::channel(Orders { start: Instant::now(), interval: Duration::ZERO, last: 0 });
-        let (end, ended) = mpsc::unbounded_channel();
+        // Each of them ends once.
+        let (end, ended) = mpsc::channel(traffic.gateways + 1);
         for (id, (frames, seen)) in logs.into_iter().zip(&gateways).enumerate() {
             let broker = (site.broker.ip().to_string(), site.broker.port());
             let part = id as f64 / traffic.gateways as f64;
             let gateway = Gateway { id, broker, frames, part, seen: seen.clone() };
             let (run, end) = (gateway.run(orders.subscribe()), end.clone());
-            spawn_local(async move { end.send(format!("gateway {id} ended: {:?}", run.await)) });
+            spawn_local(async move { end.send(format!("gateway {id} ended: {:?}", run.await)).await });
         }
         let latencies = Rc::default();
         let follow = latency::follow(site.grpc, traffic, gateways.clone(), Rc::clone(&latencies));
-        spawn_local(async move { end.send(format!("the stream of predictions ended: {:?}", follow.await)) });
+        spawn_local(async move { end.send(format!("the stream of predictions ended: {:?}", follow.await)).await });
         Ok(Load { site, traffic, gateways, orders, latencies, ended, memory_mb: vec![] })
     }
 
