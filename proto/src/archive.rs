@@ -8,7 +8,7 @@ pub mod shards;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     ack::{ArchiveId, Incarnation},
@@ -306,6 +306,32 @@ pub enum ManifestError {
     TooLarge { bytes: usize },
 }
 
+/// A JSON record whose number is also in its key. Its version is looked at first: a newer one may have any form.
+fn decode_numbered<R: DeserializeOwned>(
+    bytes: &[u8],
+    bytes_max: usize,
+    known_version: u32,
+    expected: u64,
+    number: impl Fn(&R) -> u64,
+) -> Result<R, ManifestError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    if bytes.len() > bytes_max {
+        return Err(ManifestError::TooLarge { bytes: bytes.len() });
+    }
+    let Version { version } = serde_json::from_slice(bytes)?;
+    if version != known_version {
+        return Err(ManifestError::Version { version });
+    }
+    let record: R = serde_json::from_slice(bytes)?;
+    match number(&record) {
+        found if found == expected => Ok(record),
+        found => Err(ManifestError::Number { expected, found }),
+    }
+}
+
 impl Manifest {
     pub fn key(&self) -> String {
         manifest_key(self.shard, self.number)
@@ -316,22 +342,7 @@ impl Manifest {
     }
 
     pub fn decode(bytes: &[u8], number: u64) -> Result<Self, ManifestError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        if bytes.len() > MANIFEST_BYTES_MAX {
-            return Err(ManifestError::TooLarge { bytes: bytes.len() });
-        }
-        let Version { version } = serde_json::from_slice(bytes)?;
-        if version != MANIFEST_VERSION {
-            return Err(ManifestError::Version { version });
-        }
-        let manifest: Manifest = serde_json::from_slice(bytes)?;
-        if manifest.number != number {
-            return Err(ManifestError::Number { expected: number, found: manifest.number });
-        }
-        Ok(manifest)
+        decode_numbered(bytes, MANIFEST_BYTES_MAX, MANIFEST_VERSION, number, |manifest: &Manifest| manifest.number)
     }
 
     pub fn positions(&self) -> BTreeMap<(AssetId, AssetId), Position> {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DataObject, ManifestError, ObjectRef, Shard, Table, manifest_prefix};
+use super::{DataObject, ManifestError, ObjectRef, Shard, Table, decode_numbered, manifest_prefix};
 use crate::{ack::ArchiveId, asset::AssetId};
 
 pub const COMPACTION_VERSION: u32 = 1;
@@ -275,22 +275,7 @@ impl Compaction {
     }
 
     pub fn decode(bytes: &[u8], number: u64) -> Result<Self, ManifestError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        if bytes.len() > COMPACTION_BYTES_MAX {
-            return Err(ManifestError::TooLarge { bytes: bytes.len() });
-        }
-        let Version { version } = serde_json::from_slice(bytes)?;
-        if version != COMPACTION_VERSION {
-            return Err(ManifestError::Version { version });
-        }
-        let record: Compaction = serde_json::from_slice(bytes)?;
-        if record.number != number {
-            return Err(ManifestError::Number { expected: number, found: record.number });
-        }
-        Ok(record)
+        decode_numbered(bytes, COMPACTION_BYTES_MAX, COMPACTION_VERSION, number, |record: &Compaction| record.number)
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ManifestError, Shard};
+use super::{ManifestError, Shard, decode_numbered};
 use crate::asset::{AssetId, SLOTS};
 
 pub const LAYOUT_VERSION: u32 = 1;
@@ -215,22 +215,7 @@ impl Layout {
     }
 
     pub fn decode(bytes: &[u8], number: u64) -> Result<Self, ManifestError> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        if bytes.len() > LAYOUT_BYTES_MAX {
-            return Err(ManifestError::TooLarge { bytes: bytes.len() });
-        }
-        let Version { version } = serde_json::from_slice(bytes)?;
-        if version != LAYOUT_VERSION {
-            return Err(ManifestError::Version { version });
-        }
-        let layout: Layout = serde_json::from_slice(bytes)?;
-        if layout.number != number {
-            return Err(ManifestError::Number { expected: number, found: layout.number });
-        }
-        Ok(layout)
+        decode_numbered(bytes, LAYOUT_BYTES_MAX, LAYOUT_VERSION, number, |layout: &Layout| layout.number)
     }
 }
 
