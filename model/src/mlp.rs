@@ -189,7 +189,7 @@ mod tests {
 
     /// Bins for every second input.
     fn bins() -> Bins {
-        let edges = |i: usize| if i % 2 == 0 { vec![-2.0, -0.5, 0.1, 1.5] } else { vec![] };
+        let edges = |i: usize| if i.is_multiple_of(2) { vec![-2.0, -0.5, 0.1, 1.5] } else { vec![] };
         Bins::new((0..INPUTS).map(edges).collect()).unwrap()
     }
 
