@@ -17,7 +17,8 @@ use crate::window::watermark::Watermark;
 /// Plant time that a change has for getting into a manifest before the first window waits for it; and by which a gateway's
 /// clock may be ahead of ours.
 pub const CHANGE_MARGIN_MS: i64 = 60_000;
-/// With more changes than this a machine that has been silent over all of them is judged by a newer model.
+/// With as many, the oldest gives way when the clock has passed its line: a machine that has been silent over all of them is
+/// judged by a newer one. Before that the next change waits.
 pub const CHARGES_MAX: usize = 8;
 
 /// Who judges windows, as the registry says. What else shall decide it, by machine for instance, belongs here: a charge
@@ -93,6 +94,11 @@ impl Schedule {
         Schedule { ending, newest: Some(charge) }
     }
 
+    /// None of them could give way to another one yet.
+    fn is_full(&self, now: PlantTime) -> bool {
+        self.ending.len() + 1 >= CHARGES_MAX && self.ending.first().is_some_and(|oldest| oldest.others > now)
+    }
+
     /// Without what no window can ask for any more.
     pub(super) fn settled(&self, fleet: &Fleet, config: &FeatureConfig) -> Schedule {
         let mut settled = self.clone();
@@ -152,9 +158,9 @@ impl Stream {
     }
 
     /// From now on it is written with every snapshot, and it is in force when the first of them is committed. False: it is
-    /// the newest one already, or another change is still on its way.
+    /// the newest one already, or other changes come first.
     pub fn enter(&mut self, charge: &Charge, now: PlantTime) -> bool {
-        if self.entered.is_some() || self.schedule.newest() == Some(charge) {
+        if self.entered.is_some() || self.schedule.newest() == Some(charge) || self.schedule.is_full(now) {
             return false;
         }
         self.entered = Some(self.schedule.with(charge.clone(), &self.fleet, now));

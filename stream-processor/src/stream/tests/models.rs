@@ -8,7 +8,10 @@ use proto::{
 };
 use rand::seq::IndexedRandom;
 
-use super::{super::schedule::Charge, *};
+use super::{
+    super::schedule::{CHARGES_MAX, Charge},
+    *,
+};
 use crate::{clean::trusted_seal_ms, stream::predict::tests::scorer_with};
 
 type Window = (AssetId, u32, PlantTime);
@@ -69,7 +72,8 @@ fn no_crash_lets_another_model_judge_a_window_that_was_judged_before() {
     let (mut now, mut crashes, mut waits) = (0, 0, 0);
     while life.next < order.len() {
         match rng.random_range(0..40) {
-            0 => {
+            // As many as never have to give way.
+            0 if life.stream.schedule().versions().count() + 1 < CHARGES_MAX => {
                 let charge = Charge { version: versions.choose(&mut rng).unwrap().to_string() };
                 if life.stream.enter(&charge, PlantTime(now)) {
                     life.cut();
@@ -173,4 +177,14 @@ fn a_change_holds_from_its_line_on_and_the_model_before_is_kept_until_nobody_nee
     assert_eq!(restored.schedule().versions().count(), 2, "not before it is in a manifest");
     restored.in_force();
     assert_eq!(restored.schedule().versions().collect::<Vec<_>>(), ["second"]);
+
+    for number in 1..CHARGES_MAX {
+        assert!(restored.enter(&charge(&format!("{number}")), now));
+        restored.in_force();
+    }
+    assert!(!restored.enter(&charge("one more"), now), "none can give way yet");
+    let later = now.plus_millis(schedule::CHANGE_MARGIN_MS);
+    assert!(restored.enter(&charge("one more"), later));
+    restored.in_force();
+    assert_eq!(restored.schedule().versions().count(), CHARGES_MAX);
 }
