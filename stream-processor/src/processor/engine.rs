@@ -45,6 +45,8 @@ use crate::{
 const TURN_MESSAGES_MAX: usize = 64;
 /// Acks, segment age and gauges are looked at so often.
 const TICK: Duration = Duration::from_millis(50);
+/// What an earlier life had read beyond its last commit comes again within this.
+const SETTLES_AFTER: Duration = Duration::from_secs(600);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
 const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
@@ -382,7 +384,7 @@ impl Engine {
             return Ok(());
         }
         // Beside an S3 that is away it could only make windows wait.
-        if self.archive.status().borrow().up {
+        if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
             self.stream.settle();
         }
         let snapshot = self.stream.snapshot(&self.intake.left())?;

@@ -134,10 +134,12 @@ async fn a_window_is_judged_by_one_model_whatever_is_promoted_or_killed() {
         }
         life.expect_only(&[S3_AWAY, REGISTRY_AWAY]);
         task.await.unwrap();
-        let lost = rng.random_bool(0.3);
-        hall.proxy.rule(move |asked| if lost && asked.puts("manifest/") { Fate::AnswerLost } else { Fate::Pass });
+        hall.proxy.rule(|_| Fate::Pass);
         life = hall.processor("processor-0", "");
         task = client.follow(&mut life).await;
+        life.until_said("the processor is up").await;
+        let lost = rng.random_bool(0.3);
+        hall.proxy.rule(move |asked| if lost && asked.puts("manifest/") { Fate::AnswerLost } else { Fate::Pass });
         sleep(Duration::from_millis(rng.random_range(LIFE_MS))).await;
     }
     hall.proxy.rule(|_| Fate::Pass);
