@@ -152,7 +152,7 @@ impl ProcessorConfig {
             take_over: false,
             mqtt,
             s3,
-            serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
+            serve: file.serve.based(base),
             archive: ArchiveConfig { staging: based(file.archive.staging), ..file.archive },
             features: file.features,
             alerts: file.alerts,
@@ -212,6 +212,11 @@ mod tests {
             (
                 format!("{MINIMAL}[serve]\nhttp = \"0.0.0.0:8080\"\n"),
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
+            ),
+            (format!("{MINIMAL}[serve]\ncert_file = \"a\"\n"), "`serve.cert_file`: needs key_file"),
+            (
+                format!("{MINIMAL}[serve]\nclient_ca_file = \"a\"\n"),
+                "`serve.client_ca_file`: needs cert_file and key_file",
             ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
             (format!("slots = \"0-64\"\n{MINIMAL}"), "is no set of slots"),
