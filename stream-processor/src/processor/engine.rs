@@ -463,9 +463,7 @@ impl Engine {
         if paused != self.intake.paused() {
             match paused {
                 true if self.held.is_some() => {
-                    tracing::error!(
-                        "windows wait until the model that judges them is entered in S3; gateways keep everything"
-                    );
+                    tracing::warn!("windows wait for the manifest that enters their model; gateways keep everything");
                 }
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
                 false => tracing::info!("there is room again: taking on"),
