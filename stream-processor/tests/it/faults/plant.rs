@@ -9,7 +9,7 @@ use std::sync::{
 use edge_agent::source::{Item, Reading, Sample, Source, SourceError};
 use model::{
     artifact::{Artifact, Golden, Head, Origin},
-    calibration::Platt,
+    calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
     registry::{self, Decision},
@@ -211,7 +211,8 @@ fn hot_is_bad() -> Artifact {
         weight: (0..encoder.width()).map(weight).collect(),
         bias: vec![0.0],
     };
-    let head = Head { mode: "overheating".into(), platt: Platt::IDENTITY, calibrated: true, threshold: 0.5 };
+    let head =
+        Head { mode: "overheating".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold: 0.5 };
     let mut artifact = Artifact {
         config,
         horizon_ms: 3_600_000,
