@@ -156,11 +156,11 @@ impl Watch {
             name: name("failure"),
             refresh: LOOK,
             fingerprint: FeatureSchema::of(&FeatureConfig::default()).fingerprint(),
-            scorer: out,
+            offers: out,
             refused: models_refused(&exporter.meter()),
         };
-        let refused = watched.begin().await;
-        tokio::spawn(watched.watch(refused, asked, stop.clone()));
+        let seen = watched.begin(None).await;
+        tokio::spawn(watched.watch(seen, asked, stop.clone()));
         Watch { scorer, exporter, stop, _asked: asked_out }
     }
 
