@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{
     artifact::{Artifact, Golden, Head, Origin},
-    calibration::Platt,
+    calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
     registry::{self, Champion, Decision, RegistryError},
@@ -52,7 +52,7 @@ fn artifact_for(config: FeatureConfig, threshold: f64) -> Artifact {
         horizon_ms: 1,
         encoder,
         network: Network::new(vec![dense]).unwrap(),
-        heads: vec![Head { mode: "slip".into(), platt: Platt::IDENTITY, calibrated: true, threshold }],
+        heads: vec![Head { mode: "slip".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold }],
         golden: vec![],
         origin: Origin::default(),
     };

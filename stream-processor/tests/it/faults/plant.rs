@@ -9,7 +9,7 @@ use std::sync::{
 use edge_agent::source::{Item, Reading, Sample, Source, SourceError};
 use model::{
     artifact::{Artifact, Golden, Head, Origin},
-    calibration::Platt,
+    calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
     registry::{self, Decision},
@@ -215,7 +215,8 @@ fn hot_is_bad(threshold: f64) -> Artifact {
         weight: (0..encoder.width()).map(weight).collect(),
         bias: vec![0.0],
     };
-    let head = Head { mode: "overheating".into(), platt: Platt::IDENTITY, calibrated: true, threshold };
+    let head =
+        Head { mode: "overheating".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold };
     let mut artifact = Artifact {
         config,
         horizon_ms: 3_600_000,
