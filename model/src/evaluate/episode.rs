@@ -72,9 +72,9 @@ pub fn tally_machine(
     mode: usize,
     policy: &AlertPolicy,
 ) -> Tally {
-    let window_ms = dataset.config.window_ms;
+    let slide_ms = dataset.config.slide_ms();
     let life = &dataset.machines[machine].life;
-    let mut watch = Watch::new(policy, window_ms, dataset.horizon_ms);
+    let mut watch = Watch::new(policy, slide_ms, dataset.horizon_ms);
     let is_seen = |at: PlantTime| dataset.looks_ahead_to(rows, at);
     let mut events = events(life, mode, &dataset.modes[mode]).into_iter().peekable();
     for (row, strength) in rows.iter().map(|row| &dataset.rows[*row]).zip(strengths) {
@@ -88,7 +88,7 @@ pub fn tally_machine(
         watch.happens(at, event, is_seen(at));
     }
     watch.end(last, End::Slice);
-    watch.tally.machine_hours = rows.len() as f64 * window_ms as f64 / HOUR_MS;
+    watch.tally.machine_hours = rows.len() as f64 * slide_ms as f64 / HOUR_MS;
     watch.tally
 }
 
@@ -110,7 +110,7 @@ fn events(life: &Life, mode: usize, name: &str) -> Vec<(PlantTime, Event)> {
 /// One machine and mode as the processor watches it.
 struct Watch<'a> {
     policy: &'a AlertPolicy,
-    window_ms: i64,
+    slide_ms: i64,
     horizon_ms: i64,
     track: Track,
     failed: PlantTime,
@@ -121,17 +121,17 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(policy: &'a AlertPolicy, window_ms: i64, horizon_ms: i64) -> Self {
+    fn new(policy: &'a AlertPolicy, slide_ms: i64, horizon_ms: i64) -> Self {
         let (failed, repaired) = (PlantTime::MIN, PlantTime::MIN);
         let (track, alarms, tally) = Default::default();
-        Watch { policy, window_ms, horizon_ms, track, failed, repaired, alarms, tally }
+        Watch { policy, slide_ms, horizon_ms, track, failed, repaired, alarms, tally }
     }
 
     /// As the processor's desk does it.
     fn observe(&mut self, start: PlantTime, end: PlantTime, strength: f64) {
         let policy = &self.policy.scores;
         let quiet = self.policy.is_quiet(start, self.failed, self.repaired);
-        self.track.observe(policy, Slot { start, length_ms: self.window_ms, quiet }, strength);
+        self.track.observe(policy, Slot { start, slide_ms: self.slide_ms, quiet }, strength);
         match self.alarms.last_mut().filter(|a| a.closed.is_none()) {
             Some(alarm) if self.track.has_faded(policy) => {
                 alarm.closed = Some(end);

@@ -289,7 +289,10 @@ impl Engine {
         metrics.readings_received.add(derived.balance.readings_taken, &[]);
         metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
         metrics.readings_late.add(derived.late, &[]);
-        metrics.windows_closed.add(derived.windows.len() as u64, &[]);
+        metrics.readings_revising.add(derived.revising, &[]);
+        let revised = derived.windows.iter().filter(|w| w.revision > 0).count() as u64;
+        metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
+        metrics.windows_revised.add(revised, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
         self.board.publish_windows(&derived.windows);
         self.board.publish_predictions(&derived.predictions);

@@ -106,7 +106,9 @@ impl Schedule {
             return settled;
         }
         let times = times(fleet);
-        let behind = |read: i64, line: PlantTime| read < line.plus_millis(config.lateness_ms).millis();
+        // A window that has closed may still be revised, by the model that judged it.
+        let last_word_ms = config.lateness_ms + config.revise_ms();
+        let behind = |read: i64, line: PlantTime| read < line.plus_millis(last_word_ms).millis();
         let open = |machine: &AssetId, line: &Line| {
             let time = times.get(machine).filter(|(generation, _)| *generation == line.generation);
             time.is_some_and(|(_, watermark)| behind(watermark.0, line.until))
