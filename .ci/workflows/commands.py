@@ -125,7 +125,7 @@ class Model(Command):
             self.calls(),
             [
                 f"processor model train {config}",
-                f"processor model show {config}",
+                f"processor model show --json {config}",
                 f"processor model evaluate --version v2 {config}",
                 f"processor model evaluate --version v2 --json {config}",
                 f"processor model evaluate --version v1 {config}",
@@ -148,9 +148,10 @@ class Model(Command):
         self.assertIn('"{name} {}: {} of {} rows, {} epochs"', (ROOT / "model/src/cli.rs").read_text())
 
     def test_promotion_names_the_version_and_the_run(self):
-        self.run_script("promote", "v2", "approved in run 7")
-        self.assertIn("processor model promote v2 --why approved in run 7 --config", self.calls()[0])
-        self.run_script("promote", "v2;id", "why", fails="usage")
+        self.run_script("promote", "v2", "approved in run 7", "v1")
+        self.assertIn("processor model promote v2 --why approved in run 7 --over v1 --config", self.calls()[0])
+        self.run_script("promote", "v2;id", "why", "v1", fails="usage")
+        self.run_script("promote", "v2", "why", "v1;id", fails="usage")
 
 
 class Images(Command):

@@ -1,4 +1,6 @@
-//! `model train | evaluate | promote | show`, and the same as `stream-processor model ...`.
+//! `model train | evaluate | promote | rollback | show | history`, and the same as `stream-processor model ...`.
+
+mod decisions;
 
 use std::{
     error::Error,
@@ -10,6 +12,8 @@ use std::{
 
 use clap::{Args, Subcommand};
 use proto::{archive::Shard, asset::AssetId, config::ConfigError, time::wall_now_ms};
+
+use decisions::Decisions;
 
 use crate::{
     artifact::Artifact,
@@ -66,15 +70,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Puts a published version in charge.
-    Promote {
-        version: String,
-        /// Kept with the decision.
-        #[arg(long, default_value = "by hand")]
-        why: String,
-    },
-    /// Says which version is in charge, since when and why.
-    Show,
+    #[command(flatten)]
+    Decisions(Decisions),
 }
 
 enum Failure {
@@ -147,15 +144,7 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
             report(&store, shard, model, truth, json).await
         }
-        Command::Promote { version, why } => {
-            let champion = registry::promote(&store, &name, &version, decision(&why)).await?;
-            say(&format!("{name}: {} is in charge, before it {}", champion.version, before(&champion.previous)))
-        }
-        Command::Show => {
-            let champion = registry::champion(&store, &name).await?;
-            let champion = champion.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?;
-            say(&serde_json::to_string_pretty(&champion)?)
-        }
+        Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
     }
 }
 

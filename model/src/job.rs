@@ -8,7 +8,7 @@ use crate::{
         archive::{self, ArchiveError, ReadProgress},
     },
     features::FeatureConfig,
-    registry::{self, Champion, Decision, RegistryError},
+    registry::{self, Decision, Entry, REPORT_FILE, RegistryError},
     store::Store,
     train::{Progress, TrainError, TrainSettings, Trained, train},
 };
@@ -52,7 +52,7 @@ pub enum JobError {
 }
 
 /// Reads the archive, trains, publishes; promotes if asked to, or if nothing is in charge yet.
-pub async fn run<F>(store: &Store, job: TrainJob, progress: F) -> Result<(Trained, Option<Champion>), JobError>
+pub async fn run<F>(store: &Store, job: TrainJob, progress: F) -> Result<(Trained, Option<Entry>), JobError>
 where
     F: FnMut(Step) + Send + 'static,
 {
@@ -63,7 +63,8 @@ where
     let trained = tokio::task::spawn_blocking(training).await.map_err(|_| JobError::Interrupted)??;
     let version = &trained.report.version;
     registry::publish(store, &name, version, trained.bytes.clone().into()).await?;
-    registry::publish_report(store, &name, version, serde_json::to_vec_pretty(&trained.report)?.into()).await?;
+    let report = serde_json::to_vec_pretty(&trained.report)?;
+    registry::publish_beside(store, &name, version, REPORT_FILE, report.into()).await?;
     let promoted = if promote || registry::champion(store, &name).await?.is_none() {
         Some(registry::promote(store, &name, version, decision).await?)
     } else {
