@@ -3,7 +3,7 @@
 //! ```text
 //! readings ─> features ─────────────────> score ──> probability per mode, and why
 //!             (clean, aggregate, derive)    ^
-//! archive ──> dataset ─> train ─> evaluate ─┴─ registry (S3)
+//! archive ──> dataset ─> train ─> evaluate ─> gate ─> registry (S3)
 //! ```
 
 pub mod store;
@@ -19,6 +19,7 @@ pub mod policy;
 pub mod dataset;
 pub mod train;
 pub mod evaluate;
+pub mod gate;
 pub mod registry;
 pub mod job;
 pub mod config;
