@@ -101,6 +101,11 @@ impl Dataset {
         Dataset { config, horizon_ms, modes, kinds, machines, rows, features, width }
     }
 
+    /// Only the windows that start at `from` or later.
+    pub fn since(&self, from: PlantTime) -> Self {
+        self.of_rows(&(0..self.rows.len()).filter(|row| self.rows[*row].start >= from).collect::<Vec<_>>())
+    }
+
     /// With those rows alone, in their order, and every machine.
     pub fn of_rows(&self, rows: &[usize]) -> Self {
         let features = rows.iter().flat_map(|row| self.features(*row)).copied().collect();

@@ -72,13 +72,13 @@ impl GateSettings {
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         let share = |v: f64| (0.0..=1.0).contains(&v);
         let demands = [
-            (share(self.epsilon), "epsilon", "from 0 to 1"),
-            (share(self.delta), "delta", "from 0 to 1"),
-            (self.events_min >= 1, "events_min", "1 or more"),
-            (self.part_events_min >= 1, "part_events_min", "1 or more"),
-            (share(self.calibration_error_max), "calibration_error_max", "from 0 to 1"),
-            (self.latency_us_max > 0.0, "latency_us_max", "above 0"),
-            (share(self.golden_margin), "golden_margin", "from 0 to 1"),
+            (share(self.epsilon), "gate.epsilon", "from 0 to 1"),
+            (share(self.delta), "gate.delta", "from 0 to 1"),
+            (self.events_min >= 1, "gate.events_min", "1 or more"),
+            (self.part_events_min >= 1, "gate.part_events_min", "1 or more"),
+            (share(self.calibration_error_max), "gate.calibration_error_max", "from 0 to 1"),
+            (self.latency_us_max > 0.0, "gate.latency_us_max", "above 0"),
+            (share(self.golden_margin), "gate.golden_margin", "from 0 to 1"),
         ];
         demands.into_iter().find(|(met, ..)| !met).map_or(Ok(()), |(_, key, allowed)| Err((key, allowed)))
     }

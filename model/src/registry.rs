@@ -15,13 +15,16 @@ pub mod history;
 
 use bytes::Bytes;
 use proto::{
-    archive::{champion_key, model_key},
+    archive::{champion_key, golden_key, model_key},
     asset::AssetId,
 };
 
 use crate::{
+    drift::ReferenceError,
+    gate::golden::Golden,
     score::{ArtifactError, Scorer},
     store::{PutOutcome, ReplaceOutcome, Store, StoreError},
+    watch::WatchReference,
 };
 pub use history::{Action, Entry, history};
 
@@ -29,6 +32,8 @@ pub use history::{Action, Entry, history};
 pub const MODEL_FILE: &str = "model.safetensors";
 /// What training had to say about it.
 pub const REPORT_FILE: &str = "report.json";
+/// What it is watched by.
+pub const WATCH_FILE: &str = "watch.json";
 /// How it compared with the one in charge, when it was last held against it.
 pub const COMPARISON_FILE: &str = "comparison.json";
 
@@ -76,6 +81,14 @@ pub async fn publish_beside(
     Ok(store.put(&model_key(name, version, file), json).await?)
 }
 
+/// What lies beside a version for those who watch it; none: it is from before there was such a thing.
+pub async fn watched_by(store: &Store, name: &AssetId, version: &str) -> Result<Option<WatchReference>, RegistryError> {
+    let key = model_key(name, version, WATCH_FILE);
+    let Some(bytes) = store.get(&key).await? else { return Ok(None) };
+    let bad = |e: ReferenceError| RegistryError::Entry { key: key.clone(), reason: e.to_string() };
+    WatchReference::decode(&bytes).map(Some).map_err(bad)
+}
+
 /// A verified version.
 pub async fn load(store: &Store, name: &AssetId, version: &str) -> Result<Scorer, RegistryError> {
     let key = model_key(name, version, MODEL_FILE);
@@ -86,6 +99,21 @@ pub async fn load(store: &Store, name: &AssetId, version: &str) -> Result<Scorer
         return Err(RegistryError::Artifact { key, error });
     }
     Ok(scorer)
+}
+
+/// The golden set as it is frozen; `golden` becomes it if there is none yet.
+pub async fn freeze(store: &Store, name: &AssetId, golden: &Golden) -> Result<Golden, RegistryError> {
+    let key = golden_key(name);
+    let encoded = golden.encode().map_err(|error| RegistryError::Artifact { key: key.clone(), error })?;
+    store.put_if_absent(&key, encoded.into()).await?;
+    frozen(store, name).await?.ok_or(RegistryError::Missing { key })
+}
+
+/// None: nothing was frozen yet.
+pub async fn frozen(store: &Store, name: &AssetId) -> Result<Option<Golden>, RegistryError> {
+    let key = golden_key(name);
+    let Some(bytes) = store.get(&key).await? else { return Ok(None) };
+    Golden::decode(&bytes).map(Some).map_err(|error| RegistryError::Artifact { key, error })
 }
 
 /// The decision that put a version in charge. None: no version was ever promoted.

@@ -200,6 +200,11 @@ pub fn champion_key(name: &AssetId) -> String {
     format!("models/{name}/champion.json")
 }
 
+/// The episodes that every version is held against.
+pub fn golden_key(name: &AssetId) -> String {
+    format!("models/{name}/golden.safetensors")
+}
+
 /// What was decided about a model, in order: `number` is the pointer's after the decision, and of decisions that left the
 /// pointer alone the time tells.
 pub fn decision_key(name: &AssetId, number: u64, when_ms: i64, action: &str, version: &str) -> String {

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use model::{config::Registry, features::FeatureConfig, store::S3Config, train::TrainSettings};
+use model::{
+    config::Registry, features::FeatureConfig, retrain::RetrainSettings, store::S3Config, train::TrainSettings,
+};
 use proto::{
     archive::{Shard, shards::Slots},
     asset::AssetId,
@@ -76,6 +78,8 @@ struct File {
     #[serde(default)]
     train: TrainSettings,
     #[serde(default)]
+    retrain: RetrainSettings,
+    #[serde(default)]
     clock: ClockConfig,
 }
 
@@ -131,6 +135,7 @@ impl ProcessorConfig {
         file.serve.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         file.features.check().map_err(|e| ConfigError::setting(name, "features", e.key, e.allowed))?;
         file.train.check().map_err(|e| ConfigError::setting(name, "train", e.key, e.allowed))?;
+        file.retrain.check().map_err(|(key, allowed)| ConfigError::setting(name, "retrain", key, allowed))?;
         file.clock.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         let mqtt = file.mqtt.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
         let s3 = file.s3.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
@@ -214,6 +219,7 @@ mod tests {
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
             ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
+            (format!("{MINIMAL}[retrain]\nwindow_days = 0.0\n"), "`retrain.window_days`: allowed"),
             (format!("slots = \"0-64\"\n{MINIMAL}"), "is no set of slots"),
             (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
             (

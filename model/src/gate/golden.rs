@@ -1,6 +1,6 @@
 //! Episodes that are frozen when the first version comes, and that no version is ever trained on: each new one is held
 //! against what the first could do on them, so that quality cannot sink a little with every promotion, nor by labels that
-//! are wrong since.
+//! are wrong since. Every second machine of each kind: the others' windows of that time are learnt from.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +50,6 @@ impl GoldenScore {
 #[derive(Serialize, Deserialize)]
 struct Header {
     format: u32,
-    floor: f64,
     config: FeatureConfig,
     horizon_ms: i64,
     modes: Vec<String>,
@@ -64,11 +63,13 @@ impl Golden {
     pub fn freeze(dataset: &Dataset, first: &Artifact) -> Result<Option<Self>, TrainError> {
         let unseen = first.origin.borders.calibration_end;
         let rows: Vec<usize> = (0..dataset.rows.len()).filter(|row| dataset.rows[*row].start >= unseen).collect();
-        let mut kept = Vec::new();
-        for (_, own) in dataset.by_machine(&rows) {
-            if kept.len() + own.len() <= ROWS_MAX {
+        let (mut kept, mut of_kind) = (Vec::new(), vec![0usize; dataset.kinds.len()]);
+        for (machine, own) in dataset.by_machine(&rows) {
+            let met = &mut of_kind[dataset.machines[machine].kind];
+            if met.is_multiple_of(2) && kept.len() + own.len() <= ROWS_MAX {
                 kept.extend_from_slice(own);
             }
+            *met += 1;
         }
         let mut golden = Golden { dataset: dataset.of_rows(&kept), floor: 0.0 };
         golden.floor = golden.score(first)?.challenger;
@@ -99,7 +100,8 @@ impl Golden {
 
     /// `dataset` without the rows that are in the golden set or that share an outcome with it.
     pub fn leave_out(&self, dataset: &Dataset) -> Dataset {
-        let names: BTreeSet<&AssetId> = self.dataset.machines.iter().map(|m| &m.name).collect();
+        let names: BTreeSet<&AssetId> =
+            self.dataset.rows.iter().map(|row| &self.dataset.machines[row.machine].name).collect();
         let of = |at: fn(&Row) -> PlantTime| self.dataset.rows.iter().map(at);
         let (Some(from), Some(until)) = (of(|r| r.start).min(), of(|r| r.end).max()) else { return dataset.clone() };
         let horizon_ms = dataset.horizon_ms;
@@ -116,12 +118,13 @@ impl Golden {
         let Dataset { config, horizon_ms, modes, kinds, machines, rows, .. } = &self.dataset;
         let fields = |r: &Row| [r.machine as f64, r.start.millis() as f64, r.end.millis() as f64, f64::from(r.fails)];
         let mut tensors = TensorsBuilder::default();
+        tensors.f64("floor", &[self.floor]);
         tensors.f64("rows", &rows.iter().flat_map(fields).collect::<Vec<f64>>());
         let features = (0..rows.len()).flat_map(|row| self.dataset.features(row)).map(|v| f64::from(*v));
         tensors.f64("features", &features.collect::<Vec<f64>>());
         let (config, modes, kinds) = (config.clone(), modes.clone(), kinds.clone());
         let (machines, rows, horizon_ms) = (machines.clone(), rows.len(), *horizon_ms);
-        let header = Header { format: FORMAT, floor: self.floor, config, horizon_ms, modes, kinds, machines, rows };
+        let header = Header { format: FORMAT, config, horizon_ms, modes, kinds, machines, rows };
         let header = serde_json::to_string(&header).map_err(|e| ArtifactError::Format(e.to_string()))?;
         tensors.seal(&header)
     }
@@ -133,12 +136,13 @@ impl Golden {
         }
         let tensors = Tensors::open(bytes)?;
         let header: Header = serde_json::from_str(&tensors.header).map_err(|e| bad(e.to_string()))?;
-        let Header { format, floor, config, horizon_ms, modes, kinds, machines, rows } = header;
+        let Header { format, config, horizon_ms, modes, kinds, machines, rows } = header;
         if format != FORMAT {
             return Err(ArtifactError::UnknownFormat { format });
         }
         config.check()?;
         let width = FeatureSchema::of(&config).names.len();
+        let floor = tensors.finite("floor", 1)?[0];
         let fields = tensors.finite("rows", rows.saturating_mul(ROW_FIELDS))?;
         let features = tensors.f64("features", rows.saturating_mul(width))?;
         if machines.iter().any(|m| m.kind >= kinds.len()) {
@@ -176,11 +180,11 @@ mod tests {
 
         let rest = read.leave_out(&dataset);
         let frozen_from = golden.dataset.rows.iter().map(|r| r.start).min().unwrap();
-        assert!(!rest.rows.is_empty());
-        assert!(rest.rows.iter().all(|r| r.end.plus_millis(dataset.horizon_ms) <= frozen_from));
+        let is_frozen = |r: &Row| r.machine % 2 == 0 && r.end.plus_millis(dataset.horizon_ms) > frozen_from;
+        assert!(rest.rows.iter().any(|r| r.start >= frozen_from) && !rest.rows.iter().any(is_frozen));
         let later = synthetic::xor_plant(seed, 6, 60);
         let rest = read.leave_out(&later);
-        assert!(rest.rows.iter().any(|r| r.start > golden.dataset.rows[0].end.plus_millis(30 * dataset.horizon_ms)));
+        assert!(rest.rows.iter().any(|r| r.machine == 0 && r.start > frozen_from), "what came after is learnt from");
 
         let mut damaged = bytes;
         *damaged.last_mut().unwrap() ^= 1;
