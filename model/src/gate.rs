@@ -230,10 +230,10 @@ pub fn by_mode(names: &[String], episodes: &[Episode], settings: &GateSettings) 
 fn parts(names: &[String], settings: &GateSettings, standing: impl Fn(&[usize]) -> Standing) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut few = Vec::new();
-    for place in 0..names.len() {
+    for (place, name) in names.iter().enumerate() {
         let alone = standing(&[place]);
         match alone.failures() >= settings.part_events_min {
-            true => parts.push(Part { names: vec![names[place].clone()], judged: true, standing: alone }),
+            true => parts.push(Part { names: vec![name.clone()], judged: true, standing: alone }),
             false => few.push(place),
         }
     }

@@ -9,6 +9,7 @@ use std::{
 
 use model::{
     config::Registry, features::FeatureConfig, retrain::RetrainSettings, store::S3Config, train::TrainSettings,
+    trigger::TriggerSettings,
 };
 use proto::{
     archive::{Shard, shards::Slots},
@@ -50,6 +51,8 @@ pub struct ProcessorConfig {
     pub model: AssetId,
     /// How often its champion pointer is looked at.
     pub refresh: Duration,
+    /// Of a retraining; its figures are the metrics' too.
+    pub trigger: TriggerSettings,
     pub clock: ClockConfig,
 }
 
@@ -162,6 +165,7 @@ impl ProcessorConfig {
             features: file.features,
             alerts: file.alerts,
             refresh: Duration::from_secs(file.model.refresh_seconds.max(1)),
+            trigger: file.retrain.trigger,
             model: file.model.name().map_err(|e| ConfigError::whole(name, e.to_string()))?,
             clock: file.clock,
         })

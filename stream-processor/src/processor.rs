@@ -45,7 +45,8 @@ use crate::{
         predict::LiveModel,
     },
     stream::{Stream, StreamConfig, StreamError},
-    telemetry::{self, Exporter, Metrics, TelemetryError},
+    telemetry::{self, Decisions, Exporter, Metrics, ModelMetrics, TelemetryError},
+    watch::{ModelWatch, beside::Follow},
 };
 use champion::Champion;
 use engine::{Engine, EngineError};
@@ -92,6 +93,7 @@ pub struct Processor {
     stop_by: StopBy,
     serving: Serving,
     champion: JoinHandle<()>,
+    follow: JoinHandle<()>,
     engine: oneshot::Receiver<()>,
 }
 
@@ -147,6 +149,17 @@ impl Processor {
         let champion = tokio::spawn(champion.watch(refused, asked, stop.clone()));
 
         let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
+        let (beside_out, beside) = watch::channel(None);
+        let follow = Follow {
+            store: store.clone(),
+            name: config.model.clone(),
+            refresh: config.refresh,
+            scorer: scorer.clone(),
+            out: beside_out,
+            decisions: Decisions::new(&exporter.meter()),
+        };
+        let follow = tokio::spawn(follow.run(stop.clone()));
+        let model_metrics = ModelMetrics::new(&exporter.meter());
         let engine = Engine {
             site: config.site.clone(),
             incarnation: recovered.incarnation,
@@ -164,9 +177,11 @@ impl Processor {
             board: board.clone(),
             kinds: kinds_out,
             metrics: Metrics::new(&exporter.meter()),
+            watch: ModelWatch::new(beside, model_metrics, &config.trigger),
             ledger: Ledger::default(),
             started: Instant::now(),
             blocked_since: None,
+            report_due: Duration::ZERO,
             stop_by: stop_by.clone(),
             in_charge: None,
             stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
@@ -184,6 +199,7 @@ impl Processor {
             stop_by,
             serving,
             champion,
+            follow,
             engine,
         })
     }
@@ -226,8 +242,9 @@ impl Processor {
         }
         self.stop.cancel();
         self.serving.stopped(until).await;
-        // It only reads, and may be waiting for an S3 that is away.
+        // They only read, and may be waiting for an S3 that is away.
         self.champion.abort();
+        self.follow.abort();
     }
 }
 

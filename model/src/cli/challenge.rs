@@ -90,7 +90,7 @@ async fn held_against(
         let settings = &config.retrain.gate;
         gate::compare(&dataset, &champion, &challenger, golden.as_ref(), latency_us, settings)
     };
-    Ok(tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))?)
+    tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))
 }
 
 /// Where nothing is in charge yet it trains the first version. Whatever was decided is a success: the history tells.

@@ -62,8 +62,8 @@ fn a_wider_or_missing_sensor_drifts_too() {
         blocks.last().unwrap().drifted().iter().map(|f| f.name.clone()).collect::<Vec<_>>()
     };
     let name = &reference.features[4].name;
-    assert_eq!(named(&|f| f[4] *= 3.0), [name.clone()]);
-    assert_eq!(named(&|f| f[4] = f64::NAN), [name.clone()]);
+    assert_eq!(named(&|f| f[4] *= 3.0), std::slice::from_ref(name));
+    assert_eq!(named(&|f| f[4] = f64::NAN), std::slice::from_ref(name));
 }
 
 #[test]

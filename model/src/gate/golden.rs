@@ -180,7 +180,7 @@ mod tests {
 
         let rest = read.leave_out(&dataset);
         let frozen_from = golden.dataset.rows.iter().map(|r| r.start).min().unwrap();
-        let is_frozen = |r: &Row| r.machine % 2 == 0 && r.end.plus_millis(dataset.horizon_ms) > frozen_from;
+        let is_frozen = |r: &Row| r.machine.is_multiple_of(2) && r.end.plus_millis(dataset.horizon_ms) > frozen_from;
         assert!(rest.rows.iter().any(|r| r.start >= frozen_from) && !rest.rows.iter().any(is_frozen));
         let later = synthetic::xor_plant(seed, 6, 60);
         let rest = read.leave_out(&later);

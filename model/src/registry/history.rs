@@ -109,6 +109,16 @@ pub async fn history(store: &Store, name: &AssetId) -> Result<Vec<Entry>, Regist
     Ok(entries)
 }
 
+/// How many decisions there are of each kind; reads their names only.
+pub async fn counts(store: &Store, name: &AssetId) -> Result<[(Action, u64); 3], RegistryError> {
+    let keys = keys(store, name).await?;
+    let of = |action: Action| {
+        let part = format!("-{}-", action.text());
+        (action, keys.iter().filter(|key| key.contains(&part)).count() as u64)
+    };
+    Ok([Action::Promoted, Action::RolledBack, Action::Refused].map(of))
+}
+
 async fn keys(store: &Store, name: &AssetId) -> Result<Vec<String>, RegistryError> {
     let mut keys: Vec<String> = Vec::new();
     loop {

@@ -41,12 +41,15 @@ use crate::{
     },
     stream::{Derived, Loss, Lost, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
+    watch::ModelWatch,
 };
 
 /// Messages that one turn takes; bounds the frame it makes of them.
 const TURN_MESSAGES_MAX: usize = 64;
 /// Acks, segment age and gauges are looked at so often.
 const TICK: Duration = Duration::from_millis(50);
+/// How good the model is, is reckoned so often: alerts and failures are hours apart.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
 const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
@@ -88,11 +91,14 @@ pub struct Engine {
     /// What is known of the fleet's sensors, for questions about machines of their kinds.
     pub kinds: watch::Sender<Arc<Kinds>>,
     pub metrics: Metrics,
+    pub watch: ModelWatch,
     pub ledger: Ledger,
     /// The monotonic clock's zero.
     pub started: Instant,
     /// Since when a segment has been waiting for room.
     pub blocked_since: Option<Duration>,
+    /// The next look at how good the model is.
+    pub report_due: Duration,
     pub stop_by: StopBy,
     /// Version of the model in charge.
     pub in_charge: Option<String>,
@@ -273,6 +279,7 @@ impl Engine {
         metrics.readings_late.add(derived.late, &[]);
         metrics.windows_closed.add(derived.windows.len() as u64, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
+        self.watch.see(&derived);
         self.board.publish_windows(&derived.windows);
         self.board.publish_predictions(&derived.predictions);
         if !derived.alerts.is_empty() {
@@ -394,7 +401,9 @@ impl Engine {
     }
 
     fn model_in_charge(&mut self) {
-        let version = self.scorer.borrow_and_update().as_ref().map(|s| s.version().to_owned());
+        let scorer = self.scorer.borrow_and_update().clone();
+        self.watch.in_charge(scorer.as_deref());
+        let version = scorer.map(|s| s.version().to_owned());
         self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
         self.in_charge.clone_from(&version);
         self.board.set_state(match version {
@@ -428,6 +437,10 @@ impl Engine {
         if let Some((slowest, newest)) = self.stream.fleet().watermarks() {
             self.metrics.watermark_lag.record(behind(slowest), &[]);
             self.metrics.newest_batch_age.record(behind(newest), &[]);
+        }
+        if now >= self.report_due {
+            self.report_due = now + REPORT_INTERVAL;
+            self.board.set_model(self.watch.report());
         }
         let (pending, staged) = self.ledger.uncommitted();
         self.metrics.batches_pending.record(pending, &[]);
