@@ -145,7 +145,13 @@ fn half_the_failures_missing_do_no_harm() {
             failures += usize::from(event.kind == EventKind::Failure);
             event.kind != EventKind::Failure || failures % 2 == 0
         };
-        events.into_iter().filter({ let mut keep = keep; move |e| keep(e) }).collect()
+        events
+            .into_iter()
+            .filter({
+                let mut keep = keep;
+                move |e| keep(e)
+            })
+            .collect()
     };
     does_no_harm("half the failures missing", &Poison::Events(halve), None);
 }
