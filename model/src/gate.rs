@@ -157,7 +157,7 @@ pub fn compare(
     let seen = |model: &Artifact| model.origin.borders.calibration_end;
     let from = seen(champion).max(seen(challenger));
     let rows: Vec<usize> = (0..dataset.rows.len()).filter(|row| dataset.rows[*row].start >= from).collect();
-    let (a, b) = (Said::of(dataset, &rows, champion)?, Said::of(dataset, &rows, challenger)?);
+    let (a, b) = (Said::of(dataset, &rows, champion), Said::of(dataset, &rows, challenger));
     let episodes = episodes(dataset, &rows, &a, &b);
     let kinds: Vec<String> = dataset.kinds.iter().map(|kind| kind.to_string()).collect();
     let mut comparison = Comparison {
@@ -176,7 +176,7 @@ pub fn compare(
             Baseline { name: "single sensor".into(), lead: evaluation.lead_over_threshold },
             Baseline { name: "logistic regression".into(), lead: evaluation.lead_over_logistic },
         ],
-        golden: golden.map(|golden| golden.score(challenger)).transpose()?,
+        golden: golden.map(|golden| golden.score(challenger)),
         verdict: Verdict::Promote,
     };
     comparison.verdict = comparison.judge(settings);

@@ -75,8 +75,8 @@ where
     let created_ms = decision.when_ms;
     let training = move || {
         let trained = train(&dataset, &settings, created_ms, &mut |p| progress(Step::Training(p)))?;
-        let golden = Golden::freeze(&dataset, &trained.artifact)?;
-        let watch = WatchReference::of(&dataset, &trained.artifact)?;
+        let golden = Golden::freeze(&dataset, &trained.artifact);
+        let watch = WatchReference::of(&dataset, &trained.artifact);
         Ok::<_, TrainError>((trained, golden, watch))
     };
     let (trained, golden, watch) = tokio::task::spawn_blocking(training).await.map_err(|_| JobError::Interrupted)??;
@@ -128,12 +128,12 @@ where
     let created_ms = decision.when_ms;
     let work = move || {
         // A registry from before there were golden sets gets its own now.
-        let fresh = if frozen.is_none() { Golden::freeze(&dataset, &champion)? } else { None };
+        let fresh = if frozen.is_none() { Golden::freeze(&dataset, &champion) } else { None };
         let golden = frozen.as_ref().or(fresh.as_ref());
         let age_ms = now.map(|now| now.millis().saturating_sub(newest.millis()));
         let told = &mut |p| progress(Step::Training(p));
         let retrained = retrain::retrain(&dataset, &champion, golden, age_ms, (&train, &settings), created_ms, told)?;
-        let watch = retrained.trained.as_ref().map(|t| WatchReference::of(&dataset, &t.artifact)).transpose()?;
+        let watch = retrained.trained.as_ref().map(|t| WatchReference::of(&dataset, &t.artifact));
         Ok::<_, GateError>((retrained, fresh, watch))
     };
     let (mut retrained, fresh, watch) =

@@ -136,7 +136,7 @@ mod tests {
     fn champion() -> (Artifact, Option<Golden>) {
         let early = synthetic::xor_plant(SEED, 8, 40);
         let first = train(&early, &train_settings(2), 0, &mut |_| {}).unwrap().artifact;
-        let golden = Golden::freeze(&early, &first).unwrap();
+        let golden = Golden::freeze(&early, &first);
         (first, golden)
     }
 

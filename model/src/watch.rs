@@ -9,7 +9,6 @@ use crate::{
     drift::{Reference, ReferenceError, reference::REFERENCE_BYTES_MAX},
     gate::contest::Said,
     quality::{Estimate, Sums},
-    train::TrainError,
 };
 
 /// Windows of so much plant time are held against the training rows together.
@@ -25,16 +24,16 @@ pub struct WatchReference {
 
 impl WatchReference {
     /// Of the rows that `model` was made of, and those after them.
-    pub fn of(dataset: &Dataset, model: &Artifact) -> Result<Self, TrainError> {
+    pub fn of(dataset: &Dataset, model: &Artifact) -> Self {
         let seen = model.origin.borders.calibration_end;
         let rows: Vec<usize> = (0..dataset.rows.len()).filter(|row| dataset.rows[*row].end <= seen).collect();
         let test = Split::at(dataset, &model.origin.borders).test;
-        let said = Said::of(dataset, &test, model)?;
+        let said = Said::of(dataset, &test, model);
         let mut sums = Sums::default();
         for mode in said.modes.iter().flatten() {
             mode.probabilities.iter().for_each(|probability| sums.add(*probability, mode.threshold));
         }
-        Ok(WatchReference { features: Reference::of(dataset, &rows, BLOCK_MS), estimated: sums.estimate() })
+        WatchReference { features: Reference::of(dataset, &rows, BLOCK_MS), estimated: sums.estimate() }
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, ReferenceError> {
@@ -62,7 +61,7 @@ mod tests {
         let dataset = synthetic::xor_plant(seed, 12, 40);
         let settings = TrainSettings { horizon_hours: 12.0, epochs_max: 3, ..TrainSettings::default() };
         let model = train(&dataset, &settings, 0, &mut |_| {}).unwrap().artifact;
-        let reference = WatchReference::of(&dataset, &model).unwrap();
+        let reference = WatchReference::of(&dataset, &model);
         let estimated = reference.estimated.unwrap();
         assert!(estimated.f1 > 0.0 && estimated.f1 < 1.0, "seed {seed}: {estimated:?}");
         assert!(reference.features.as_ref().unwrap().fits(&model.schema()));

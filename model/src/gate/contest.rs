@@ -12,7 +12,6 @@ use crate::{
         episode::{Tally, tally_episodes},
     },
     policy::AlertPolicy,
-    train::{Scored, TrainError},
 };
 
 /// One-sided: of twenty models that are as bad as the bound says, one gets by.
@@ -119,14 +118,18 @@ pub struct Mode {
 }
 
 impl Said {
-    pub fn of(dataset: &Dataset, rows: &[usize], model: &Artifact) -> Result<Self, TrainError> {
-        let scored = Scored::new(dataset, &model.encoder, &model.network)?;
+    pub fn of(dataset: &Dataset, rows: &[usize], model: &Artifact) -> Self {
+        let of_row = |row: &usize| {
+            let features: Vec<f64> = dataset.features(*row).iter().map(|v| f64::from(*v)).collect();
+            model.probabilities(&model.logits(dataset.kind(*row), &features))
+        };
+        let by_row: Vec<Vec<f64>> = rows.iter().map(of_row).collect();
         let mode = |name: &String| {
             let (i, head) = model.heads.iter().enumerate().find(|(_, head)| head.mode == *name)?;
-            let probabilities = rows.iter().map(|row| head.platt.probability(scored.logit(*row, i))).collect();
+            let probabilities = by_row.iter().map(|probabilities| probabilities[i]).collect();
             Some(Mode { probabilities, threshold: head.threshold })
         };
-        Ok(Said { modes: dataset.modes.iter().map(mode).collect() })
+        Said { modes: dataset.modes.iter().map(mode).collect() }
     }
 }
 

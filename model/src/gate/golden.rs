@@ -13,7 +13,6 @@ use crate::{
     dataset::{Dataset, Machine, Row},
     evaluate::metrics::average_precision,
     features::{FeatureConfig, FeatureSchema},
-    train::TrainError,
 };
 
 pub const GOLDEN_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -60,7 +59,7 @@ struct Header {
 
 impl Golden {
     /// What the first version has not seen of `dataset`; none: nothing failed there, so that it would say nothing.
-    pub fn freeze(dataset: &Dataset, first: &Artifact) -> Result<Option<Self>, TrainError> {
+    pub fn freeze(dataset: &Dataset, first: &Artifact) -> Option<Self> {
         let unseen = first.origin.borders.calibration_end;
         let rows: Vec<usize> = (0..dataset.rows.len()).filter(|row| dataset.rows[*row].start >= unseen).collect();
         let (mut kept, mut of_kind) = (Vec::new(), vec![0usize; dataset.kinds.len()]);
@@ -72,13 +71,13 @@ impl Golden {
             *met += 1;
         }
         let mut golden = Golden { dataset: dataset.of_rows(&kept), floor: 0.0 };
-        golden.floor = golden.score(first)?.challenger;
-        Ok((golden.floor > 0.0).then_some(golden))
+        golden.floor = golden.score(first).challenger;
+        (golden.floor > 0.0).then_some(golden)
     }
 
-    pub fn score(&self, challenger: &Artifact) -> Result<GoldenScore, TrainError> {
+    pub fn score(&self, challenger: &Artifact) -> GoldenScore {
         let rows: Vec<usize> = (0..self.dataset.rows.len()).collect();
-        let said = Said::of(&self.dataset, &rows, challenger)?;
+        let said = Said::of(&self.dataset, &rows, challenger);
         let of_mode = |(mode, said): (usize, &Option<_>)| {
             let said: &super::contest::Mode = said.as_ref()?;
             let positive = self.dataset.positive(&rows, mode);
@@ -86,7 +85,7 @@ impl Golden {
         };
         let values: Vec<f64> = said.modes.iter().enumerate().filter_map(of_mode).collect();
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-        Ok(GoldenScore { first: self.floor, challenger: mean })
+        GoldenScore { first: self.floor, challenger: mean }
     }
 
     pub fn dataset(&self) -> &Dataset {
@@ -171,10 +170,10 @@ mod tests {
         let dataset = synthetic::xor_plant(seed, 6, 40);
         let settings = TrainSettings { horizon_hours: 12.0, epochs_max: 3, ..TrainSettings::default() };
         let first = train(&dataset, &settings, 0, &mut |_| {}).unwrap().artifact;
-        let golden = Golden::freeze(&dataset, &first).unwrap().unwrap();
+        let golden = Golden::freeze(&dataset, &first).unwrap();
         let bytes = golden.encode().unwrap();
         let read = Golden::decode(&bytes).unwrap();
-        let score = read.score(&first).unwrap();
+        let score = read.score(&first);
         assert_eq!((score.first, score.challenger), (golden.floor, golden.floor), "seed {seed}");
         assert!(score.falls_short(0.0).is_none() && read.fits(&dataset.config, dataset.horizon_ms));
 

@@ -2,6 +2,7 @@
 
 mod generations;
 mod log;
+mod models;
 mod oracle;
 mod shards;
 
