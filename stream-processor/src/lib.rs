@@ -16,6 +16,7 @@ pub mod window;
 pub mod stream;
 pub mod archive;
 pub mod alert;
+pub mod watch;
 pub mod serve;
 pub mod crew;
 pub mod telemetry;

@@ -109,7 +109,9 @@ impl Schedule {
         if settled.ending.is_empty() {
             return settled;
         }
-        let behind = |read: Watermark, line: PlantTime| read.0 < line.plus_millis(config.lateness_ms).millis();
+        // A window that has closed may still be revised, by the model that judged it.
+        let last_word_ms = config.lateness_ms + config.revise_ms();
+        let behind = |read: Watermark, line: PlantTime| read.0 < line.plus_millis(last_word_ms).millis();
         let times = times(fleet);
         let newest = fleet.watermarks().map_or(Watermark::default(), |(_, newest)| Watermark(newest.millis()));
         settled.ending.retain(|ending| {

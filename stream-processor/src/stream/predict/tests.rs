@@ -28,8 +28,7 @@ pub fn scorer_with(config: &StreamConfig, threshold: f64) -> Scorer {
     let dense = Dense { inputs: names.len() + 1, outputs: 2, weight, bias: vec![0.1, -0.2] };
     let (mean, std) = (vec![20.0; names.len()], vec![50.0; names.len()]);
     let calibration = Calibration::from(Platt { slope: 0.1, intercept: 0.0 });
-    let head =
-        |mode: &str| Head { mode: mode.into(), calibration: calibration.clone(), calibrated: true, threshold };
+    let head = |mode: &str| Head { mode: mode.into(), calibration: calibration.clone(), calibrated: true, threshold };
     let model = Artifact {
         config: config.features.clone(),
         horizon_ms: 1,

@@ -215,8 +215,7 @@ fn hot_is_bad(threshold: f64) -> Artifact {
         weight: (0..encoder.width()).map(weight).collect(),
         bias: vec![0.0],
     };
-    let head =
-        Head { mode: "overheating".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold };
+    let head = Head { mode: "overheating".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold };
     let mut artifact = Artifact {
         config,
         horizon_ms: 3_600_000,
