@@ -21,9 +21,12 @@ use crate::{
     artifact::Artifact,
     config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
     evaluate::{evaluate, truth::Truth},
+    features::FeatureConfig,
     job::{self, Step, TrainJob},
     registry::{self, Decision},
+    settings::TrainSettings,
     store::{S3Config, Store},
+    train::search::{self, TRIALS_MAX, Trial},
 };
 
 /// A truth file larger than this is not one of ours.
@@ -59,6 +62,15 @@ enum Command {
         promote: bool,
         #[arg(long)]
         seed: Option<u64>,
+        /// Settings of training in a file of their own instead of the configuration's [train].
+        #[arg(long)]
+        settings: Option<PathBuf>,
+        /// Searches the settings first, with so many trials inside the training slice, and trains with the best.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=TRIALS_MAX as u64))]
+        trials: Option<u64>,
+        /// Writes the settings that were trained with to this file, as --settings reads it.
+        #[arg(long)]
+        write_settings: Option<PathBuf>,
     },
     /// Measures a version on what was archived after all that it was made with, beside baselines.
     Evaluate {
@@ -137,9 +149,15 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
     };
     let shard = args.shard;
     match args.command {
-        Command::Train { promote, seed } => {
-            let mut settings = config.train;
+        Command::Train { promote, seed, settings, trials, write_settings } => {
+            let mut settings = settings.map(read_settings).transpose()?.unwrap_or(config.train);
             settings.seed = seed.unwrap_or(settings.seed);
+            if let Some(trials) = trials {
+                settings = search(&store, shard, &config.features, settings, trials as usize).await?;
+            }
+            if let Some(path) = write_settings {
+                fs::write(&path, toml::to_string(&settings)?)?;
+            }
             let decision = decision("first training, or asked for with --promote");
             let job = TrainJob { name, shard, features: config.features, settings, promote, decision };
             train(&store, job).await
@@ -178,6 +196,28 @@ async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
     }
 }
 
+/// The best settings of so many trials, each of which is told.
+async fn search(
+    store: &Store,
+    shard: Option<Shard>,
+    features: &FeatureConfig,
+    given: TrainSettings,
+    trials: usize,
+) -> Result<TrainSettings, Failure> {
+    let (dataset, _) = job::dataset(store, shard, features.clone(), given.horizon_ms(), show_progress()).await?;
+    let searching = move || {
+        let mut tell = |trial: &Trial| {
+            let TrainSettings { hidden, members, bins, learning_rate, dropout, .. } = &trial.settings;
+            eprintln!(
+                "trial {}: average precision {:.3} by hidden {hidden:?}, {members} members, {bins} bins, rate {learning_rate:.1e}, dropout {dropout}",
+                trial.number, trial.score
+            );
+        };
+        search::search(&dataset, &given, trials, &mut tell)
+    };
+    Ok(tokio::task::spawn_blocking(searching).await??)
+}
+
 async fn report(
     store: &Store,
     shard: Option<Shard>,
@@ -210,6 +250,11 @@ fn configuration(args: &ModelArgs) -> Result<ModelConfig, Failure> {
         s3.bucket = args.bucket.clone().unwrap_or_else(|| s3.bucket.clone());
     }
     Ok(config)
+}
+
+fn read_settings(path: PathBuf) -> Result<TrainSettings, Failure> {
+    let text = read_bounded(&path, CONFIG_BYTES_MAX).map_err(Failure::Config)?;
+    TrainSettings::parse(&path.display().to_string(), &text).map_err(|e| Failure::Config(e.to_string()))
 }
 
 fn read_truth(path: PathBuf) -> Result<Truth, Failure> {

@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod label;
+pub(crate) mod order;
 pub mod split;
 
 use proto::{asset::AssetId, time::PlantTime};
