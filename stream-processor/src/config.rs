@@ -160,7 +160,7 @@ impl ProcessorConfig {
             take_over: false,
             mqtt,
             s3,
-            serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
+            serve: file.serve.based(base),
             archive: ArchiveConfig { staging: based(file.archive.staging), ..file.archive },
             features: file.features,
             alerts: file.alerts,
@@ -221,6 +221,11 @@ mod tests {
             (
                 format!("{MINIMAL}[serve]\nhttp = \"0.0.0.0:8080\"\n"),
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
+            ),
+            (format!("{MINIMAL}[serve]\ncert_file = \"a\"\n"), "`serve.cert_file`: needs key_file"),
+            (
+                format!("{MINIMAL}[serve]\nclient_ca_file = \"a\"\n"),
+                "`serve.client_ca_file`: needs cert_file and key_file",
             ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
             (format!("{MINIMAL}[retrain]\nwindow_days = 0.0\n"), "`retrain.window_days`: allowed"),

@@ -51,7 +51,7 @@ use crate::{
     archive::ArchiveConfig,
     config::ProcessorConfig,
     processor::{Processor, ProcessorError, STOP_MAX},
-    serve::{ServeConfig, Unprotected, board::Board},
+    serve::{InvalidServe, ServeConfig, board::Board},
     telemetry::Exporter,
 };
 use broker::{Broker, BrokerError, Login};
@@ -124,7 +124,7 @@ impl FactoryConfig {
     }
 
     fn serve(&self) -> ServeConfig {
-        ServeConfig { grpc: self.grpc, http: self.http, token_file: self.token_file.clone() }
+        ServeConfig { grpc: self.grpc, http: self.http, token_file: self.token_file.clone(), ..ServeConfig::default() }
     }
 }
 
@@ -137,7 +137,7 @@ pub enum Unsafe {
     )]
     Exposed { flag: &'static str, addr: SocketAddr },
     #[error(transparent)]
-    Unprotected(#[from] Unprotected),
+    Serve(#[from] InvalidServe),
 }
 
 /// Where everything listens.

@@ -22,6 +22,7 @@ pub mod crew;
 pub mod telemetry;
 pub mod config;
 mod panics;
+pub mod tls;
 pub mod processor;
 #[cfg(feature = "embedded")]
 pub mod embedded;

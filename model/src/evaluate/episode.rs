@@ -87,9 +87,9 @@ pub fn tally_episodes(
     mode: usize,
     policy: &AlertPolicy,
 ) -> Vec<Tally> {
-    let window_ms = dataset.config.window_ms;
+    let slide_ms = dataset.config.slide_ms();
     let life = &dataset.machines[machine].life;
-    let mut watch = Watch::new(policy, window_ms, dataset.horizon_ms);
+    let mut watch = Watch::new(policy, slide_ms, dataset.horizon_ms);
     let is_seen = |at: PlantTime| dataset.looks_ahead_to(rows, at);
     let mut events = events(life, mode, &dataset.modes[mode]).into_iter().peekable();
     for (row, strength) in rows.iter().map(|row| &dataset.rows[*row]).zip(strengths) {
@@ -125,7 +125,7 @@ fn events(life: &Life, mode: usize, name: &str) -> Vec<(PlantTime, Event)> {
 /// One machine and mode as the processor watches it.
 struct Watch<'a> {
     policy: &'a AlertPolicy,
-    window_ms: i64,
+    slide_ms: i64,
     horizon_ms: i64,
     track: Track,
     failed: PlantTime,
@@ -138,18 +138,18 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(policy: &'a AlertPolicy, window_ms: i64, horizon_ms: i64) -> Self {
+    fn new(policy: &'a AlertPolicy, slide_ms: i64, horizon_ms: i64) -> Self {
         let (failed, repaired) = (PlantTime::MIN, PlantTime::MIN);
         let (track, alarms, tally, episodes) = Default::default();
-        Watch { policy, window_ms, horizon_ms, track, failed, repaired, alarms, tally, episodes }
+        Watch { policy, slide_ms, horizon_ms, track, failed, repaired, alarms, tally, episodes }
     }
 
     /// As the processor's desk does it.
     fn observe(&mut self, start: PlantTime, end: PlantTime, strength: f64) {
-        self.tally.machine_hours += self.window_ms as f64 / HOUR_MS;
+        self.tally.machine_hours += self.slide_ms as f64 / HOUR_MS;
         let policy = &self.policy.scores;
         let quiet = self.policy.is_quiet(start, self.failed, self.repaired);
-        self.track.observe(policy, Slot { start, length_ms: self.window_ms, quiet }, strength);
+        self.track.observe(policy, Slot { start, slide_ms: self.slide_ms, quiet }, strength);
         match self.alarms.last_mut().filter(|a| a.closed.is_none()) {
             Some(alarm) if self.track.has_faded(policy) => {
                 alarm.closed = Some(end);

@@ -48,6 +48,8 @@ const TURN_MESSAGES_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(50);
 /// How good the model is, is reckoned so often: alerts and failures are hours apart.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// What an earlier life had read beyond its last commit comes again within this.
+const SETTLES_AFTER: Duration = Duration::from_secs(600);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
 const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
@@ -295,7 +297,10 @@ impl Engine {
         metrics.readings_received.add(derived.balance.readings_taken, &[]);
         metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
         metrics.readings_late.add(derived.late, &[]);
-        metrics.windows_closed.add(derived.windows.len() as u64, &[]);
+        metrics.readings_revising.add(derived.revising, &[]);
+        let revised = derived.windows.iter().filter(|w| w.revision > 0).count() as u64;
+        metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
+        metrics.windows_revised.add(revised, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
         self.watch.see(&derived);
         self.board.publish_windows(&derived.windows);
@@ -389,7 +394,7 @@ impl Engine {
             return Ok(());
         }
         // Beside an S3 that is away it could only make windows wait.
-        if self.archive.status().borrow().up {
+        if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
             self.stream.settle();
         }
         let snapshot = self.stream.snapshot(&self.intake.left())?;
@@ -469,9 +474,7 @@ impl Engine {
         if paused != self.intake.paused() {
             match paused {
                 true if self.held.is_some() => {
-                    tracing::error!(
-                        "windows wait until the model that judges them is entered in S3; gateways keep everything"
-                    );
+                    tracing::warn!("windows wait for the manifest that enters their model; gateways keep everything");
                 }
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
                 false => tracing::info!("there is room again: taking on"),

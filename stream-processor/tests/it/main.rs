@@ -16,4 +16,5 @@ mod shards;
 mod start;
 mod store;
 mod takeover;
+mod tls;
 mod writers;
