@@ -25,6 +25,7 @@ pub mod gate;
 pub mod quality;
 pub mod watch;
 pub mod trigger;
+pub mod probation;
 pub mod retrain;
 pub mod registry;
 pub mod job;

@@ -162,6 +162,8 @@ impl Processor {
             scorer: scorer.clone(),
             out: beside_out,
             decisions: Decisions::new(&exporter.meter()),
+            board: board.clone(),
+            look_again: look_again.clone(),
         };
         let follow = tokio::spawn(follow.run(stop.clone()));
         let model_metrics = ModelMetrics::new(&exporter.meter());
