@@ -17,7 +17,7 @@ use proto::{
 };
 use serde::Deserialize;
 
-use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig};
+use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig, traces::TracesConfig};
 
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Names the instance where the file does not.
@@ -49,6 +49,7 @@ pub struct ProcessorConfig {
     /// How often its champion pointer is looked at.
     pub refresh: Duration,
     pub clock: ClockConfig,
+    pub traces: TracesConfig,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +78,8 @@ struct File {
     train: TrainSettings,
     #[serde(default)]
     clock: ClockConfig,
+    #[serde(default)]
+    traces: TracesConfig,
 }
 
 fn first_shard() -> Shard {
@@ -159,6 +162,7 @@ impl ProcessorConfig {
             refresh: Duration::from_secs(file.model.refresh_seconds.max(1)),
             model: file.model.name().map_err(|e| ConfigError::whole(name, e.to_string()))?,
             clock: file.clock,
+            traces: file.traces,
         })
     }
 }

@@ -232,6 +232,7 @@ impl Factory {
             model: AssetId::new(DEFAULT_NAME)?,
             refresh: REFRESH,
             clock: Default::default(),
+            traces: Default::default(),
         };
         let features = settings.features.clone();
         let model_name = settings.model.clone();

@@ -18,6 +18,7 @@ pub mod alert;
 pub mod serve;
 pub mod crew;
 pub mod telemetry;
+pub mod traces;
 pub mod config;
 mod panics;
 pub mod processor;

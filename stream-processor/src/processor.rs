@@ -46,6 +46,7 @@ use crate::{
     },
     stream::{Stream, StreamConfig, StreamError},
     telemetry::{self, Exporter, Metrics, TelemetryError},
+    traces::{Traces, TracesError},
 };
 use champion::Champion;
 use engine::{Engine, EngineError};
@@ -75,6 +76,8 @@ pub enum ProcessorError {
     Ingest(#[from] IngestError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -170,6 +173,7 @@ impl Processor {
             stop_by: stop_by.clone(),
             in_charge: None,
             stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
+            traces: Traces::start(&config.traces)?,
         };
         let (failed_out, failed) = watch::channel(None);
         let engine = spawn(engine, failed_out)?;

@@ -15,4 +15,5 @@ mod shards;
 mod start;
 mod store;
 mod takeover;
+mod traces;
 mod writers;
