@@ -3,7 +3,7 @@
 //! sensor to archive as any reading does, only faster.
 //!
 //! ```text
-//! history ──(archive holds it)──> training ──(champion)──> live
+//! history ──(archive holds it)──> training ──(champion)──> live ──(accuracy falls)──> retraining ──> live ...
 //! ```
 //!
 //! A stop at any point is resumed there by the next start: agents by their spools, the processor by its snapshot, and
@@ -17,6 +17,7 @@ pub mod gateways;
 pub mod report;
 pub mod truth;
 mod life;
+mod retraining;
 
 use std::{
     io,
@@ -29,6 +30,7 @@ use std::{
 use edge_agent::agent::AgentHandle;
 use model::{
     config::DEFAULT_NAME,
+    retrain::RetrainSettings,
     store::{S3Config, Store},
     train::TrainSettings,
 };
@@ -85,6 +87,7 @@ pub struct FactoryConfig {
     pub plant: Plant,
     pub archive: ArchiveConfig,
     pub training: TrainSettings,
+    pub retrain: RetrainSettings,
 }
 
 impl Default for FactoryConfig {
@@ -104,6 +107,7 @@ impl Default for FactoryConfig {
             plant: Plant::default(),
             archive: ArchiveConfig::default(),
             training: TrainSettings::default(),
+            retrain: RetrainSettings::default(),
         }
     }
 }
@@ -231,6 +235,7 @@ impl Factory {
             alerts: AlertConfig::default(),
             model: AssetId::new(DEFAULT_NAME)?,
             refresh: REFRESH,
+            trigger: config.retrain.trigger,
             clock: Default::default(),
             traces: Default::default(),
         };
@@ -261,6 +266,7 @@ impl Factory {
             model_name,
             features,
             training: config.training.clone(),
+            retrain: config.retrain,
             board: processor.board().clone(),
             report: Arc::new(report),
         };

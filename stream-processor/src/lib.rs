@@ -9,12 +9,14 @@
 pub mod ingest;
 pub mod decode;
 pub mod intake;
+pub mod installs;
 pub mod acks;
 pub mod clean;
 pub mod window;
 pub mod stream;
 pub mod archive;
 pub mod alert;
+pub mod watch;
 pub mod serve;
 pub mod crew;
 pub mod telemetry;

@@ -40,7 +40,7 @@ struct SensorHistory {
 
 impl History {
     /// Closes the machine's window `bin` of a generation: `cells` are its aggregates in the order of the configuration's
-    /// sensors. None where the machine's kind is not known.
+    /// sensors. None where the machine's kind is not known. Windows have the number of their last pane.
     pub fn close(
         &mut self,
         catalogue: &Catalogue,
@@ -52,8 +52,8 @@ impl History {
     ) -> Option<WindowFeatures> {
         let about = &catalogue.machines()[machine as usize];
         let kind = about.kind.clone()?;
-        let start = bin.saturating_mul(config.window_ms);
-        let end = start.saturating_add(config.window_ms);
+        let end = bin.saturating_add(1).saturating_mul(config.slide_ms());
+        let start = end.saturating_sub(config.window_ms);
         let stats: Vec<Option<Stats>> = cells.iter().map(|c| c.as_ref().map(Partial::finish)).collect();
         let specs = catalogue.specs(machine, config);
         let (sensors, features, normal) = self.derive(config, &specs, &stats, end);
@@ -83,7 +83,7 @@ impl History {
                 normal: before[i],
             });
             let missing = missing_share(stats.map_or(0, |s| s.count), spec, config.window_ms);
-            let (own, at_normal) = history.close(stats, before[i], missing, unexplained[i], end, config.window_ms);
+            let (own, at_normal) = history.close(stats, before[i], missing, unexplained[i], end, config.slide_ms());
             features.extend(own);
             normals.extend(at_normal);
         }
@@ -100,14 +100,14 @@ impl SensorHistory {
         missing: f64,
         unexplained: Option<f64>,
         end: i64,
-        window_ms: i64,
+        slide_ms: i64,
     ) -> ([f64; PER_SENSOR.len()], [f64; PER_SENSOR.len()]) {
         let (usual_std, usual_min, usual_max) = (self.std.normal(), self.min.normal(), self.max.normal());
         if let Some(s) = stats {
-            self.mean.learn(s.mean, window_ms);
-            self.std.learn(s.std, window_ms);
-            self.min.learn(s.min, window_ms);
-            self.max.learn(s.max, window_ms);
+            self.mean.learn(s.mean, slide_ms);
+            self.std.learn(s.std, slide_ms);
+            self.min.learn(s.min, slide_ms);
+            self.max.learn(s.max, slide_ms);
         }
         let slow = std::array::from_fn(|i| self.slow[i].follow(stats.map(|s| s.mean), end, SLOW_MS[i]));
         let [unexplained_3h, unexplained_24h] =

@@ -10,6 +10,7 @@ mod factory;
 mod faults;
 mod life;
 mod pace;
+mod retraining;
 mod roles;
 mod shards;
 mod start;
