@@ -120,6 +120,7 @@ pub fn log(agent: usize, batches: u64, rng: &mut ChaCha8Rng) -> Vec<Taken> {
             birth: (seq == 1 || rng.random_bool(0.03)).then(|| birth(&machines)),
             machines: readings,
             events: events.into_iter().collect(),
+            ..Default::default()
         };
         log.push(taken::batch(&key, seq, batch));
         if !trusted {
