@@ -1,10 +1,10 @@
-//! `model train | evaluate | promote | show`, and the same as `stream-processor model ...`.
+//! `model import | train | evaluate | promote | show`, and the same as `stream-processor model ...`.
 
 use std::{
     error::Error,
     fs,
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -15,6 +15,10 @@ use crate::{
     artifact::Artifact,
     config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
     evaluate::{evaluate, truth::Truth},
+    import::{
+        Imported, import,
+        mapping::{MAPPING_BYTES_MAX, Mapping},
+    },
     job::{self, Step, TrainJob},
     registry::{self, Decision},
     store::{S3Config, Store},
@@ -75,6 +79,15 @@ enum Command {
     },
     /// Says which version is in charge, since when and why.
     Show,
+    /// Brings foreign CSV files into an archive that is empty, with a mapping of their columns.
+    Import {
+        /// What the columns mean; see model/benchmarks for examples.
+        #[arg(long)]
+        mapping: PathBuf,
+        /// Folder that the mapping's file names begin at.
+        #[arg(long)]
+        data: PathBuf,
+    },
 }
 
 enum Failure {
@@ -156,7 +169,18 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let champion = champion.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?;
             say(&serde_json::to_string_pretty(&champion)?)
         }
+        Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
     }
+}
+
+async fn import_files(store: &Store, mapping: &PathBuf, data: &Path) -> Result<(), Failure> {
+    let text = read_bounded(mapping, MAPPING_BYTES_MAX).map_err(Failure::Config)?;
+    let file = mapping.display().to_string();
+    let mapping = Mapping::parse(&file, &text).map_err(|e| Failure::Config(e.to_string()))?;
+    let Imported { readings, events, machines, commits_found } =
+        import(store, &mapping, &text, data, wall_now_ms()).await?;
+    let before = if commits_found > 0 { "; a part was there from an earlier try" } else { "" };
+    say(&format!("{readings} readings and {events} events of {machines} machines are in the archive{before}"))
 }
 
 async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ pub mod artifact;
 pub mod explain;
 pub mod score;
 pub mod policy;
+pub mod import;
 pub mod dataset;
 pub mod train;
 pub mod evaluate;

@@ -24,8 +24,9 @@ use super::{
 use crate::{
     features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole},
     store::{
-        OBJECT_BYTES_MAX, Store, StoreError,
+        OBJECT_BYTES_MAX, StoreError,
         listing::{ListError, resolve_all},
+        objects::Objects,
     },
 };
 use readings::Readings;
@@ -75,7 +76,7 @@ pub struct Archive {
 
 /// Reads all that the manifests name, of one shard or of all, in the objects that hold it now.
 pub async fn read(
-    store: &Store,
+    store: &dyn Objects,
     shard: Option<Shard>,
     progress: &mut (dyn FnMut(ReadProgress) + Send),
 ) -> Result<Archive, ArchiveError> {
@@ -111,7 +112,7 @@ fn wanted(objects: Vec<DataObject>) -> Vec<DataObject> {
     wanted
 }
 
-async fn fetch(store: &Store, object: &DataObject) -> Result<Bytes, ArchiveError> {
+async fn fetch(store: &dyn Objects, object: &DataObject) -> Result<Bytes, ArchiveError> {
     let bad = |reason: String| ArchiveError::Object { key: object.object.key.clone(), reason };
     if object.object.bytes > OBJECT_BYTES_MAX {
         return Err(bad(format!("{} bytes are over the limit", object.object.bytes)));
