@@ -17,7 +17,7 @@ mod waiting;
 use std::collections::BTreeMap;
 
 use model::{
-    features::{FeatureConfig, FeatureSchema, WindowFeatures, catalogue::CatalogueError, clean::Carry},
+    features::{Event, FeatureConfig, FeatureSchema, WindowFeatures, catalogue::CatalogueError, clean::Carry},
     score::{Score, Scorer},
 };
 use polars::prelude::{DataFrame, PolarsError};
@@ -187,6 +187,7 @@ impl Stream {
     pub fn record(&mut self, event: EventRecord, known: PlantTime) -> Derived {
         let alerts = self.desk.event(&event);
         let event = KnownEvent { agent: None, seq: 0, event, known: Some(known) };
+        self.learn(&event);
         Derived { alerts, events: vec![event], ..Derived::default() }
     }
 
@@ -248,19 +249,38 @@ impl Stream {
         plan.carry.into_iter().for_each(|(series, carry)| self.carry[series as usize] = carry);
         let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
         self.windows.add(&plan.cells, &directory.slots, catalogue, &self.config.features);
+        let known: Vec<Vec<KnownEvent>> = run.iter().map(|taken| self.waiting.take(taken)).collect();
+        known.iter().flatten().for_each(|event| self.learn(event));
         let closed = self.close(&run);
         steps.readings.extend(plan.archive);
         steps.late += plan.late;
         let mut closed = closed.into_iter().peekable();
-        for (at, taken) in run.into_iter().enumerate() {
+        for ((at, taken), known) in run.into_iter().enumerate().zip(known) {
             let before = steps.happened.len();
-            steps.events.extend(self.waiting.take(&taken));
+            steps.events.extend(known);
             steps.take(taken);
             while let Some((_, window)) = closed.next_if(|(closed_by, _)| *closed_by == at) {
                 steps.happened.push(Happened::Window(Box::new(window)));
             }
             steps.happened[before..].sort_by_key(|happened| happened.due(&self.config.features));
         }
+    }
+
+    /// For the features of windows that close later; what nobody knows the time of is none.
+    fn learn(&mut self, KnownEvent { event, known, .. }: &KnownEvent) {
+        let features = &self.config.features;
+        let machine = self.fleet.catalogue().id(&event.machine);
+        let (Some(machine), Some(known), false) = (machine, *known, features.events.is_empty()) else { return };
+        let event = Event {
+            machine: self.fleet.name(machine).clone(),
+            time: PlantTime(event.time_ms),
+            kind: event.kind(),
+            code: event.code.clone(),
+            mode: event.mode.clone(),
+            alert_id: event.alert_id.clone(),
+            known,
+        };
+        self.windows.learn(machine, features, &event);
     }
 
     /// Moves the watermarks by the run's seals and closes what they passed; with the place in the run of the batch

@@ -5,7 +5,7 @@ pub mod watermark;
 use std::collections::BTreeMap;
 
 use model::features::{
-    FeatureConfig, WindowFeatures,
+    Event, FeatureConfig, WindowFeatures,
     aggregate::{Cell, Partial},
     catalogue::Catalogue,
     derive::History,
@@ -45,6 +45,12 @@ impl Windows {
             let row = open.entry(cell.bin).or_insert_with(|| vec![None; config.sensors.len()]);
             row[slot] = Some(row[slot].map_or(cell.partial, |before| before.merge(&cell.partial)));
         }
+    }
+
+    /// What befell a machine, for the features of windows that close later.
+    pub fn learn(&mut self, machine: u32, config: &FeatureConfig, event: &Event) {
+        self.machines.resize_with(self.machines.len().max(machine as usize + 1), Default::default);
+        self.machines[machine as usize].history.learn(config, event);
     }
 
     /// Closes the machine's windows that `watermark` has passed, oldest first; all that are open are of one `generation`.

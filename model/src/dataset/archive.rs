@@ -8,7 +8,7 @@ mod readings;
 use std::io::Cursor;
 
 use bytes::Bytes;
-use polars::prelude::{DataFrame, DataType, PolarsError, SerReader};
+use polars::prelude::{DataFrame, DataType, PolarsError, SerReader, StringChunked};
 use polars_io::parquet::read::ParquetReader;
 use proto::{
     archive::{DataObject, Shard, Table, column, event_kind},
@@ -22,7 +22,7 @@ use super::{
     label::{Event, Labeller},
 };
 use crate::{
-    features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole},
+    features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole_with_events},
     store::{
         OBJECT_BYTES_MAX, StoreError,
         listing::{ListError, resolve_all},
@@ -157,6 +157,11 @@ impl Archive {
         let text = |name: &str| frame.column(name)?.str().cloned();
         let time = |name: &str| frame.column(name)?.to_physical_repr().cast(&DataType::Int64)?.i64().cloned();
         let (machine, kind, mode) = (text(column::MACHINE)?, text(column::KIND)?, text(column::MODE)?);
+        // Not in older files.
+        let (code, alert) = (text(column::CODE).ok(), text(column::ALERT_ID).ok());
+        let word = |column: &Option<StringChunked>, row| {
+            column.as_ref().and_then(|c| c.get(row)).unwrap_or_default().to_owned()
+        };
         let (time, known) = (time(column::TIME)?, time(column::KNOWN)?);
         for row in 0..frame.height() {
             let machine = AssetId::new(machine.get(row).unwrap_or_default());
@@ -165,7 +170,9 @@ impl Archive {
                 machine,
                 time: PlantTime(time),
                 kind: event_kind(kind.get(row).unwrap_or_default()),
+                code: word(&code, row),
                 mode: mode.get(row).unwrap_or_default().into(),
+                alert_id: word(&alert, row),
                 known: PlantTime(known),
             });
         }
@@ -184,21 +191,42 @@ impl Archive {
 
     /// Features and labels, machine by machine; each machine's readings are let go before the next one's turn.
     pub fn into_dataset(self, config: &FeatureConfig, horizon_ms: i64) -> Result<Dataset, ArchiveError> {
-        let labeller = Labeller::new(&self.events, horizon_ms, self.newest());
+        let newest = self.newest();
+        self.into_dataset_as_of(config, horizon_ms, newest)
+    }
+
+    /// [`Archive::into_dataset`] where it is known until when the plant was watched.
+    pub fn into_dataset_as_of(
+        mut self,
+        config: &FeatureConfig,
+        horizon_ms: i64,
+        as_of: PlantTime,
+    ) -> Result<Dataset, ArchiveError> {
+        let labeller = Labeller::new(&self.events, horizon_ms, as_of);
+        // As the stream hears of them.
+        self.events.sort_by_key(|e| e.known);
         let mut dataset = Dataset::new(config.clone(), &labeller);
         for frame in self.readings.into_frames() {
-            let windows = whole(frame.map_err(FeatureError::from)?, &self.catalogue, config)?;
+            let frame = frame.map_err(FeatureError::from)?;
+            let windows = whole_with_events(frame, &self.events, &self.catalogue, config)?;
             dataset.push(&windows, &labeller);
         }
         Ok(dataset)
     }
+
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
 }
+
+const EVENT_COLUMNS: &[&str] =
+    &[column::MACHINE, column::TIME, column::KIND, column::CODE, column::MODE, column::ALERT_ID, column::KNOWN];
 
 /// The columns that are read; none: all.
 fn columns(table: Table) -> Option<&'static [&'static str]> {
     match table {
         Table::Readings => Some(readings::COLUMNS),
-        Table::Events => Some(&[column::MACHINE, column::TIME, column::KIND, column::MODE, column::KNOWN]),
+        Table::Events => Some(EVENT_COLUMNS),
         _ => None,
     }
 }

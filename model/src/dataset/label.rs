@@ -5,19 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{asset::AssetId, time::PlantTime, wire::telemetry::EventKind};
 
 use super::MODES_MAX;
+pub use crate::features::Event;
 
 /// Nobody recorded the repair: the machine counts as down for so long.
 pub const DOWN_MS_MAX: i64 = 24 * 3_600_000;
-
-/// An event record, and when it became known.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    pub machine: AssetId,
-    pub time: PlantTime,
-    pub kind: EventKind,
-    pub mode: String,
-    pub known: PlantTime,
-}
 
 /// What befell one machine, each in time.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -132,7 +123,8 @@ mod tests {
 
     fn event(hour: i64, kind: EventKind, mode: &str) -> Event {
         let time = PlantTime(hour * HOUR);
-        Event { machine: AssetId::new("m").unwrap(), time, kind, mode: mode.into(), known: time }
+        let machine = AssetId::new("m").unwrap();
+        Event { machine, time, kind, code: String::new(), mode: mode.into(), alert_id: String::new(), known: time }
     }
 
     fn labels(events: &[Event], as_of: i64, hours: &[i64]) -> Vec<Label> {

@@ -53,7 +53,7 @@ impl Serialize for Partial {
 
 impl Partial {
     /// `at`: ms from the middle of the window.
-    fn one(time_ms: i64, value: f64, at: f64) -> Partial {
+    pub(super) fn one(time_ms: i64, value: f64, at: f64) -> Partial {
         Partial {
             count: 1,
             origin: value,
@@ -117,6 +117,11 @@ impl Partial {
             time_m2: self.time_m2 + other.time_m2 + time_delta * time_delta * weight,
             co_moment: self.co_moment + other.co_moment + delta * time_delta * weight,
         }
+    }
+
+    /// With its stamps told from a middle that lies `by_ms` earlier.
+    pub(super) fn moved(&self, by_ms: f64) -> Partial {
+        Partial { time_mean: self.time_mean + by_ms, ..*self }
     }
 
     pub fn finish(&self) -> Stats {

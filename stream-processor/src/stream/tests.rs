@@ -1,5 +1,6 @@
 //! Random logs of several agents, cut and interleaved at random, against a plain scalar oracle.
 
+mod events;
 mod generations;
 mod log;
 mod oracle;

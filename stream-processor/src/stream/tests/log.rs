@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use model::features::FeatureConfig;
+use model::features::{Derived, Expression, FeatureConfig};
 use proto::{
     asset::AssetId,
     position::{Epoch, Position},
@@ -28,7 +28,16 @@ pub const LARGE: f64 = 1e9;
 
 pub fn config() -> StreamConfig {
     let sensors = ["temperature", "vibration"].map(|s| AssetId::new(s).unwrap()).to_vec();
-    let features = FeatureConfig { window_ms: WINDOW_MS, lateness_ms: LATENESS_MS, sensors, stuck_after: STUCK_AFTER };
+    let derived = Derived { name: "power".into(), of: Expression::parse("temperature * vibration").unwrap() };
+    let features = FeatureConfig {
+        window_ms: WINDOW_MS,
+        lateness_ms: LATENESS_MS,
+        sensors,
+        stuck_after: STUCK_AFTER,
+        rolling_hours: vec![0.002, 0.02],
+        derived: vec![derived],
+        ..Default::default()
+    };
     StreamConfig { features, ..Default::default() }
 }
 
