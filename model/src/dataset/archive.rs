@@ -34,6 +34,8 @@ use readings::Readings;
 /// The oldest objects beyond this are left out: about 2.7 GB of columns.
 pub const READINGS_MAX: u64 = 100_000_000;
 pub const EVENTS_MAX: usize = 10_000_000;
+/// The verdict that there was nothing, as the events table spells it.
+const FALSE_ALARM: &str = "false_alarm";
 /// What training needs.
 const TABLES: [Table; 3] = [Table::Readings, Table::Births, Table::Events];
 
@@ -158,7 +160,7 @@ impl Archive {
         let time = |name: &str| frame.column(name)?.to_physical_repr().cast(&DataType::Int64)?.i64().cloned();
         let (machine, kind, mode) = (text(column::MACHINE)?, text(column::KIND)?, text(column::MODE)?);
         // Not in older files.
-        let (code, alert) = (text(column::CODE).ok(), text(column::ALERT_ID).ok());
+        let [code, alert, verdict] = [column::CODE, column::ALERT_ID, column::VERDICT].map(|name| text(name).ok());
         let word = |column: &Option<StringChunked>, row| {
             column.as_ref().and_then(|c| c.get(row)).unwrap_or_default().to_owned()
         };
@@ -172,7 +174,7 @@ impl Archive {
                 kind: event_kind(kind.get(row).unwrap_or_default()),
                 code: word(&code, row),
                 mode: mode.get(row).unwrap_or_default().into(),
-                alert_id: word(&alert, row),
+                answers_alert: !word(&alert, row).is_empty() && word(&verdict, row) != FALSE_ALARM,
                 known: PlantTime(known),
             });
         }
@@ -219,8 +221,16 @@ impl Archive {
     }
 }
 
-const EVENT_COLUMNS: &[&str] =
-    &[column::MACHINE, column::TIME, column::KIND, column::CODE, column::MODE, column::ALERT_ID, column::KNOWN];
+const EVENT_COLUMNS: &[&str] = &[
+    column::MACHINE,
+    column::TIME,
+    column::KIND,
+    column::CODE,
+    column::MODE,
+    column::ALERT_ID,
+    column::VERDICT,
+    column::KNOWN,
+];
 
 /// The columns that are read; none: all.
 fn columns(table: Table) -> Option<&'static [&'static str]> {

@@ -20,8 +20,8 @@ pub struct Event {
     pub kind: EventKind,
     pub code: String,
     pub mode: String,
-    /// Of an alert that it answers; empty: none.
-    pub alert_id: String,
+    /// It answers an alert, and is not the verdict that there was nothing.
+    pub answers_alert: bool,
     pub known: PlantTime,
 }
 
@@ -134,7 +134,7 @@ mod tests {
             kind,
             code: "e".into(),
             mode: "comp".into(),
-            alert_id: String::new(),
+            answers_alert: false,
             known: PlantTime(known * HOUR),
         }
     }

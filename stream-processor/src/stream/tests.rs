@@ -3,6 +3,7 @@
 mod events;
 mod generations;
 mod log;
+mod models;
 mod oracle;
 mod shards;
 
