@@ -116,9 +116,9 @@ impl Labeller {
         if ahead().any(|f| f.mode.is_none()) {
             return Label::Out;
         }
-        // Until a failure came, if one came first, what was seen is what happened.
-        let seen = ahead().map(|f| f.at).min().unwrap_or(horizon);
-        if prevented.iter().any(|at| *at >= end && *at < seen) {
+        // What failed before the work was done was not prevented by it.
+        let open = |at: PlantTime| at >= end && at <= horizon && !ahead().any(|f| f.at <= at);
+        if prevented.iter().any(|at| open(*at)) {
             return Label::Out;
         }
         Label::Known { fails: ahead().filter_map(|f| f.mode).fold(0, |bits, mode| bits | 1 << mode) }
