@@ -13,6 +13,7 @@ use proto::{archive::Shard, asset::AssetId, config::ConfigError, time::wall_now_
 
 use crate::{
     artifact::Artifact,
+    benchmark,
     config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
     evaluate::{evaluate, truth::Truth},
     import::{
@@ -88,6 +89,18 @@ enum Command {
         #[arg(long)]
         data: PathBuf,
     },
+    /// Measures the network beside baselines on public data sets; needs no bucket.
+    Benchmark {
+        which: benchmark::Name,
+        /// Folder of the data sets; the README says where to get each.
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
+        /// Writes all figures here too.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 enum Failure {
@@ -132,6 +145,9 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
+    if let Command::Benchmark { which, data, seed, json } = args.command {
+        return measure(which, &data, seed, json).await;
+    }
     let config = configuration(&args)?;
     let s3 = config.s3.as_ref().ok_or_else(|| {
         Failure::Config("no bucket: give --config FILE with an [s3] section, or --bucket NAME".to_owned())
@@ -170,7 +186,17 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             say(&serde_json::to_string_pretty(&champion)?)
         }
         Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
+        Command::Benchmark { which, data, seed, json } => measure(which, &data, seed, json).await,
     }
+}
+
+async fn measure(which: benchmark::Name, data: &Path, seed: u64, json: Option<PathBuf>) -> Result<(), Failure> {
+    let mut unread = None;
+    let reports = benchmark::run(which, data, seed, &mut |report| unread = say(&report.to_string()).err()).await?;
+    if let Some(path) = json {
+        fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
+    }
+    unread.map_or(Ok(()), Err)
 }
 
 async fn import_files(store: &Store, mapping: &PathBuf, data: &Path) -> Result<(), Failure> {

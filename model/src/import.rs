@@ -28,7 +28,7 @@ use crate::store::{StoreError, manifests::ReadError, objects::Objects};
 use block::{Block, EventRow, MachineRow, Reading, birth_parts, event_parts};
 use commit::Commits;
 pub use commit::hex;
-use mapping::{EventsFile, Kind, Mapping, Text};
+use mapping::{End, EventsFile, Kind, Mapping, Text};
 use table::Table;
 
 pub const MACHINES_MAX: usize = 100_000;
@@ -244,10 +244,10 @@ fn events(
     for of in &mapping.events {
         read_events(of, folder, &mut events)?;
     }
-    if let Some(mode) = &mapping.readings.ends_in {
+    if let Some(End { mode, after_ms }) = &mapping.readings.ends_in {
         let end = |(name, m): (&AssetId, &MachineRow)| EventRow {
             machine: name.clone(),
-            time_ms: m.last_ms,
+            time_ms: m.last_ms.saturating_add(*after_ms),
             kind: EventKind::Failure,
             code: String::new(),
             mode: mode.clone(),

@@ -21,6 +21,7 @@ pub mod dataset;
 pub mod train;
 pub mod evaluate;
 pub mod registry;
+pub mod benchmark;
 pub mod job;
 pub mod config;
 pub mod cli;

@@ -52,8 +52,16 @@ pub struct ReadingsFile {
     pub machine: MachineColumn,
     pub time: TimeColumn,
     pub sensors: Vec<Sensor>,
-    /// Mode of the failure that follows each machine's last row: for runs to failure.
-    pub ends_in: Option<String>,
+    /// The failure that follows each machine's last row: for runs to failure.
+    pub ends_in: Option<End>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    pub mode: String,
+    /// So long after the last row, ms.
+    pub after_ms: i64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
