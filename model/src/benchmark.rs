@@ -8,6 +8,8 @@
 //! contender is told (settings, bins, weights, when to stop) is chosen inside the training part alone.
 
 pub mod ai4i;
+pub mod azure;
+pub mod cmapss;
 pub mod contender;
 mod data;
 mod folds;
@@ -23,6 +25,8 @@ use crate::train::fit::FitError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Name {
     Ai4i,
+    Cmapss,
+    Azure,
     All,
 }
 
@@ -56,6 +60,16 @@ pub async fn run(
             say(&report);
             reports.push(report);
         }
+    }
+    if matches!(name, Name::Cmapss | Name::All) {
+        let report = cmapss::run(data, seed).await?;
+        say(&report);
+        reports.push(report);
+    }
+    if matches!(name, Name::Azure | Name::All) {
+        let measured = azure::run(data, seed).await?;
+        measured.iter().for_each(&mut *say);
+        reports.extend(measured);
     }
     Ok(reports)
 }

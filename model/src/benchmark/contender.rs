@@ -57,12 +57,18 @@ pub fn said(model: &Classifier, table: Table, rows: &[usize]) -> Vec<f64> {
 
 /// None: built without the cargo feature `benchmark`.
 #[cfg(not(feature = "benchmark"))]
+pub fn trees_number(_: Table, _: &[f64], _: Table) -> Result<Option<Vec<f64>>, BenchmarkError> {
+    Ok(None)
+}
+
+/// None: built without the cargo feature `benchmark`.
+#[cfg(not(feature = "benchmark"))]
 pub fn trees(_: Table, _: &[bool], _: &[usize], _: &[usize]) -> Result<Option<Vec<f64>>, BenchmarkError> {
     Ok(None)
 }
 
 #[cfg(feature = "benchmark")]
-pub use boosted::trees;
+pub use boosted::{trees, trees_number};
 
 #[cfg(feature = "benchmark")]
 mod boosted {
@@ -80,13 +86,30 @@ mod boosted {
         test: &[usize],
     ) -> Result<Option<Vec<f64>>, BenchmarkError> {
         let labels: Vec<f64> = train.iter().map(|row| f64::from(u8::from(positive[*row]))).collect();
-        let mut model =
-            PerpetualBooster::default().set_objective(Objective::LogLoss).set_budget(BUDGET).set_num_threads(Some(1));
-        let (values, tested) = (columns(table, train), columns(table, test));
-        let matrix = Matrix::new(&values, train.len(), table.width);
-        model.fit(&matrix, &labels, None, None).map_err(|e| BenchmarkError::Trees(e.to_string()))?;
-        let matrix = Matrix::new(&tested, test.len(), table.width);
-        Ok(Some(model.predict_proba(&matrix, false, false)))
+        let model = grown(Objective::LogLoss, &columns(table, train), table.width, &labels)?;
+        let tested = columns(table, test);
+        Ok(Some(model.predict_proba(&Matrix::new(&tested, test.len(), table.width), false, false)))
+    }
+
+    /// A number per row of `test`, learnt from all of `table`.
+    pub fn trees_number(table: Table, targets: &[f64], test: Table) -> Result<Option<Vec<f64>>, BenchmarkError> {
+        let all = |table: Table| (0..table.values.len() / table.width).collect::<Vec<usize>>();
+        let model = grown(Objective::SquaredLoss, &columns(table, &all(table)), table.width, targets)?;
+        let tested = columns(test, &all(test));
+        Ok(Some(model.predict(&Matrix::new(&tested, all(test).len(), test.width), false)))
+    }
+
+    fn grown(
+        objective: Objective,
+        values: &[f64],
+        width: usize,
+        targets: &[f64],
+    ) -> Result<PerpetualBooster, BenchmarkError> {
+        let model = PerpetualBooster::default().set_objective(objective).set_budget(BUDGET);
+        let mut model = model.set_num_threads(Some(1));
+        let matrix = Matrix::new(values, targets.len(), width);
+        model.fit(&matrix, targets, None, None).map_err(|e| BenchmarkError::Trees(e.to_string()))?;
+        Ok(model)
     }
 
     fn columns(table: Table, rows: &[usize]) -> Vec<f64> {
