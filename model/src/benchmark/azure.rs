@@ -117,7 +117,7 @@ fn measure(task: &Task, day: &str, ends: i64, seed: u64) -> Result<Report, Bench
     let settings = TrainSettings { seed, ..TrainSettings::default() };
     contenders.push(("network, default settings".into(), network(task, &labels, &train, &test, &settings)?));
     let grown = each(&|label| trees(table, label, &train, &test))?;
-    contenders.extend(grown.map(|said| ("gradient-boosted trees (perpetual)".to_owned(), said)));
+    contenders.extend(grown.map(|said| ("gradient-boosted trees (smartcore)".to_owned(), said)));
     let line = each(&|label| logistic(table, label, &train, &test).map(Some))?;
     contenders.extend(line.map(|said| ("logistic regression".to_owned(), said)));
     contenders.push(("always no".into(), vec![vec![0.0; test.len()]; labels.len()]));

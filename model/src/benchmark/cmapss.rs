@@ -100,7 +100,7 @@ pub async fn run(folder: &Path, seed: u64) -> Result<Report, BenchmarkError> {
     )?;
     let capped: Vec<f64> = task.cycles_left.iter().map(|left| f64::from(left.min(CAP))).collect();
     if let Some(said) = trees_number(task.train(), &capped, task.test())? {
-        of("gradient-boosted trees (perpetual)", Ok(vec![said.into_iter().map(|v| v as f32).collect()]))?;
+        of("gradient-boosted trees (smartcore)", Ok(vec![said.into_iter().map(|v| v as f32).collect()]))?;
     }
     let line = TrainSettings { hidden: vec![], members: 1, bins: 0, ..plain(seed) };
     of("linear regression", network(&task, &[line]).map(|said| vec![said]))?;

@@ -30,10 +30,10 @@ async fn every_row_comes_in_with_its_label_and_nothing_else() {
     let row = task.table().row(first);
     let expected = [25.0, 35.5, 1551.0, 42.8, 0.0, 10.5, 42.8 * 1551.0 * 0.104_719_76, 0.0, 0.0];
     assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-2 * b.abs().max(0.1)), "{row:?}");
-    // What is published for the rules.
+    // Without a rule for wear out, whose failures come at random.
     let said: Vec<f64> = (0..10_000).map(|row| rules(&task.dataset, row)).collect();
     let f1 = Counts::at(&said, &task.positive, THRESHOLD).f1();
-    assert!((f1 - 0.917).abs() < 0.005, "{f1}");
+    assert!((f1 - 0.896).abs() < 0.002, "{f1}");
 }
 
 #[tokio::test]
