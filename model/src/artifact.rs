@@ -13,14 +13,14 @@ use proto::asset::AssetId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    calibration::Platt,
+    calibration::{Calibration, Isotonic, KNOTS_MAX, Platt},
     features::{FeatureConfig, FeatureSchema, InvalidFeatures},
-    forward::{Encoder, Network, ShapeError},
+    forward::{Encoder, MEMBERS_MAX, Network, ShapeError},
 };
 pub use origin::{ModeMetrics, Origin, RefusedMode, Shortage};
 use tensors::{Tensors, TensorsBuilder};
 
-pub const ARTIFACT_FORMAT: u32 = 2;
+pub const ARTIFACT_FORMAT: u32 = 3;
 pub const ARTIFACT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest chain of layers that a file may ask for.
 const LAYERS_MAX: usize = 16;
@@ -46,8 +46,8 @@ pub struct Artifact {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
     pub mode: String,
-    pub platt: Platt,
-    /// Whether `platt` was fitted; else there were too few failures, and it only undoes the class weights.
+    pub calibration: Calibration,
+    /// Whether `calibration` was fitted; else there were too few failures, and it only undoes the class weights.
     pub calibrated: bool,
     /// Probability from which on a window counts for an alert.
     pub threshold: f64,
@@ -67,7 +67,7 @@ pub enum ArtifactError {
     TooLarge { bytes: usize },
     #[error("not a model artefact: {0}")]
     Format(String),
-    #[error("artefact format {format} is not known here")]
+    #[error("artefact format {format} is not read here, format {ARTIFACT_FORMAT} is: train the model again")]
     UnknownFormat { format: u32 },
     #[error("wrong checksum: the artefact was changed after it was written")]
     Checksum,
@@ -104,7 +104,13 @@ struct Identity {
     kinds: Vec<AssetId>,
     modes: Vec<String>,
     calibrated: Vec<bool>,
-    layers: usize,
+    /// Per head the knots of its curve; 0: a slope and an intercept.
+    knots: Vec<usize>,
+    members: usize,
+    /// Inputs, hidden layers, outputs.
+    sizes: Vec<usize>,
+    /// Per input the edges of its bins.
+    edges: Vec<usize>,
 }
 
 impl Artifact {
@@ -124,7 +130,7 @@ impl Artifact {
 
     /// One calibrated probability per head.
     pub fn probabilities(&self, logits: &[f32]) -> Vec<f64> {
-        self.heads.iter().zip(logits).map(|(head, logit)| head.platt.probability(f64::from(*logit))).collect()
+        self.heads.iter().zip(logits).map(|(head, logit)| head.calibration.probability(f64::from(*logit))).collect()
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, ArtifactError> {
@@ -151,7 +157,7 @@ impl Artifact {
         if is != header.version {
             return Err(ArtifactError::Version { says: header.version, is });
         }
-        artifact.check_golden(|row| Ok(artifact.network.logits(row)))?;
+        artifact.check_golden()?;
         Ok(artifact)
     }
 
@@ -166,8 +172,9 @@ impl Artifact {
         if schema.fingerprint() != identity.fingerprint || schema.names != identity.features {
             return Err(ArtifactError::Fingerprint { theirs: identity.fingerprint, ours: schema.fingerprint() });
         }
-        if identity.layers == 0 || identity.layers > LAYERS_MAX {
-            return Err(ArtifactError::Format(format!("{} layers", identity.layers)));
+        if !(2..=LAYERS_MAX + 1).contains(&identity.sizes.len()) || !(1..=MEMBERS_MAX).contains(&identity.members) {
+            let (sizes, members) = (identity.sizes.len(), identity.members);
+            return Err(ArtifactError::Format(format!("{sizes} sizes of layers, {members} members")));
         }
         let (features, modes) = (schema.names.len(), identity.modes.len());
         if identity.modes.iter().collect::<BTreeSet<_>>().len() != modes || modes == 0 {
@@ -176,7 +183,9 @@ impl Artifact {
         if identity.calibrated.len() != modes || !(1..=GOLDEN_MAX).contains(&golden_kinds.len()) {
             return Err(ArtifactError::Format("calibration does not fit the modes, or no golden row".into()));
         }
-        let network = Network::new((0..identity.layers).map(|i| tensors.dense(i)).collect::<Result<_, _>>()?)?;
+        let layers =
+            (0..identity.sizes.len() - 1).map(|i| tensors.layer(i, &identity.sizes)).collect::<Result<_, _>>()?;
+        let network = Network::ensemble(tensors.bins(&identity.edges)?, identity.members, layers)?;
         let mean = tensors.finite("encoder.mean", features)?;
         let std = tensors.finite("encoder.std", features)?;
         if std.iter().any(|s| *s <= 0.0) {
@@ -186,12 +195,11 @@ impl Artifact {
         if (network.inputs(), network.outputs()) != (encoder.width(), modes) {
             return Err(ArtifactError::Format("the network does not fit features, kinds and modes".into()));
         }
-        let slopes = tensors.finite("calibration.slope", modes)?;
-        let intercepts = tensors.finite("calibration.intercept", modes)?;
+        let calibrations = calibrations(tensors, &identity.knots, modes)?;
         let thresholds = tensors.finite("threshold", modes)?;
-        let heads = identity.modes.into_iter().enumerate().map(|(i, mode)| Head {
+        let heads = identity.modes.into_iter().zip(calibrations).enumerate().map(|(i, (mode, calibration))| Head {
             mode,
-            platt: Platt { slope: slopes[i], intercept: intercepts[i] },
+            calibration,
             calibrated: identity.calibrated[i],
             threshold: thresholds[i],
         });
@@ -210,6 +218,7 @@ impl Artifact {
 
     fn identity(&self) -> Identity {
         let schema = self.schema();
+        let (bins, outputs) = (self.network.bins(), self.network.layers().iter().map(|l| l.outputs));
         Identity {
             horizon_ms: self.horizon_ms,
             config: self.config.clone(),
@@ -218,32 +227,48 @@ impl Artifact {
             kinds: self.encoder.kinds.clone(),
             modes: self.heads.iter().map(|h| h.mode.clone()).collect(),
             calibrated: self.heads.iter().map(|h| h.calibrated).collect(),
-            layers: self.network.layers().len(),
+            knots: self.heads.iter().map(|h| h.knots().len()).collect(),
+            members: self.network.members(),
+            sizes: std::iter::once(self.network.inputs()).chain(outputs).collect(),
+            edges: (0..bins.inputs()).map(|input| bins.edges(input).len()).collect(),
         }
     }
 
     fn scoring_tensors(&self) -> TensorsBuilder {
         let mut tensors = TensorsBuilder::default();
         for (i, layer) in self.network.layers().iter().enumerate() {
-            tensors.dense(i, layer);
+            tensors.layer(i, layer);
         }
+        let bins = self.network.bins();
+        tensors
+            .f32("bins.edges", &(0..bins.inputs()).flat_map(|input| bins.edges(input)).copied().collect::<Vec<f32>>());
         tensors.f64("encoder.mean", &self.encoder.mean);
         tensors.f64("encoder.std", &self.encoder.std);
         let column = |f: fn(&Head) -> f64| self.heads.iter().map(f).collect::<Vec<_>>();
-        tensors.f64("calibration.slope", &column(|h| h.platt.slope));
-        tensors.f64("calibration.intercept", &column(|h| h.platt.intercept));
+        tensors.f64("calibration.slope", &column(|h| h.line().slope));
+        tensors.f64("calibration.intercept", &column(|h| h.line().intercept));
+        let knots = |f: fn(&(f64, f64)) -> f64| self.heads.iter().flat_map(|h| h.knots()).map(f).collect::<Vec<_>>();
+        tensors.f64("calibration.logit", &knots(|knot| knot.0));
+        tensors.f64("calibration.probability", &knots(|knot| knot.1));
         tensors.f64("threshold", &column(|h| h.threshold));
         tensors
     }
 
-    /// Whether the golden rows score as they did, by whoever computes `logits` of an encoded row.
-    pub fn check_golden(
-        &self,
-        logits: impl Fn(&[f32]) -> Result<Vec<f32>, ArtifactError>,
-    ) -> Result<(), ArtifactError> {
+    /// Per head, the standard deviation of the members' calibrated probabilities, from every member's logits of a row.
+    pub fn uncertainties(&self, members: &[f32]) -> Vec<f64> {
+        let of_head = |(i, head): (usize, &Head)| {
+            let said = members[i..].iter().step_by(self.heads.len());
+            let said: Vec<f64> = said.map(|logit| head.calibration.probability(f64::from(*logit))).collect();
+            let mean = said.iter().sum::<f64>() / said.len() as f64;
+            (said.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / said.len() as f64).sqrt()
+        };
+        self.heads.iter().enumerate().map(of_head).collect()
+    }
+
+    /// Whether the golden rows score as they did.
+    pub fn check_golden(&self) -> Result<(), ArtifactError> {
         for golden in &self.golden {
-            let row = self.encoder.encode(&golden.kind, golden.features.iter().copied());
-            let now = self.probabilities(&logits(&row)?);
+            let now = self.probabilities(&self.logits(&golden.kind, &golden.features));
             for ((head, now), then) in self.heads.iter().zip(now).zip(&golden.probabilities) {
                 // Written so that a NaN fails.
                 let same = (now - then).abs() <= GOLDEN_TOLERANCE;
@@ -254,6 +279,40 @@ impl Artifact {
         }
         Ok(())
     }
+}
+
+impl Head {
+    fn knots(&self) -> &[(f64, f64)] {
+        match &self.calibration {
+            Calibration::Isotonic(isotonic) => isotonic.knots(),
+            Calibration::Platt(_) => &[],
+        }
+    }
+
+    fn line(&self) -> Platt {
+        match &self.calibration {
+            Calibration::Platt(platt) => *platt,
+            Calibration::Isotonic(_) => Platt::IDENTITY,
+        }
+    }
+}
+
+fn calibrations(tensors: &Tensors<'_>, knots: &[usize], modes: usize) -> Result<Vec<Calibration>, ArtifactError> {
+    if knots.len() != modes || knots.iter().any(|n| *n > KNOTS_MAX) {
+        return Err(ArtifactError::Format("calibration does not fit the modes".into()));
+    }
+    let slopes = tensors.finite("calibration.slope", modes)?;
+    let intercepts = tensors.finite("calibration.intercept", modes)?;
+    let all = knots.iter().sum();
+    let logits = tensors.finite("calibration.logit", all)?;
+    let mut points = logits.into_iter().zip(tensors.finite("calibration.probability", all)?);
+    let calibration = |(head, knots): (usize, &usize)| match knots {
+        0 => Ok(Platt { slope: slopes[head], intercept: intercepts[head] }.into()),
+        _ => Isotonic::new(points.by_ref().take(*knots).collect())
+            .map(Calibration::from)
+            .ok_or_else(|| ArtifactError::Format("a calibration curve does not rise".into())),
+    };
+    knots.iter().enumerate().map(calibration).collect()
 }
 
 fn version(identity: &Identity, tensors: &TensorsBuilder) -> Result<String, ArtifactError> {

@@ -1,4 +1,51 @@
 //! From a logit to a probability that means what it says.
+//!
+//! A curve of two numbers where there is little to learn it from, and one of any rising shape where there is much.
+
+mod isotonic;
+
+pub use isotonic::{Isotonic, KNOTS_MAX};
+
+/// From so many failures on a curve of any shape is learnt.
+pub const ISOTONIC_FAILURES_MIN: usize = 200;
+
+/// How a head's logit becomes a probability.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Calibration {
+    Platt(Platt),
+    Isotonic(Isotonic),
+}
+
+impl Calibration {
+    /// Takes logits as they are.
+    pub const IDENTITY: Calibration = Calibration::Platt(Platt::IDENTITY);
+
+    /// `failures`: how many separate ones the positive outcomes come from. None: see [`Platt::fit`].
+    pub fn fit(outcomes: &[Outcome], failures: usize) -> Option<Self> {
+        let platt = Platt::fit(outcomes)?;
+        let isotonic = failures >= ISOTONIC_FAILURES_MIN;
+        Some(if isotonic { Isotonic::fit(outcomes).into() } else { platt.into() })
+    }
+
+    pub fn probability(&self, logit: f64) -> f64 {
+        match self {
+            Calibration::Platt(platt) => platt.probability(logit),
+            Calibration::Isotonic(isotonic) => isotonic.probability(logit),
+        }
+    }
+}
+
+impl From<Platt> for Calibration {
+    fn from(platt: Platt) -> Self {
+        Calibration::Platt(platt)
+    }
+}
+
+impl From<Isotonic> for Calibration {
+    fn from(isotonic: Isotonic) -> Self {
+        Calibration::Isotonic(isotonic)
+    }
+}
 
 /// `probability = sigmoid(slope * logit + intercept)`, fitted on rows that neither training nor threshold saw.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -87,7 +87,7 @@ pub fn evaluate(dataset: &Dataset, model: &Artifact, truth: Option<&Truth>) -> R
     if model.horizon_ms != dataset.horizon_ms {
         return Err(EvaluateError::Horizon { model_ms: model.horizon_ms, labels_ms: dataset.horizon_ms });
     }
-    let beside = Plan::of(model, dataset, vec![]).ok_or(EvaluateError::UnknownMode)?;
+    let beside = Plan::logistic(model, dataset).ok_or(EvaluateError::UnknownMode)?;
     let split = Split::at(dataset, &beside.borders);
     if split.test.is_empty() {
         return Err(EvaluateError::NothingUnseen { until: beside.borders.calibration_end });
@@ -95,8 +95,8 @@ pub fn evaluate(dataset: &Dataset, model: &Artifact, truth: Option<&Truth>) -> R
     let logistic = carry_out(dataset, beside.clone(), 0, &mut |_| {})?.artifact;
     let field = Field { dataset, split: &split, plan: &beside };
     let mut contenders = vec![
-        field.model("mlp", model)?,
-        field.model("logistic regression", &logistic)?,
+        field.model("mlp", model),
+        field.model("logistic regression", &logistic),
         field.sensor_threshold(),
         Contender { name: "always no", modes: vec![(vec![0.0; split.test.len()], f64::INFINITY); beside.modes.len()] },
     ];
@@ -119,13 +119,13 @@ struct Field<'a> {
 }
 
 impl Field<'_> {
-    fn model(&self, name: &'static str, model: &Artifact) -> Result<Contender, EvaluateError> {
-        let scored = Scored::new(self.dataset, &model.encoder, &model.network)?;
+    fn model(&self, name: &'static str, model: &Artifact) -> Contender {
+        let scored = Scored::new(self.dataset, &model.encoder, &model.network);
         let of_head = |(i, head): (usize, &crate::artifact::Head)| {
-            let probability = |row: &usize| head.platt.probability(scored.logit(*row, i));
+            let probability = |row: &usize| head.calibration.probability(scored.logit(*row, i));
             (self.split.test.iter().map(probability).collect(), head.threshold)
         };
-        Ok(Contender { name, modes: model.heads.iter().enumerate().map(of_head).collect() })
+        Contender { name, modes: model.heads.iter().enumerate().map(of_head).collect() }
     }
 
     fn sensor_threshold(&self) -> Contender {

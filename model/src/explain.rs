@@ -1,4 +1,8 @@
-//! Which sensors speak for a failure mode: what the logit would lose if a sensor read as the machine normally does.
+//! Which sensors speak for a failure mode: how the logit comes from that of the machine's own normal to where it is now.
+//!
+//! Sensor after sensor is moved from normal to now, and each gets what the logit moves by; so the shares add up to the
+//! whole way. What two sensors say only together would go to the one moved later: so it is done in one order and in the
+//! reverse, and the mean taken, which parts it evenly (the Shapley value of everything that pairs of sensors say).
 
 use proto::asset::AssetId;
 
@@ -12,37 +16,82 @@ pub struct SensorShare {
     pub logit: f64,
 }
 
-/// Occlusion, sensor by sensor, of every head's logit: one pass through the network tells of all of them. Per head, in
-/// the model's order, the sensor that speaks loudest for its mode first.
-pub fn shares(
-    model: &Artifact,
-    schema: &FeatureSchema,
-    kind: &AssetId,
-    features: &[f64],
-    normal: &[f64],
-) -> Vec<Vec<SensorShare>> {
-    let encode = |row: &[f64]| model.encoder.encode(kind, row.iter().copied());
-    let (row, at_normal) = (encode(features), encode(normal));
-    let now = model.network.logits(&row);
-    let mut heads = vec![Vec::with_capacity(model.config.sensors.len()); now.len()];
-    let mut occluded = row.clone();
-    for (sensor, name) in model.config.sensors.iter().enumerate() {
-        let own = |i: &usize| schema.sensor_of(*i) == Some(sensor);
-        (0..features.len()).filter(own).for_each(|i| occluded[i] = at_normal[i]);
-        let without = model.network.logits(&occluded);
-        (0..features.len()).filter(own).for_each(|i| occluded[i] = row[i]);
-        for (shares, (now, without)) in heads.iter_mut().zip(now.iter().zip(without)) {
-            shares.push(SensorShare { sensor: name.clone(), logit: f64::from(*now) - f64::from(without) });
-        }
+/// Which of the network's inputs belong together.
+#[derive(Debug)]
+pub struct Explainer {
+    /// Inputs of each sensor.
+    own: Vec<Vec<usize>>,
+    /// Inputs of no sensor: the kind.
+    fixed: Vec<usize>,
+}
+
+impl Explainer {
+    pub fn new(model: &Artifact, schema: &FeatureSchema) -> Self {
+        let of = |sensor: usize| (0..schema.names.len()).filter(|i| schema.sensor_of(*i) == Some(sensor)).collect();
+        let fixed = (0..model.encoder.width()).filter(|i| schema.sensor_of(*i).is_none());
+        Explainer { own: (0..model.config.sensors.len()).map(of).collect(), fixed: fixed.collect() }
     }
-    heads.iter_mut().for_each(|shares| shares.sort_by(|a, b| b.logit.total_cmp(&a.logit)));
-    heads
+
+    /// Every member's logits now, and per head, in the model's order, the shares of the sensors, of which the one that
+    /// speaks loudest for its mode comes first. What a sensor adds to the first layer is worked out once; only what comes
+    /// behind is done for every step.
+    pub fn explain(
+        &self,
+        model: &Artifact,
+        kind: &AssetId,
+        features: &[f64],
+        normal: &[f64],
+    ) -> (Vec<f32>, Vec<Vec<SensorShare>>) {
+        let network = &model.network;
+        let encode = |row: &[f64]| model.encoder.encode(kind, row.iter().copied());
+        let (now, at_normal) = (encode(features), encode(normal));
+        let part = |row: &[f32], inputs: &Vec<usize>| network.begin(row, inputs);
+        let fixed = network.begin(&now, &self.fixed);
+        let now: Vec<Vec<f32>> = self.own.iter().map(|inputs| part(&now, inputs)).collect();
+        let at_normal: Vec<Vec<f32>> = self.own.iter().map(|inputs| part(&at_normal, inputs)).collect();
+        let sensors = self.own.len();
+        // Stop `n` has the first n sensors at now and the rest at normal; behind the last come those of the reverse.
+        let mut stops = Vec::with_capacity(2 * sensors * fixed.len());
+        let mut stop = |is_now: &dyn Fn(usize) -> bool| {
+            let mut sums = fixed.clone();
+            for sensor in 0..sensors {
+                let part = if is_now(sensor) { &now[sensor] } else { &at_normal[sensor] };
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            stops.extend(sums);
+        };
+        (0..=sensors).for_each(|n| stop(&|sensor| sensor < n));
+        (1..sensors).for_each(|n| stop(&|sensor| sensor >= sensors - n));
+        let members = network.finish(stops);
+        let per_stop = network.members() * network.outputs();
+        let logits: Vec<Vec<f32>> = members.chunks_exact(per_stop).map(|stop| network.pooled(stop)).collect();
+        let forth = |n: usize| &logits[n];
+        // The reverse begins and ends where the other does.
+        let back = |n: usize| if n == 0 || n == sensors { &logits[n] } else { &logits[sensors + n] };
+        let step = |to: &Vec<f32>, from: &Vec<f32>, head: usize| f64::from(to[head]) - f64::from(from[head]);
+        let shares = |head: usize| {
+            let share = |(sensor, name): (usize, &AssetId)| {
+                let turn = sensors - sensor;
+                let first = step(forth(sensor + 1), forth(sensor), head);
+                let second = step(back(turn), back(turn - 1), head);
+                SensorShare { sensor: name.clone(), logit: (first + second) / 2.0 }
+            };
+            let mut shares: Vec<SensorShare> = model.config.sensors.iter().enumerate().map(share).collect();
+            shares.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+            shares
+        };
+        let heads = (0..network.outputs()).map(shares).collect();
+        (members[sensors * per_stop..(sensors + 1) * per_stop].to_vec(), heads)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{artifact::tests::artifact, features::FeatureSchema};
+    use crate::{
+        artifact::tests::artifact,
+        forward::{Dense, Network},
+    };
 
     /// Features with the given sensors away from a normal of 0.2, and that normal.
     fn row(model: &Artifact, away: &[usize]) -> (FeatureSchema, Vec<f64>, Vec<f64>) {
@@ -51,6 +100,16 @@ mod tests {
         let is_away = |i: usize| schema.sensor_of(i).is_some_and(|s| away.contains(&s));
         let now = normal.iter().enumerate().map(|(i, n)| if is_away(i) { n + 0.7 } else { *n }).collect();
         (schema, now, normal)
+    }
+
+    fn shares(
+        model: &Artifact,
+        schema: &FeatureSchema,
+        kind: &AssetId,
+        now: &[f64],
+        normal: &[f64],
+    ) -> Vec<Vec<SensorShare>> {
+        Explainer::new(model, schema).explain(model, kind, now, normal).1
     }
 
     #[test]
@@ -86,16 +145,40 @@ mod tests {
     }
 
     #[test]
-    fn small_moves_add_up() {
+    fn shares_add_up_to_the_way_from_normal_to_now() {
         let model = artifact();
         let kind = &model.encoder.kinds[0];
-        let schema = model.schema();
-        let normal = vec![0.2; schema.names.len()];
-        let now: Vec<f64> = normal.iter().enumerate().map(|(i, n)| n + 1e-3 * (i % 5) as f64).collect();
-        for (head, shares) in shares(&model, &schema, kind, &now, &normal).iter().enumerate() {
-            let moved = f64::from(model.logits(kind, &now)[head]) - f64::from(model.logits(kind, &normal)[head]);
+        let (schema, now, normal) = row(&model, &[0, 1, 2, 3, 4]);
+        let (members, heads) = Explainer::new(&model, &schema).explain(&model, kind, &now, &normal);
+        let (at_now, at_normal) = (model.logits(kind, &now), model.logits(kind, &normal));
+        for (head, shares) in heads.iter().enumerate() {
+            let moved = f64::from(at_now[head]) - f64::from(at_normal[head]);
             let sum: f64 = shares.iter().map(|s| s.logit).sum();
-            assert!((sum - moved).abs() < 0.05 * moved.abs() + 1e-5, "head {head}: {sum} of {moved}");
+            assert!((sum - moved).abs() < 1e-5, "head {head}: {sum} of {moved}");
+            assert!(moved.abs() > 1e-3, "the test would say nothing");
+        }
+        for (a, b) in model.network.pooled(&members).iter().zip(at_now) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn what_two_sensors_say_only_together_is_parted_evenly() {
+        let mut model = artifact();
+        let schema = model.schema();
+        let first_of = |sensor: usize| (0..).find(|i| schema.sensor_of(*i) == Some(sensor)).unwrap();
+        // One unit that wakes when both sensors are up, as an AND.
+        let mut weight = vec![0.0; model.encoder.width()];
+        [1, 3].into_iter().for_each(|sensor| weight[first_of(sensor)] = 1.0);
+        let hidden = Dense { inputs: weight.len(), outputs: 1, weight, bias: vec![-3.0] };
+        let head = Dense { inputs: 1, outputs: 2, weight: vec![1.0, -1.0], bias: vec![0.0; 2] };
+        model.network = Network::new(vec![hidden, head]).unwrap();
+        let (_, now, normal) = row(&model, &[1, 3]);
+        let heads = shares(&model, &schema, &model.encoder.kinds[0], &now, &normal);
+        for name in [&model.config.sensors[1], &model.config.sensors[3]] {
+            let share = heads[0].iter().find(|s| s.sensor == *name).unwrap();
+            // Both go up by 0.7 / (1 / 3) = 2.1 from 0.3: the unit wakes by 4.8 - 3, and neither would alone.
+            assert!((share.logit - 0.9).abs() < 1e-5, "{share:?}");
         }
     }
 }

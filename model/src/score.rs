@@ -6,9 +6,8 @@ use proto::asset::AssetId;
 
 use crate::{
     artifact::Artifact,
-    explain,
+    explain::Explainer,
     features::{FeatureConfig, FeatureSchema, WindowFeatures},
-    mlp::BlockForward,
 };
 pub use crate::{artifact::ArtifactError, explain::SensorShare};
 
@@ -26,6 +25,8 @@ pub struct ModeHead {
 pub struct Score {
     /// Calibrated probability that the mode fails within the horizon, in the order of the scorer's heads.
     pub probabilities: Vec<f64>,
+    /// Per head, the standard deviation of what the members of the ensemble say; 0 of a single network.
+    pub uncertainties: Vec<f64>,
     /// Per head, the signed change of its logit by each sensor against the machine's own normal, largest first; empty
     /// for features without a machine.
     pub shares: Vec<Vec<SensorShare>>,
@@ -39,8 +40,6 @@ pub enum ScoreError {
     Missing { name: String },
     #[error("feature `{name}` is not in the model's schema")]
     Unknown { name: String },
-    #[error("scoring failed: {0}")]
-    Network(#[from] candle_core::Error),
 }
 
 /// A verified model, ready to score. Shared between threads as it is.
@@ -50,7 +49,7 @@ pub struct Scorer {
     schema: FeatureSchema,
     version: String,
     heads: Vec<ModeHead>,
-    block: BlockForward,
+    explainer: Explainer,
 }
 
 impl Scorer {
@@ -60,13 +59,10 @@ impl Scorer {
     }
 
     pub fn new(model: Artifact) -> Result<Self, ArtifactError> {
-        let failed = |e: candle_core::Error| ArtifactError::Format(e.to_string());
         let head = |h: &crate::artifact::Head| ModeHead { mode: h.mode.clone(), threshold: h.threshold };
-        let block = BlockForward::new(&model.network).map_err(failed)?;
-        // The plain forward was checked when the file was read; this is the one that alerts come from.
-        model.check_golden(|row| Ok(block.logits(&[row.to_vec()]).map_err(failed)?.concat()))?;
-        let heads = model.heads.iter().map(head).collect();
-        Ok(Scorer { schema: model.schema(), version: model.version()?, heads, block, model })
+        model.check_golden()?;
+        let (heads, schema) = (model.heads.iter().map(head).collect(), model.schema());
+        Ok(Scorer { explainer: Explainer::new(&model, &schema), schema, version: model.version()?, heads, model })
     }
 
     pub fn version(&self) -> &str {
@@ -107,19 +103,22 @@ impl Scorer {
     /// One score per window, in order. A window's score does not depend on the others.
     pub fn score(&self, windows: &[WindowFeatures]) -> Result<Vec<Score>, ScoreError> {
         let expected = self.model.encoder.features();
-        let rows = windows.iter().map(|w| {
-            if w.features.len() != expected || w.normal.len() != expected {
-                let (machine, found) = (w.machine.to_string(), w.features.len().min(w.normal.len()));
-                return Err(ScoreError::Width { machine, expected, found });
-            }
-            Ok(self.model.encoder.encode(&w.kind, w.features.iter().copied()))
-        });
-        let logits = self.block.logits(&rows.collect::<Result<Vec<_>, _>>()?)?;
-        let scored = windows.iter().zip(logits).map(|(w, logits)| Score {
-            probabilities: self.model.probabilities(&logits),
-            shares: explain::shares(&self.model, &self.schema, &w.kind, &w.features, &w.normal),
-        });
-        Ok(scored.collect())
+        windows
+            .iter()
+            .map(|w| {
+                if w.features.len() != expected || w.normal.len() != expected {
+                    let (machine, found) = (w.machine.to_string(), w.features.len().min(w.normal.len()));
+                    return Err(ScoreError::Width { machine, expected, found });
+                }
+                let (members, shares) = self.explainer.explain(&self.model, &w.kind, &w.features, &w.normal);
+                Ok(self.score_of(&members, shares))
+            })
+            .collect()
+    }
+
+    fn score_of(&self, members: &[f32], shares: Vec<Vec<SensorShare>>) -> Score {
+        let probabilities = self.model.probabilities(&self.model.network.pooled(members));
+        Score { probabilities, uncertainties: self.model.uncertainties(members), shares }
     }
 
     /// Scores features given by their names in the schema; without a machine's own normal there are no shares.
@@ -130,8 +129,8 @@ impl Scorer {
         }
         let value = |name: &String| values.get(name).copied().ok_or_else(|| ScoreError::Missing { name: name.clone() });
         let features = names.iter().map(value).collect::<Result<Vec<f64>, _>>()?;
-        let logits = self.block.logits(&[self.model.encoder.encode(kind, features)])?;
+        let members = self.model.network.member_logits(&self.model.encoder.encode(kind, features));
         let none = vec![Vec::new(); self.heads.len()];
-        Ok(Score { probabilities: self.model.probabilities(&logits.concat()), shares: none })
+        Ok(self.score_of(&members, none))
     }
 }

@@ -3,9 +3,13 @@
 use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
+use crate::forward::MEMBERS_MAX;
+
 /// Hidden layers, and units in one of them: more would not fit an artefact, nor a gateway.
 const HIDDEN_MAX: usize = 8;
 const UNITS_MAX: usize = 1024;
+/// More would find few rows between two edges.
+const BINS_MAX: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -15,6 +19,10 @@ pub struct TrainSettings {
     pub horizon_hours: f64,
     /// Sizes of the hidden layers; none: logistic regression.
     pub hidden: Vec<usize>,
+    /// Members of the ensemble, which share weights; 1: a single network.
+    pub members: usize,
+    /// Bins that each feature is encoded by, at most; below 2: none.
+    pub bins: usize,
     /// A mode with fewer failures to learn from is left to the rules.
     pub min_failures: usize,
     /// Rows that are trained on at most; a larger slice is sampled, and the sample weighted.
@@ -22,12 +30,18 @@ pub struct TrainSettings {
     pub epochs_max: usize,
     /// Epochs without improvement on the validation slice after which training stops.
     pub patience: usize,
+    /// Rows of one step.
+    pub batch_rows: usize,
     pub learning_rate: f64,
+    /// Share of the steps in which the learning rate rises to it; then it falls on a cosine.
+    pub warm_up: f64,
     pub weight_decay: f64,
     /// Share of hidden units that are silenced at each step.
     pub dropout: f32,
     /// Noise on the standardized features at each step: few failures must not be learnt by heart.
     pub input_noise: f32,
+    /// How much more a rare mode's rows count: its odds against, to this power. 0: no more than others.
+    pub class_weight: f64,
     pub costs: Costs,
     pub split: SplitShares,
 }
@@ -73,14 +87,19 @@ impl Default for TrainSettings {
             seed: 1,
             horizon_hours: 24.0,
             hidden: vec![64, 32],
+            members: 8,
+            bins: 8,
             min_failures: 10,
             rows_max: 40_000,
             epochs_max: 16,
             patience: 4,
+            batch_rows: 256,
             learning_rate: 2e-3,
+            warm_up: 0.05,
             weight_decay: 1e-2,
             dropout: 0.3,
             input_noise: 0.3,
+            class_weight: 0.5,
             costs: Costs::default(),
             split: SplitShares::default(),
         }
@@ -107,7 +126,9 @@ impl TrainSettings {
 
     /// What a type can't say.
     pub fn check(&self) -> Result<(), InvalidTrainSettings> {
-        let TrainSettings { horizon_hours, split, costs, hidden, .. } = self;
+        let TrainSettings {
+            horizon_hours, split, costs, hidden, members, bins, batch_rows, warm_up, class_weight, ..
+        } = self;
         let share = split.train + split.validation + split.calibration;
         let slices = split.train > 0.0 && split.validation > 0.0 && split.calibration > 0.0 && share < 1.0;
         let layers = hidden.len() <= HIDDEN_MAX && hidden.iter().all(|n| (1..=UNITS_MAX).contains(n));
@@ -120,6 +141,11 @@ impl TrainSettings {
             ((0.0..1.0).contains(&self.weight_decay), "weight_decay", "from 0 to below 1"),
             ((0.0..1.0).contains(&self.dropout), "dropout", "from 0 to below 1"),
             ((0.0..10.0).contains(&self.input_noise), "input_noise", "from 0 to below 10"),
+            ((1..=MEMBERS_MAX).contains(members), "members", "1 to 64"),
+            (*bins <= BINS_MAX, "bins", "at most 64"),
+            ((1..=65_536).contains(batch_rows), "batch_rows", "1 to 65536"),
+            ((0.0..1.0).contains(warm_up), "warm_up", "from 0 to below 1"),
+            ((0.0..=1.0).contains(class_weight), "class_weight", "from 0 to 1"),
             (layers, "hidden", "at most 8 sizes from 1 to 1024"),
             (slices, "split", "shares of the time above 0 that leave some for the test"),
             (costs.missed_failure > 0.0, "costs.missed_failure", "above 0"),

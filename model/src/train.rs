@@ -4,6 +4,7 @@ pub mod fit;
 mod golden;
 pub mod plan;
 mod sample;
+pub mod table;
 pub mod threshold;
 
 use serde::Serialize;
@@ -11,20 +12,20 @@ use serde::Serialize;
 pub use crate::settings::TrainSettings;
 use crate::{
     artifact::{Artifact, ArtifactError, Golden, Head, ModeMetrics, Origin, RefusedMode},
-    calibration::{Outcome, Platt},
+    calibration::{Calibration, Outcome, Platt},
     dataset::Dataset,
-    evaluate::metrics,
+    evaluate::metrics::{self, average_precision},
     forward::{Encoder, Network, ShapeError},
-    mlp::BlockForward,
 };
-use fit::FitError;
+use fit::{FitError, Fitted, Goal, Task};
 use plan::Plan;
+use sample::Sample;
 
 /// Below so many failures in the calibration slice a fit would be noise: only the class weights are undone. It is
 /// failures that count: the hundred windows before one are one observation.
 const CALIBRATION_FAILURES_MIN: usize = 5;
-/// Rows whose logits are computed at a time.
-const SCORED_ROWS: usize = 1024;
+/// As many positive rows are needed besides.
+const CALIBRATION_ROWS_MIN: usize = 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -34,8 +35,6 @@ pub enum TrainError {
     TooShort { slice: &'static str, horizon_hours: f64 },
     #[error(transparent)]
     Fit(#[from] FitError),
-    #[error("the network can't be run: {0}")]
-    Candle(#[from] candle_core::Error),
     #[error(transparent)]
     Shape(#[from] ShapeError),
     #[error(transparent)]
@@ -120,18 +119,18 @@ pub fn carry_out(
     kinds.sort();
     let rows = sample.rows.iter().map(|r| dataset.features(r.row));
     let encoder = Encoder::fit(kinds, dataset.width(), rows);
-    let fitted = fit::fit(dataset, &encoder, &sample, &split.validation, &modes, &settings, progress)?;
-    let scored = Scored::new(dataset, &encoder, &fitted.network)?;
+    let fitted = learn(dataset, &encoder, &sample, &split.validation, &modes, &settings, progress)?;
+    let scored = Scored::new(dataset, &encoder, &fitted.network);
     let fit = |(head, mode): (usize, &usize)| scored.calibrate(&split.calibration, head, *mode);
-    let fits: Vec<Option<Platt>> = modes.iter().enumerate().map(fit).collect();
-    let platts: Vec<Platt> = (fits.iter().zip(&sample.class_weights))
-        .map(|(fit, class_weight)| fit.unwrap_or(Platt::prior_shift(*class_weight)))
+    let fits: Vec<Option<Calibration>> = modes.iter().enumerate().map(fit).collect();
+    let calibrations: Vec<Calibration> = (fits.iter().zip(&sample.class_weights))
+        .map(|(fit, class_weight)| fit.clone().unwrap_or(Platt::prior_shift(*class_weight).into()))
         .collect();
-    let probability = |row: usize, head: usize| platts[head].probability(scored.logit(row, head));
+    let probability = |row: usize, head: usize| calibrations[head].probability(scored.logit(row, head));
     let thresholds = threshold::choose(dataset, &split.validation, &modes, &settings.costs, probability);
     let head = |i: usize| Head {
         mode: dataset.modes[modes[i]].clone(),
-        platt: platts[i],
+        calibration: calibrations[i].clone(),
         calibrated: fits[i].is_some(),
         threshold: thresholds[i],
     };
@@ -170,39 +169,86 @@ pub fn carry_out(
     Ok(Trained { bytes: artifact.encode()?, artifact, report })
 }
 
+fn learn(
+    dataset: &Dataset,
+    encoder: &Encoder,
+    sample: &Sample,
+    validation: &[usize],
+    modes: &[usize],
+    settings: &TrainSettings,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Fitted, FitError> {
+    let rows = sample.rows.iter().map(|r| dataset.features(r.row));
+    let mut task = Task {
+        width: encoder.width(),
+        heads: modes.len(),
+        inputs: sample.rows.iter().flat_map(|r| encoded(dataset, encoder, r.row)).collect(),
+        targets: Vec::with_capacity(sample.rows.len() * modes.len()),
+        weights: Vec::with_capacity(sample.rows.len() * modes.len()),
+        bins: encoder.bins(rows, settings.bins),
+        goal: Goal::Classes,
+    };
+    for sampled in &sample.rows {
+        for (mode, class_weight) in modes.iter().zip(&sample.class_weights) {
+            let positive = dataset.rows[sampled.row].is_positive(*mode);
+            task.targets.push(f32::from(u8::from(positive)));
+            task.weights.push((sampled.weight * if positive { *class_weight } else { 1.0 }) as f32);
+        }
+    }
+    task.level_weights();
+    let unseen: Vec<f32> = validation.iter().flat_map(|row| encoded(dataset, encoder, *row)).collect();
+    let mut judge = |epoch: usize, network: &Network| {
+        let average_precision = mean_average_precision(dataset, validation, modes, &network.all_logits(&unseen));
+        progress(Progress { epoch, epochs_max: settings.epochs_max, average_precision });
+        Some(average_precision)
+    };
+    fit::fit(&task, settings, &mut judge)
+}
+
+fn encoded(dataset: &Dataset, encoder: &Encoder, row: usize) -> Vec<f32> {
+    encoder.encode(dataset.kind(row), dataset.features(row).iter().map(|v| f64::from(*v)))
+}
+
+/// Over the modes that occur in the slice; a mode without a positive row says nothing.
+fn mean_average_precision(dataset: &Dataset, rows: &[usize], modes: &[usize], logits: &[f32]) -> f64 {
+    let of_head = |(head, mode): (usize, &usize)| {
+        let scores: Vec<f64> = logits.iter().skip(head).step_by(modes.len()).map(|l| f64::from(*l)).collect();
+        let positive = dataset.positive(rows, *mode);
+        positive.contains(&true).then(|| average_precision(&scores, &positive))
+    };
+    let values: Vec<f64> = modes.iter().enumerate().filter_map(of_head).collect();
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
 /// The logits of every row of a dataset.
 pub struct Scored<'a> {
     dataset: &'a Dataset,
-    logits: Vec<Vec<f32>>,
+    heads: usize,
+    logits: Vec<f32>,
 }
 
 impl<'a> Scored<'a> {
-    pub fn new(dataset: &'a Dataset, encoder: &Encoder, network: &Network) -> Result<Self, TrainError> {
-        let row = |i: usize| {
-            let features = dataset.features(i).iter().map(|v| f64::from(*v));
-            encoder.encode(dataset.kind(i), features)
-        };
-        let forward = BlockForward::new(network)?;
-        let mut logits = Vec::with_capacity(dataset.rows.len());
-        let rows: Vec<usize> = (0..dataset.rows.len()).collect();
-        for chunk in rows.chunks(SCORED_ROWS) {
-            logits.extend(forward.logits(&chunk.iter().map(|i| row(*i)).collect::<Vec<_>>())?);
-        }
-        Ok(Scored { dataset, logits })
+    pub fn new(dataset: &'a Dataset, encoder: &Encoder, network: &Network) -> Self {
+        // Row by row encoded: of a whole archive there would be gigabytes.
+        let of_row = |row| network.logits(&encoded(dataset, encoder, row));
+        Scored { dataset, heads: network.outputs(), logits: (0..dataset.rows.len()).flat_map(of_row).collect() }
     }
 
     pub fn logit(&self, row: usize, head: usize) -> f64 {
-        f64::from(self.logits[row][head])
+        f64::from(self.logits[row * self.heads + head])
     }
 
     /// None: too few failures, or they do not lie where the logits are high.
-    fn calibrate(&self, rows: &[usize], head: usize, mode: usize) -> Option<Platt> {
+    fn calibrate(&self, rows: &[usize], head: usize, mode: usize) -> Option<Calibration> {
         let outcome = |row: &usize| {
             let positive = self.dataset.rows[*row].is_positive(mode);
             Outcome { logit: self.logit(*row, head), positive }
         };
-        let enough = self.dataset.failures_ahead(rows, mode) >= CALIBRATION_FAILURES_MIN;
-        enough.then(|| Platt::fit(&rows.iter().map(outcome).collect::<Vec<_>>())).flatten()
+        let failures = self.dataset.failures_ahead(rows, mode);
+        let outcomes: Vec<Outcome> = rows.iter().map(outcome).collect();
+        let positive = outcomes.iter().filter(|o| o.positive).count();
+        let enough = failures >= CALIBRATION_FAILURES_MIN && positive >= CALIBRATION_ROWS_MIN;
+        enough.then(|| Calibration::fit(&outcomes, failures)).flatten()
     }
 }
 

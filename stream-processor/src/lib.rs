@@ -9,6 +9,7 @@
 pub mod ingest;
 pub mod decode;
 pub mod intake;
+pub mod installs;
 pub mod acks;
 pub mod clean;
 pub mod window;

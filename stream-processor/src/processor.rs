@@ -8,6 +8,7 @@
 pub mod champion;
 pub mod engine;
 pub mod ledger;
+pub mod models;
 pub mod throttle;
 
 use std::{
@@ -36,7 +37,8 @@ use crate::{
     archive::{Archive, ArchiveError, Claimant, pending::Pending},
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
-    intake::{EpochsLeft, Intake, installs::Installs},
+    installs::Installs,
+    intake::{EpochsLeft, Intake},
     panics,
     serve::{
         self, ServeError, Services, Serving,
@@ -50,6 +52,7 @@ use crate::{
 use champion::Champion;
 use engine::{Engine, EngineError};
 use ledger::Ledger;
+use models::Models;
 use throttle::Throttle;
 
 /// A stop takes at most so long, and whoever waits for it a little longer: supervisors and people give five seconds.
@@ -104,7 +107,8 @@ impl Processor {
         let board = Board::new();
         let (stop, ingest_stop) = (CancellationToken::new(), CancellationToken::new());
         let stop_by = StopBy::default();
-        let (scorer_out, scorer) = watch::channel(None::<Arc<Scorer>>);
+        let (in_charge, scorer) = watch::channel(None::<Arc<Scorer>>);
+        let (offers_out, offers) = watch::channel(None);
         let stream_config = StreamConfig { features: config.features.clone(), alert: config.alerts.clone() };
         let (kinds_out, kinds) = watch::channel(Arc::default());
         let (commands, commands_in) = Commands::channel();
@@ -112,7 +116,7 @@ impl Processor {
         let services = Services {
             board: board.clone(),
             commands,
-            model: Arc::new(LiveModel::new(stream_config.clone(), scorer.clone(), kinds)),
+            model: Arc::new(LiveModel::new(stream_config.clone(), scorer, kinds)),
             metrics: Arc::new(move || text.text()),
         };
         // The listeners come first, so that whoever looks sees that it is starting. Where S3 does not answer it does not
@@ -140,11 +144,12 @@ impl Processor {
             name: config.model.clone(),
             refresh: config.refresh,
             fingerprint: FeatureSchema::of(&config.features).fingerprint(),
-            scorer: scorer_out,
+            offers: offers_out,
             refused: telemetry::models_refused(&exporter.meter()),
         };
-        let refused = champion.begin().await;
-        let champion = tokio::spawn(champion.watch(refused, asked, stop.clone()));
+        let loaded = champion.recall(stream.schedule()).await;
+        let seen = champion.begin(stream.schedule().newest().map(|charge| charge.version.clone())).await;
+        let champion = tokio::spawn(champion.watch(seen, asked, stop.clone()));
 
         let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
         let engine = Engine {
@@ -154,7 +159,7 @@ impl Processor {
             clock,
             ingest,
             commands: commands_in,
-            scorer,
+            models: Models::new(offers, loaded, in_charge),
             intake: Intake::new(&recovered.positions, left).limited_to(recovered.slots),
             installs: Installs::default(),
             acks: Acks::new(recovered.archive_id, recovered.incarnation, &recovered.positions),
@@ -166,6 +171,7 @@ impl Processor {
             metrics: Metrics::new(&exporter.meter()),
             ledger: Ledger::default(),
             started: Instant::now(),
+            held: None,
             blocked_since: None,
             stop_by: stop_by.clone(),
             in_charge: None,

@@ -9,16 +9,20 @@ mod generation;
 mod plan;
 pub mod predict;
 mod prediction;
+mod requests;
+pub mod schedule;
 pub mod shards;
 mod snapshot;
 pub mod tables;
 mod waiting;
 
+use std::{collections::BTreeMap, ptr, sync::Arc};
+
 use model::{
     features::{
         FeatureConfig, FeatureSchema, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry,
     },
-    score::{Score, Scorer},
+    score::Scorer,
 };
 use polars::prelude::{DataFrame, PolarsError};
 use prost::Message;
@@ -47,6 +51,8 @@ use crate::{
 use fleet::Fleet;
 use generation::Run;
 use plan::Plan;
+use requests::Requests;
+use schedule::Schedule;
 use tables::Births;
 use waiting::Waiting;
 
@@ -139,19 +145,28 @@ pub struct Stream {
     windows: Windows,
     desk: AlertDesk,
     waiting: Waiting,
+    schedule: Schedule,
+    /// Written with the state from now on, and in force when that is committed.
+    entered: Option<Schedule>,
+    pub requests: Requests,
 }
+
+/// Verified models by version.
+pub type Loaded = BTreeMap<String, Arc<Scorer>>;
 
 impl Stream {
     pub fn new(config: StreamConfig) -> Self {
         let desk = AlertDesk::new(config.alert.clone());
         let (fleet, windows, waiting) = (Fleet::default(), Windows::default(), Waiting::default());
-        Self { config, fleet, carry: vec![], windows, desk, waiting }
+        let (schedule, entered, requests) = (Schedule::default(), None, Requests::default());
+        Self { config, fleet, carry: vec![], windows, desk, waiting, schedule, entered, requests }
     }
 
-    /// [`Stream::read`], then [`Stream::judge`].
+    /// [`Stream::read`], then judged by this model, whatever the schedule says.
     pub fn apply(&mut self, taken: Vec<Taken>, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
         let steps = self.read(taken)?;
-        self.judge(steps, scorer)
+        let scorers = vec![scorer; steps.windows().count()];
+        self.judge_by(steps, &scorers)
     }
 
     /// Cleans and windows batches that intake has put in order. An error means that the frames can't be trusted any
@@ -285,8 +300,16 @@ impl Stream {
             .collect()
     }
 
-    /// Scores all closed windows at once, then tells the alert desk what happened in the order in which it did.
-    pub fn judge(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
+    /// Scores all closed windows at once, each by the model whose turn it is, then tells the alert desk what happened in
+    /// the order in which it did. Where the model is not in `loaded`, rules judge. Not for steps that are
+    /// [`Stream::undecided`].
+    pub fn judge(&mut self, steps: Steps, loaded: &Loaded) -> Result<Derived, StreamError> {
+        let scorer = |window| Some(&**loaded.get(self.schedule.version_for(window)?)?);
+        let scorers: Vec<_> = steps.windows().map(scorer).collect();
+        self.judge_by(steps, &scorers)
+    }
+
+    fn judge_by(&mut self, steps: Steps, scorers: &[Option<&Scorer>]) -> Result<Derived, StreamError> {
         let mut out = Derived {
             readings: Readings { stretches: steps.readings, names: self.fleet.directory().names.clone() },
             births: steps.births.frame()?,
@@ -308,15 +331,9 @@ impl Stream {
                 other => order.push(Some(other)),
             }
         }
-        if let Some(scorer) = scorer {
-            let model =
-                prediction::Model { heads: scorer.heads(), version: scorer.version(), horizon_ms: scorer.horizon_ms() };
-            let scores = self.score(scorer, &out.windows);
-            out.predictions =
-                out.windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect();
-        }
         let slide_ms = self.config.features.slide_ms();
-        let mut windows = out.windows.iter().enumerate();
+        let predictions = self.predict(&out.windows, scorers);
+        let mut judged = out.windows.iter().zip(&predictions).zip(scorers);
         for happened in order {
             let alerts = match happened {
                 Some(Happened::Event(event)) => self.desk.event(&event),
@@ -324,30 +341,47 @@ impl Stream {
                     self.desk.begin_generation(&generation);
                     vec![]
                 }
-                Some(Happened::Window(_)) | None => windows.next().map_or_else(Vec::new, |(at, window)| {
-                    let prediction = out.predictions.get(at);
-                    let scored = prediction.zip(scorer).map(|(prediction, s)| Scored { prediction, heads: s.heads() });
-                    self.desk.judge(&Judgement { window, slide_ms, scored })
-                }),
+                Some(Happened::Window(_)) | None => {
+                    judged.next().map_or_else(Vec::new, |((window, prediction), by)| {
+                        let scored = prediction.as_ref().zip(*by);
+                        let scored = scored.map(|(prediction, s)| Scored { prediction, heads: s.heads() });
+                        self.desk.judge(&Judgement { window, slide_ms, scored })
+                    })
+                }
             };
             out.alerts.extend(alerts);
         }
+        out.predictions = predictions.into_iter().flatten().collect();
         Ok(out)
     }
 
-    /// No scores if the model fails or was made for other features: the windows are then judged by rules.
-    fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Score> {
-        if windows.is_empty() {
-            return vec![];
+    /// One per window; all that follow each other and have the same model at once.
+    fn predict(&self, windows: &[WindowFeatures], scorers: &[Option<&Scorer>]) -> Vec<Option<Prediction>> {
+        let mut predictions = Vec::with_capacity(windows.len());
+        let same = |a: &Option<&Scorer>, b: &Option<&Scorer>| a.map(ptr::from_ref) == b.map(ptr::from_ref);
+        for by in scorers.chunk_by(same) {
+            let windows = &windows[predictions.len()..][..by.len()];
+            let scored = by[0].map_or_else(Vec::new, |scorer| self.score(scorer, windows));
+            let unscored = windows.len() - scored.len();
+            predictions.extend(scored.into_iter().map(Some));
+            predictions.extend(std::iter::repeat_n(None, unscored));
         }
+        predictions
+    }
+
+    /// Nothing if the model fails or was made for other features: the windows are then judged by rules.
+    fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Prediction> {
         let scores = match scorer.config().means(&self.config.features) {
             true => scorer.score(windows).map_err(|e| e.to_string()),
             false => Err("the model was made for other windows or sensors".into()),
         };
-        scores.unwrap_or_else(|reason| {
+        let scores = scores.unwrap_or_else(|reason| {
             tracing::error!(reason, windows = windows.len(), "windows are not scored");
             vec![]
-        })
+        });
+        let model =
+            prediction::Model { heads: scorer.heads(), version: scorer.version(), horizon_ms: scorer.horizon_ms() };
+        windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect()
     }
 }
 
@@ -386,6 +420,13 @@ impl Happened {
 }
 
 impl Steps {
+    fn windows(&self) -> impl Iterator<Item = &WindowFeatures> {
+        self.happened.iter().filter_map(|happened| match happened {
+            Happened::Window(window) => Some(&**window),
+            Happened::Event(_) | Happened::Generation(_) => None,
+        })
+    }
+
     /// What a batch carries besides its readings.
     fn take(&mut self, mut taken: Taken) {
         self.balance.batches += 1;

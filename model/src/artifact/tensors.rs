@@ -6,7 +6,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest, Sha256};
 
 use super::ArtifactError;
-use crate::forward::Dense;
+use crate::forward::{Bins, Layer};
 
 /// Key of the JSON header in the safetensors metadata.
 const HEADER: &str = "millwright";
@@ -30,13 +30,16 @@ impl TensorsBuilder {
         self.tensors.insert(name.into(), Stored { dtype: Dtype::F64, shape: vec![values.len()], data });
     }
 
-    pub fn dense(&mut self, i: usize, layer: &Dense) {
-        let mut put = |part: &str, shape: Vec<usize>, values: &[f32]| {
-            let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            self.tensors.insert(format!("layer.{i}.{part}"), Stored { dtype: Dtype::F32, shape, data });
-        };
-        put("weight", vec![layer.outputs, layer.inputs], &layer.weight);
-        put("bias", vec![layer.outputs], &layer.bias);
+    pub fn f32(&mut self, name: &str, values: &[f32]) {
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.tensors.insert(name.into(), Stored { dtype: Dtype::F32, shape: vec![values.len()], data });
+    }
+
+    pub fn layer(&mut self, i: usize, layer: &Layer) {
+        self.f32(&format!("layer.{i}.weight"), &layer.weight);
+        self.f32(&format!("layer.{i}.adapter"), &layer.adapter);
+        self.f32(&format!("layer.{i}.scale"), &layer.scale);
+        self.f32(&format!("layer.{i}.bias"), &layer.bias);
     }
 
     pub fn digest(&self, header: &str) -> [u8; 32] {
@@ -95,22 +98,36 @@ impl<'a> Tensors<'a> {
         if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(ArtifactError::NotFinite { what: name }) }
     }
 
-    pub fn dense(&self, i: usize) -> Result<Dense, ArtifactError> {
-        let (shape, weight) = self.f32(&format!("layer.{i}.weight"))?;
-        let (_, bias) = self.f32(&format!("layer.{i}.bias"))?;
-        let [outputs, inputs] = shape[..] else {
-            return Err(ArtifactError::Format(format!("layer {i} is no matrix")));
-        };
-        Ok(Dense { inputs, outputs, weight, bias })
+    /// Layer `i` of a network with layers of these sizes; whether its numbers fit them is for the network to say.
+    pub fn layer(&self, i: usize, sizes: &[usize]) -> Result<Layer, ArtifactError> {
+        let part = |part: &str| self.f32(&format!("layer.{i}.{part}"));
+        Ok(Layer {
+            inputs: sizes[i],
+            outputs: sizes[i + 1],
+            weight: part("weight")?,
+            adapter: part("adapter")?,
+            scale: part("scale")?,
+            bias: part("bias")?,
+        })
     }
 
-    fn f32(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), ArtifactError> {
+    /// Bins with so many edges per input.
+    pub fn bins(&self, edges: &[usize]) -> Result<Bins, ArtifactError> {
+        let all = self.f32("bins.edges")?;
+        if edges.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(all.len()) {
+            return Err(ArtifactError::Format("there are more or fewer edges of bins than said".into()));
+        }
+        let mut rest = all.into_iter();
+        Ok(Bins::new(edges.iter().map(|n| rest.by_ref().take(*n).collect()).collect())?)
+    }
+
+    fn f32(&self, name: &str) -> Result<Vec<f32>, ArtifactError> {
         let tensor = self.tensors.tensor(name).map_err(format)?;
-        if tensor.dtype() != Dtype::F32 {
-            return Err(ArtifactError::Format(format!("tensor {name} is not of 32-bit floats")));
+        if tensor.dtype() != Dtype::F32 || tensor.shape().len() != 1 {
+            return Err(ArtifactError::Format(format!("tensor {name} is no vector of 32-bit floats")));
         }
         let (numbers, _) = tensor.data().as_chunks::<4>();
-        Ok((tensor.shape().to_vec(), numbers.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 }
 

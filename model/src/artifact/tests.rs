@@ -1,5 +1,5 @@
 use super::*;
-use crate::forward::Dense;
+use crate::forward::{Bins, Layer};
 
 /// Two heads over waves of weights.
 pub fn artifact() -> Artifact {
@@ -8,16 +8,26 @@ pub fn artifact() -> Artifact {
     let kinds = vec![AssetId::new("press").unwrap()];
     let encoder = Encoder { kinds: kinds.clone(), mean: vec![0.1; features], std: vec![1.0 / 3.0; features] };
     let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin() / 5.0).collect::<Vec<_>>();
-    let hidden = Dense { inputs: encoder.width(), outputs: 4, weight: wave(encoder.width() * 4), bias: wave(4) };
-    let head = Dense { inputs: 4, outputs: 2, weight: wave(8), bias: wave(2) };
-    let platt = Platt { slope: 0.7, intercept: -0.1 };
-    let head_of = |mode: &str| Head { mode: mode.into(), platt, calibrated: mode == "slip", threshold: 0.3 };
+    let inputs = encoder.width();
+    // Two members, and bins for every second input.
+    let edges = |i: usize| if i % 2 == 0 && i < features { vec![-1.0, 0.2, 0.9, 2.0] } else { vec![] };
+    let bins = Bins::new((0..inputs).map(edges).collect()).unwrap();
+    let weight = wave((inputs + bins.count()) * 4);
+    let (adapter, scale) = (wave(2 * inputs), wave(8));
+    let hidden = Layer { inputs, outputs: 4, weight, adapter, scale, bias: wave(8) };
+    let head = Layer { inputs: 4, outputs: 2, weight: wave(16), bias: wave(4), ..Layer::default() };
+    let curve = Isotonic::new(vec![(-0.5, 0.1), (0.1, 0.3), (2.0, 0.9)]).unwrap();
+    let head_of = |mode: &str| {
+        let calibration =
+            if mode == "slip" { Platt { slope: 0.7, intercept: -0.1 }.into() } else { curve.clone().into() };
+        Head { mode: mode.into(), calibration, calibrated: mode == "slip", threshold: 0.3 }
+    };
     let golden = |value: f64| Golden { kind: kinds[0].clone(), features: vec![value; features], probabilities: vec![] };
     let mut artifact = Artifact {
         config,
         horizon_ms: 86_400_000,
         encoder,
-        network: Network::new(vec![hidden, head]).unwrap(),
+        network: Network::ensemble(bins, 2, vec![hidden, head]).unwrap(),
         heads: vec![head_of("slip"), head_of("heat")],
         golden: vec![golden(0.2), golden(-0.3)],
         origin: Origin { data_sha256: "00".into(), rows: 5, created_ms: 7, ..Origin::default() },
@@ -84,7 +94,10 @@ fn each_lie_is_refused_by_its_name() {
     };
     assert!(matches!(refused(|a| a.golden[1].probabilities[1] += 1e-3), ArtifactError::Golden { .. }));
     assert!(matches!(refused(|a| a.golden[1].probabilities[1] = f64::NAN), ArtifactError::NotFinite { .. }));
-    assert!(matches!(refused(|a| a.heads[0].platt.slope = f64::NAN), ArtifactError::NotFinite { .. }));
+    assert!(matches!(
+        refused(|a| a.heads[0].calibration = Platt { slope: f64::NAN, intercept: 0.0 }.into()),
+        ArtifactError::NotFinite { .. }
+    ));
     assert!(matches!(refused(|a| a.encoder.std[0] = 0.0), ArtifactError::NotFinite { .. }));
     assert!(matches!(refused(|a| a.heads[1].mode = "slip".into()), ArtifactError::Format(_)));
     assert!(matches!(refused(|a| a.golden.clear()), ArtifactError::Format(_)));
@@ -118,13 +131,17 @@ fn forged(identity: impl Fn(&mut Identity), tensors: impl Fn(&mut TensorsBuilder
 fn a_forged_file_with_a_right_checksum_is_refused_too() {
     assert!(matches!(forged(|i| i.fingerprint = "f".into(), |_| {}), ArtifactError::Fingerprint { .. }));
     assert!(matches!(forged(|i| i.config.window_ms += 1, |_| {}), ArtifactError::Fingerprint { .. }));
-    assert!(matches!(forged(|i| i.layers = usize::MAX, |_| {}), ArtifactError::Format(_)));
-    assert!(matches!(forged(|i| i.layers = 1, |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.sizes.clear(), |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.sizes[0] = usize::MAX, |_| {}), ArtifactError::Shape(ShapeError::Layer { .. })));
+    assert!(matches!(forged(|i| i.members = 3, |_| {}), ArtifactError::Shape(_)));
+    assert!(matches!(forged(|i| i.edges[0] = usize::MAX, |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.edges.clear(), |_| {}), ArtifactError::Format(_)));
+    assert!(matches!(forged(|i| i.knots[1] = 2, |_| {}), ArtifactError::Format(_)));
+    let falls = |t: &mut TensorsBuilder| t.f64("calibration.probability", &[0.5, 0.3, 0.9]);
+    assert!(matches!(forged(|_| {}, falls), ArtifactError::Format(_)));
     assert!(matches!(forged(|i| i.calibrated.clear(), |_| {}), ArtifactError::Format(_)));
     assert!(matches!(forged(|i| i.horizon_ms += 1, |_| {}), ArtifactError::Version { .. }));
-    let nan = |t: &mut TensorsBuilder| {
-        t.dense(1, &Dense { inputs: 4, outputs: 2, weight: vec![f32::NAN; 8], bias: vec![0.0; 2] });
-    };
+    let nan = |t: &mut TensorsBuilder| t.f32("layer.1.weight", &[f32::NAN; 16]);
     assert!(matches!(forged(|_| {}, nan), ArtifactError::Shape(ShapeError::NotFinite { layer: 1 })));
     let narrow = |t: &mut TensorsBuilder| t.f64("encoder.mean", &[1.0]);
     assert!(matches!(forged(|_| {}, narrow), ArtifactError::Format(_)));

@@ -2,6 +2,8 @@
 
 use proto::asset::AssetId;
 
+use super::Bins;
+
 /// Standardized features are held within this many deviations, so that one wild sensor cannot swamp the others.
 pub const ENCODED_LIMIT: f64 = 8.0;
 /// A feature that varies less than this did not vary in training: it is left unscaled.
@@ -42,13 +44,30 @@ impl Encoder {
         self.mean.len() + self.kinds.len()
     }
 
+    /// Edges of at most `max` bins per feature by the quantiles of `rows`, as the network takes them; values that are
+    /// missing are left out, and kinds have no bins.
+    pub fn bins<'a>(&self, rows: impl Iterator<Item = &'a [f32]> + Clone, max: usize) -> Bins {
+        let column = |i: usize| {
+            let known = rows.clone().map(move |row| f64::from(row[i])).filter(|v| v.is_finite());
+            known.map(|value| self.standardized(i, value)).collect()
+        };
+        Bins::fit((0..self.width()).map(|i| if i < self.features() { column(i) } else { vec![] }), max)
+    }
+
+    fn standardized(&self, feature: usize, value: f64) -> f32 {
+        let scaled = (value - self.mean[feature]) / self.std[feature];
+        if scaled.is_nan() { 0.0 } else { scaled.clamp(-ENCODED_LIMIT, ENCODED_LIMIT) as f32 }
+    }
+
+    /// A row without a kind.
+    pub fn standardize(&self, features: impl IntoIterator<Item = f64>) -> Vec<f32> {
+        features.into_iter().take(self.features()).enumerate().map(|(i, value)| self.standardized(i, value)).collect()
+    }
+
     /// A missing feature becomes the average one; an unknown kind is none of the known ones.
     pub fn encode(&self, kind: &AssetId, features: impl IntoIterator<Item = f64>) -> Vec<f32> {
         let mut row = Vec::with_capacity(self.width());
-        row.extend(features.into_iter().zip(self.mean.iter().zip(&self.std)).map(|(value, (mean, std))| {
-            let scaled = (value - mean) / std;
-            if scaled.is_nan() { 0.0 } else { scaled.clamp(-ENCODED_LIMIT, ENCODED_LIMIT) as f32 }
-        }));
+        row.extend(features.into_iter().take(self.features()).enumerate().map(|(i, v)| self.standardized(i, v)));
         row.extend(self.kinds.iter().map(|k| f32::from(u8::from(k == kind))));
         row
     }

@@ -35,12 +35,12 @@ impl Plan {
         Ok(Plan { settings: settings.clone(), borders, modes, refused })
     }
 
-    /// The run that `model` came from, with other hidden layers: same borders, same modes, so that a comparison with
-    /// it is about the network alone. None: a mode of the model is not among the dataset's.
-    pub fn of(model: &Artifact, dataset: &Dataset, hidden: Vec<usize>) -> Option<Self> {
+    /// The run that `model` came from with logistic regression in place of its network: same borders, same modes, so
+    /// that a comparison is about the network alone. None: a mode of the model is not among the dataset's.
+    pub fn logistic(model: &Artifact, dataset: &Dataset) -> Option<Self> {
         let mode_of = |mode: &String| dataset.modes.iter().position(|m| m == mode);
         let modes = model.heads.iter().map(|h| mode_of(&h.mode)).collect::<Option<Vec<usize>>>()?;
-        let settings = TrainSettings { hidden, ..model.origin.settings.clone() };
+        let settings = TrainSettings { hidden: vec![], members: 1, bins: 0, ..model.origin.settings.clone() };
         Some(Plan { settings, borders: model.origin.borders, modes, refused: model.origin.refused.clone() })
     }
 

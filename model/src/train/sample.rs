@@ -32,7 +32,13 @@ pub fn draw(dataset: &Dataset, rows: &[usize], modes: &[usize], settings: &Train
     let negatives_max = settings.rows_max.saturating_sub(sampled.len());
     sampled.extend(thin(negative, negatives_max, &mut rng));
     sampled.sort_by_key(|s| s.row);
-    let class_weights = modes.iter().map(|mode| class_weight(dataset, &sampled, *mode)).collect();
+    let class_weights = modes.iter().map(|mode| {
+        let weight = |positive: bool| -> f64 {
+            sampled.iter().filter(|s| dataset.rows[s.row].is_positive(*mode) == positive).map(|s| s.weight).sum()
+        };
+        class_weight(weight(false), weight(true), settings.class_weight)
+    });
+    let class_weights = class_weights.collect();
     Sample { rows: sampled, class_weights }
 }
 
@@ -46,10 +52,8 @@ fn thin(mut rows: Vec<usize>, max: usize, rng: &mut ChaCha8Rng) -> Vec<SampledRo
     rows.into_iter().map(|row| SampledRow { row, weight }).collect()
 }
 
-/// Square root of the odds against: rare modes are heard, and the probabilities stay near enough to be calibrated.
-fn class_weight(dataset: &Dataset, sample: &[SampledRow], mode: usize) -> f64 {
-    let weight = |positive: bool| -> f64 {
-        sample.iter().filter(|s| dataset.rows[s.row].is_positive(mode) == positive).map(|s| s.weight).sum()
-    };
-    (weight(false) / weight(true).max(1.0)).sqrt().clamp(1.0, CLASS_WEIGHT_MAX)
+/// How much more a positive row counts than a negative one: a power of the odds against. At one half rare modes are
+/// heard, and the probabilities stay near enough to be calibrated.
+pub fn class_weight(negatives: f64, positives: f64, power: f64) -> f64 {
+    (negatives / positives.max(1.0)).powf(power).clamp(1.0, CLASS_WEIGHT_MAX)
 }

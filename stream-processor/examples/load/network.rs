@@ -4,7 +4,7 @@ use model::{
     artifact::{Artifact, Golden, Head, Origin},
     calibration::Platt,
     features::{FeatureConfig, FeatureSchema},
-    forward::{Encoder, Network},
+    forward::{Bins, Encoder, Network},
     mlp::Mlp,
     settings::TrainSettings,
 };
@@ -32,14 +32,18 @@ pub fn untrained() -> anyhow::Result<Artifact> {
     let encoder = Encoder { kinds: kinds.clone(), mean: vec![50.0; width], std: vec![40.0; width] };
     let settings = TrainSettings::default();
     let sizes = [&[encoder.width()], &settings.hidden[..], &[MODES.len()]].concat();
-    let layers = Mlp::new(&sizes, &mut ChaCha8Rng::seed_from_u64(1))?.layers()?;
-    let head = |mode: &str| Head { mode: mode.into(), platt: PLATT, calibrated: true, threshold: THRESHOLD };
+    let edges = |input| if input < width { edges(settings.bins) } else { vec![] };
+    let bins = Bins::new((0..encoder.width()).map(edges).collect())?;
+    let mlp = Mlp::new(&sizes, bins, settings.members, &mut ChaCha8Rng::seed_from_u64(1))?;
+    let layers = mlp.layers(&mlp.values()?);
+    let head =
+        |mode: &str| Head { mode: mode.into(), calibration: PLATT.into(), calibrated: true, threshold: THRESHOLD };
     let golden = Golden { kind: kinds[0].clone(), features: vec![60.0; width], probabilities: vec![] };
     let mut artifact = Artifact {
         config,
         horizon_ms: settings.horizon_ms(),
         encoder,
-        network: Network::new(layers)?,
+        network: Network::ensemble(mlp.bins().clone(), mlp.members(), layers)?,
         heads: MODES.map(head).to_vec(),
         golden: vec![],
         origin: Origin { settings, ..Origin::default() },
@@ -47,4 +51,9 @@ pub fn untrained() -> anyhow::Result<Artifact> {
     let probabilities = artifact.probabilities(&artifact.logits(&golden.kind, &golden.features));
     artifact.golden.push(Golden { probabilities, ..golden });
     Ok(artifact)
+}
+
+/// Evenly over what a standardized feature usually is.
+fn edges(bins: usize) -> Vec<f32> {
+    if bins < 2 { vec![] } else { (0..=bins).map(|i| 4.0 * i as f32 / bins as f32 - 2.0).collect() }
 }

@@ -45,6 +45,7 @@ fn score(desk: &mut AlertDesk, n: i64, bearing: f64, imbalance: f64) -> Vec<Aler
         mode: mode.into(),
         probability,
         contributions: vec![contribution(sensor)],
+        uncertainty: 0.0,
     };
     let prediction = Prediction {
         machine: "press-1".into(),

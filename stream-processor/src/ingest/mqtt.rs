@@ -114,6 +114,8 @@ struct Driver {
 impl Driver {
     async fn run(mut self, stop: CancellationToken, hang_up: CancellationToken) {
         let mut backoff = BACKOFF_MIN;
+        // Once for every outage; one that begins with us, too.
+        let mut told = false;
         loop {
             let polled = tokio::select! {
                 () = hang_up.cancelled() => break,
@@ -131,14 +133,18 @@ impl Driver {
             let Err(failed) = handled else {
                 if *self.up.borrow() {
                     backoff = BACKOFF_MIN;
+                    told = false;
                 }
                 continue;
             };
             if self.up.send_replace(false) {
                 tracing::warn!(error = failed, "the connection to the broker is lost; nothing is: gateways keep it");
-            } else {
+            } else if told {
                 tracing::debug!(error = failed, "no connection to the broker");
+            } else {
+                tracing::warn!(error = failed, "no connection to the broker yet; it is tried again until there is one");
             }
+            told = true;
             self.events.clean();
             let pause = rand::rng().random_range(Duration::ZERO..=backoff);
             backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::score::Scorer;
 use proto::{
     ack::Incarnation,
     asset::AssetId,
@@ -23,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     STOP_MAX, StopBy,
     ledger::{Answer, Ledger},
+    models::Models,
     throttle::Throttle,
 };
 use crate::{
@@ -31,15 +31,13 @@ use crate::{
     archive::{self, Archive, Segment, pending::Pending},
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::{Arrival, mqtt::Ingest},
-    intake::{
-        Intake,
-        installs::{Installs, Speaker},
-    },
+    installs::{Installs, Speaker},
+    intake::Intake,
     serve::{
         board::{Board, Part, ProcessorState},
         command::{Command, CommandError},
     },
-    stream::{Derived, Loss, Lost, Stream, StreamError, fleet::Kinds},
+    stream::{Derived, Loss, Lost, Steps, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
 };
 
@@ -77,7 +75,7 @@ pub struct Engine {
     pub clock: watch::Receiver<PlantClock>,
     pub ingest: Ingest,
     pub commands: mpsc::Receiver<Command>,
-    pub scorer: watch::Receiver<Option<Arc<Scorer>>>,
+    pub models: Models,
     pub intake: Intake,
     pub installs: Installs,
     pub acks: Acks,
@@ -91,13 +89,21 @@ pub struct Engine {
     pub ledger: Ledger,
     /// The monotonic clock's zero.
     pub started: Instant,
-    /// Since when a segment has been waiting for room.
+    /// Waits until it is known which model judges it.
+    pub held: Option<Unjudged>,
+    /// Since when a segment has been waiting for room, or windows for their model.
     pub blocked_since: Option<Duration>,
     pub stop_by: StopBy,
     /// Version of the model in charge.
     pub in_charge: Option<String>,
     /// Anybody who reaches the broker can cause these.
     pub stray_warnings: Throttle,
+}
+
+/// What a run of batches has led to, and when these came.
+pub struct Unjudged {
+    steps: Steps,
+    received: Vec<Instant>,
 }
 
 impl Engine {
@@ -120,6 +126,7 @@ impl Engine {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut status = self.archive.status();
         self.model_in_charge();
+        self.change_model()?;
         loop {
             tokio::select! {
                 taken = self.ingest.arrivals.recv_many(&mut arrivals, TURN_MESSAGES_MAX), if self.takes() => {
@@ -131,8 +138,10 @@ impl Engine {
                 Some(command) = self.commands.recv() => self.obey(command),
                 Ok(()) = status.changed() => self.archived()?,
                 Ok(()) = self.ingest.connections.changed() => self.acks.repeat_all(),
-                Ok(()) = self.scorer.changed() => self.model_in_charge(),
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    self.change_model()?;
+                }
             }
             self.send_acks(self.now());
             if self.pending.due(self.now()) {
@@ -145,12 +154,13 @@ impl Engine {
         self.drained().await
     }
 
-    /// The last segment, for which there may be no room for a moment.
+    /// The last segment, for which there may be no room for a moment, or windows that still wait for their model.
     async fn drained(&mut self) -> Result<(), EngineError> {
         let mut tick = interval(TICK);
         for _ in 0..DRAIN_TICKS_MAX {
+            self.archived()?;
             self.submit()?;
-            if self.pending.is_empty() || self.must_close() {
+            if (self.pending.is_empty() && self.held.is_none()) || self.must_close() {
                 break;
             }
             tick.tick().await;
@@ -163,9 +173,10 @@ impl Engine {
         self.stop_by.get().is_some_and(|until| Instant::now() + CLOSE_MIN >= *until)
     }
 
-    /// While a segment waits for room nothing is received, so that it can't grow; once paused, what comes is refused.
+    /// While a segment waits for room nothing is received, so that it can't grow, and nothing behind windows that wait for
+    /// their model; once paused, what comes is refused.
     fn takes(&self) -> bool {
-        self.blocked_since.is_none() || self.intake.paused()
+        (self.blocked_since.is_none() && self.held.is_none()) || self.intake.paused()
     }
 
     fn now(&self) -> Duration {
@@ -232,12 +243,19 @@ impl Engine {
             self.kinds.send_replace(Arc::new(self.stream.fleet().kinds()));
         }
         self.metrics.window_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        self.judge(Unjudged { steps, received })
+    }
+
+    fn judge(&mut self, unjudged: Unjudged) -> Result<(), EngineError> {
+        if self.stream.undecided(&unjudged.steps) {
+            self.held = Some(unjudged);
+            return Ok(());
+        }
         let began = Instant::now();
-        let scorer = self.scorer.borrow().clone();
-        let derived = self.stream.judge(steps, scorer.as_deref())?;
+        let derived = self.stream.judge(unjudged.steps, self.models.loaded())?;
         self.metrics.scoring_seconds.record(began.elapsed().as_secs_f64(), &[]);
         self.keep(derived);
-        for at in received {
+        for at in unjudged.received {
             self.metrics.batch_seconds.record(at.elapsed().as_secs_f64(), &[]);
         }
         Ok(())
@@ -331,16 +349,16 @@ impl Engine {
         let now = self.plant_now();
         match command {
             Command::Acknowledge { alert_id, author, note, request_id, reply } => {
-                if let Some(alert) = self.ledger.acknowledged(&request_id) {
-                    let alert = Box::new(alert.clone());
-                    self.ledger.answer(Answer::Acknowledged(alert, reply));
+                if let Some(alert) = self.stream.requests.acknowledged(&request_id) {
+                    let alert = Alert { incarnation: self.incarnation, ..alert.clone() };
+                    self.ledger.answer(Answer::Acknowledged(Box::new(alert), reply));
                 } else {
                     match self.stream.acknowledge(&alert_id, &author, &note, now) {
                         Err(e) => drop(reply.send(Err(refusal(e)))),
                         Ok(mut alert) => {
                             alert.incarnation = self.incarnation;
                             alert.provisional = false;
-                            self.ledger.remember_acknowledged(request_id, &alert);
+                            self.stream.requests.remember_acknowledged(request_id, &alert);
                             let derived = Derived { alerts: vec![alert.clone()], ..Derived::default() };
                             self.pending.add(derived, self.started.elapsed());
                             self.ledger.show(alert.clone());
@@ -350,9 +368,9 @@ impl Engine {
                 }
             }
             Command::Record { event, request_id, reply } => {
-                if !self.ledger.recorded(&request_id) {
+                if !self.stream.requests.recorded(&request_id) {
                     let derived = self.stream.record(event, now);
-                    self.ledger.remember_recorded(request_id);
+                    self.stream.requests.remember_recorded(request_id);
                     self.keep(derived);
                 }
                 self.ledger.answer(Answer::Recorded(reply));
@@ -363,16 +381,37 @@ impl Engine {
 
     /// Cuts the barrier: everything taken so far, and the state after it.
     fn submit(&mut self) -> Result<(), EngineError> {
-        if self.pending.is_empty() || !self.archive.room() {
+        if self.pending.is_empty() || self.held.is_some() || !self.archive.room() {
             return Ok(());
+        }
+        // Beside an S3 that is away it could only make windows wait.
+        if self.archive.status().borrow().up {
+            self.stream.settle();
         }
         let snapshot = self.stream.snapshot(&self.intake.left())?;
         let segment = Segment { content: self.pending.take(), snapshot, positions: self.intake.positions() };
         self.ledger.submitted();
+        if self.stream.has_entered() {
+            self.models.submitted(self.ledger.segments());
+        }
         self.archive.submit(segment).map_err(|_| EngineError::Archive)
     }
 
-    /// The archive has moved: acks, answers, alerts that are certain now.
+    /// Enters the model that was offered. Its line is drawn at the barrier, so it gets a segment at once, and only when that
+    /// can be expected to be in S3 soon.
+    fn change_model(&mut self) -> Result<(), EngineError> {
+        let Some(charge) = self.models.offer(self.stream.schedule()) else { return Ok(()) };
+        let can = self.held.is_none() && self.archive.room() && self.archive.status().borrow().up;
+        if !can || !self.stream.enter(&charge, self.plant_now()) {
+            return Ok(());
+        }
+        tracing::info!(version = charge.version, "the model is entered");
+        self.models.keep_offered();
+        self.pending.force(self.now());
+        self.submit()
+    }
+
+    /// The archive has moved: acks, answers, alerts that are certain now; and who judges which windows.
     fn archived(&mut self) -> Result<(), EngineError> {
         let status = self.archive.status().borrow().clone();
         if status.fenced {
@@ -382,6 +421,10 @@ impl Engine {
             });
         }
         self.acks.committed(&status.committed);
+        if self.models.committed(status.committed_segments) {
+            self.stream.in_force();
+            self.model_in_charge();
+        }
         let confirmed = self.ledger.committed(status.committed_segments);
         self.metrics.readings_archived.add(confirmed.readings, &[]);
         self.metrics.batches_committed.add(confirmed.batches, &[]);
@@ -393,11 +436,17 @@ impl Engine {
         self.metrics.staged_segments.record(status.staged_segments, &[]);
         self.metrics.manifest.record(status.manifest, &[]);
         self.board.set_part(Part::Archive, (!status.up).then(|| "S3 does not answer".into()));
-        Ok(())
+        match self.held.take() {
+            Some(held) => self.judge(held),
+            None => Ok(()),
+        }
     }
 
     fn model_in_charge(&mut self) {
-        let version = self.scorer.borrow_and_update().as_ref().map(|s| s.version().to_owned());
+        let version = self.models.follow(self.stream.schedule());
+        if let Some(version) = version.as_ref().filter(|_| version != self.in_charge) {
+            tracing::info!(version, "model in charge");
+        }
         self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
         self.in_charge.clone_from(&version);
         self.board.set_state(match version {
@@ -408,12 +457,17 @@ impl Engine {
 
     fn tick(&mut self) {
         let now = self.now();
-        let blocked = self.pending.due(now) && !self.archive.room();
+        let blocked = self.held.is_some() || (self.pending.due(now) && !self.archive.room());
         self.blocked_since = blocked.then(|| self.blocked_since.unwrap_or(now));
         let patient = |since| !self.stop.is_cancelled() && now.saturating_sub(since) < PAUSE_AFTER;
         let paused = self.blocked_since.is_some_and(|since| !patient(since));
         if paused != self.intake.paused() {
             match paused {
+                true if self.held.is_some() => {
+                    tracing::error!(
+                        "windows wait until the model that judges them is entered in S3; gateways keep everything"
+                    );
+                }
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
                 false => tracing::info!("there is room again: taking on"),
             }

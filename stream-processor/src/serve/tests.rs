@@ -69,7 +69,12 @@ fn prediction(machine: &str, probability: f64, window_end_ms: i64) -> Prediction
         machine: machine.into(),
         machine_kind: "press".into(),
         window_end_ms,
-        modes: vec![ModeProbability { mode: "bearing_wear".into(), probability, contributions: vec![vibration] }],
+        modes: vec![ModeProbability {
+            mode: "bearing_wear".into(),
+            probability,
+            contributions: vec![vibration],
+            uncertainty: 0.0,
+        }],
         horizon_ms: 86_400_000,
         ..Default::default()
     }

@@ -200,4 +200,4 @@ fn interval_ms(readings: &[RawReading]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

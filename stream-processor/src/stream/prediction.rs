@@ -37,13 +37,13 @@ pub fn modes(
     score: &Score,
     contribution: impl Fn(&SensorShare) -> Contribution,
 ) -> Vec<ModeProbability> {
-    let scores = score.probabilities.iter().zip(&score.shares);
-    let of_head = |(head, (probability, shares)): (&ModeHead, (&f64, &Vec<SensorShare>))| ModeProbability {
+    let of_head = |(i, head): (usize, &ModeHead)| ModeProbability {
         mode: head.mode.clone(),
-        probability: *probability,
-        contributions: shares.iter().map(&contribution).collect(),
+        probability: score.probabilities[i],
+        contributions: score.shares[i].iter().map(&contribution).collect(),
+        uncertainty: score.uncertainties[i],
     };
-    let mut modes: Vec<ModeProbability> = heads.iter().zip(scores).map(of_head).collect();
+    let mut modes: Vec<ModeProbability> = heads.iter().enumerate().map(of_head).collect();
     modes.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     modes
 }

@@ -3,6 +3,7 @@
 mod delivery;
 mod generations;
 mod log;
+mod models;
 mod oracle;
 mod revisions;
 mod shards;

@@ -4,6 +4,7 @@ mod hall;
 mod kill;
 mod outage;
 mod plant;
+mod promotion;
 mod provisional;
 mod proxy;
 mod told;

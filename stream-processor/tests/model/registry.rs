@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{
     artifact::{Artifact, Golden, Head, Origin},
-    calibration::Platt,
+    calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
     registry::{self, Champion, Decision, RegistryError},
@@ -52,7 +52,7 @@ fn artifact_for(config: FeatureConfig, threshold: f64) -> Artifact {
         horizon_ms: 1,
         encoder,
         network: Network::new(vec![dense]).unwrap(),
-        heads: vec![Head { mode: "slip".into(), platt: Platt::IDENTITY, calibrated: true, threshold }],
+        heads: vec![Head { mode: "slip".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold }],
         golden: vec![],
         origin: Origin::default(),
     };
@@ -156,11 +156,11 @@ impl Watch {
             name: name("failure"),
             refresh: LOOK,
             fingerprint: FeatureSchema::of(&FeatureConfig::default()).fingerprint(),
-            scorer: out,
+            offers: out,
             refused: models_refused(&exporter.meter()),
         };
-        let refused = watched.begin().await;
-        tokio::spawn(watched.watch(refused, asked, stop.clone()));
+        let seen = watched.begin(None).await;
+        tokio::spawn(watched.watch(seen, asked, stop.clone()));
         Watch { scorer, exporter, stop, _asked: asked_out }
     }
 

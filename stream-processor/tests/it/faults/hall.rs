@@ -76,7 +76,7 @@ impl Hall {
         let proxy = Proxy::start(server.addr).await;
         let s3 = S3Config::with_keys(&format!("http://{}", server.addr), BUCKET, &keys.access, &keys.secret);
         let store = Store::open(&s3).await.unwrap();
-        plant::put_in_charge(&store).await;
+        plant::put_in_charge(&store, plant::THRESHOLD).await;
         let clock = PlantClock { wall_origin_ms: wall_now_ms(), plant_origin: origin, speed };
         let (starts, seen) = (0, Progress::default());
         Some(Hall { folder, broker, _server: server, proxy, store, clock, keys, starts, seen })
@@ -155,7 +155,7 @@ impl Hall {
                  [serve]\ngrpc = \"{ANY}\"\nhttp = \"{ANY}\"\n\
                  [archive]\nstaging = \"staging-{owner}\"\nsegment_seconds_max = 1\ntakeover_quiet_seconds = 4\n{settings}\n\
                  [features]\nsensors = [{sensors}]\nwindow_ms = {}\nlateness_ms = {}\n\
-                 [model]\nname = \"{}\"\n\
+                 [model]\nname = \"{}\"\nrefresh_seconds = 1\n\
                  [clock]\nwall_origin_ms = {}\nplant_origin = {}\nspeed = {:?}\n",
                 self.broker.1,
                 self.proxy.addr,

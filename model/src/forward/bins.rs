@@ -1,0 +1,143 @@
+//! Piecewise-linear encoding of numbers by the quantiles of the training rows (Gorishniy et al. 2022).
+//!
+//! A number is encoded by how far it has come through each bin: 1 through those below it, 0 through those above, and a
+//! share through its own. The first and the last bin go on for ever, so that what lies outside is told apart too. So
+//! only one bin's share has to be worked out, and a layer's weights of all bins below are one sum known beforehand.
+
+use super::ShapeError;
+
+/// Edges nearer to each other than this, in deviations, are one.
+const WIDTH_MIN: f32 = 1e-3;
+/// Rows whose quantiles are taken at most; more change no edge that matters.
+const QUANTILE_ROWS_MAX: usize = 10_000;
+
+/// Per input of the network the edges of its bins, ascending; an input without edges has none, and stays a line.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Bins {
+    edges: Vec<f32>,
+    /// Where in `edges` each input's begin, and at last their number.
+    starts: Vec<usize>,
+}
+
+/// Where a number lies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// Of all bins of all inputs.
+    pub bin: usize,
+    /// How far through the bin; below 0 or above 1 only in the outermost ones.
+    pub share: f32,
+}
+
+impl Bins {
+    /// No bins for any of so many inputs.
+    pub fn none(inputs: usize) -> Self {
+        Bins { edges: vec![], starts: vec![0; inputs + 1] }
+    }
+
+    pub fn new(edges: Vec<Vec<f32>>) -> Result<Self, ShapeError> {
+        let sound = |own: &Vec<f32>| {
+            let apart = own.windows(2).all(|pair| pair[1] - pair[0] > 0.0);
+            own.is_empty() || (own.len() >= 3 && apart && own.iter().all(|e| e.is_finite()))
+        };
+        if let Some(input) = edges.iter().position(|own| !sound(own)) {
+            return Err(ShapeError::Bins { input });
+        }
+        let mut starts = vec![0];
+        edges.iter().for_each(|own| starts.push(starts[starts.len() - 1] + own.len()));
+        Ok(Bins { edges: edges.concat(), starts })
+    }
+
+    /// At most `max` bins for each input, by the quantiles of its values; none where that would be less than two.
+    pub fn fit(columns: impl Iterator<Item = Vec<f32>>, max: usize) -> Self {
+        let edges = columns.map(|column| if max < 2 { vec![] } else { quantiles(column, max) }).collect();
+        Bins::new(edges).unwrap_or_default()
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    /// Of all inputs together.
+    pub fn count(&self) -> usize {
+        (0..self.inputs()).map(|input| self.edges(input).len().saturating_sub(1)).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.edges.is_empty()
+    }
+
+    pub fn edges(&self, input: usize) -> &[f32] {
+        &self.edges[self.starts[input]..self.starts[input + 1]]
+    }
+
+    /// The first of all bins of each input, and at last their number.
+    pub fn offsets(&self) -> Vec<usize> {
+        let mut offsets = vec![0];
+        (0..self.inputs()).for_each(|i| offsets.push(offsets[i] + self.edges(i).len().saturating_sub(1)));
+        offsets
+    }
+
+    /// Where each number of a row lies; `bin` is 0 and means nothing for an input without bins.
+    pub fn place(&self, row: &[f32], places: &mut Vec<Place>) {
+        let mut first = 0;
+        for (input, value) in row.iter().enumerate() {
+            let edges = self.edges(input);
+            let [_, inner @ .., _] = edges else {
+                places.push(Place { bin: 0, share: 0.0 });
+                continue;
+            };
+            let own = inner.iter().filter(|edge| **edge <= *value).count();
+            let share = (value - edges[own]) / (edges[own + 1] - edges[own]);
+            places.push(Place { bin: first + own, share });
+            first += edges.len() - 1;
+        }
+    }
+}
+
+fn quantiles(mut column: Vec<f32>, bins: usize) -> Vec<f32> {
+    let step = column.len().div_ceil(QUANTILE_ROWS_MAX).max(1);
+    column = column.into_iter().step_by(step).filter(|v| v.is_finite()).collect();
+    column.sort_by(f32::total_cmp);
+    let Some(last) = column.len().checked_sub(1) else { return vec![] };
+    let mut edges: Vec<f32> = (0..=bins).map(|i| column[i * last / bins]).collect();
+    edges.dedup_by(|b, a| *b - *a < WIDTH_MIN);
+    if edges.len() < 3 { vec![] } else { edges }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(bins: &Bins, row: &[f32]) -> Vec<(usize, f32)> {
+        let mut places = Vec::new();
+        bins.place(row, &mut places);
+        places.iter().map(|p| (p.bin, p.share)).collect()
+    }
+
+    #[test]
+    fn edges_are_quantiles_and_equal_ones_are_one() {
+        let even: Vec<f32> = (0..=100).map(|i| i as f32).collect();
+        let mostly_zero: Vec<f32> = (0..100).map(|i| if i < 80 { 0.0 } else { i as f32 }).collect();
+        let two_values: Vec<f32> = (0..100).map(|i| (i % 2) as f32).collect();
+        let bins = Bins::fit([even, mostly_zero, two_values].into_iter(), 4);
+        assert_eq!(bins.edges(0), [0.0, 25.0, 50.0, 75.0, 100.0]);
+        assert!(bins.edges(1).is_empty(), "one edge beside zero is a line: {:?}", bins.edges(1));
+        assert!(bins.edges(2).is_empty());
+        assert_eq!((bins.count(), bins.offsets()), (4, vec![0, 4, 4, 4]));
+    }
+
+    #[test]
+    fn a_number_lies_in_one_bin_and_outside_of_all_it_goes_on() {
+        let bins = Bins::new(vec![vec![0.0, 1.0, 3.0], vec![], vec![-1.0, 0.0, 1.0]]).unwrap();
+        assert_eq!(place(&bins, &[2.0, 9.0, -0.5]), [(1, 0.5), (0, 0.0), (2, 0.5)]);
+        assert_eq!(place(&bins, &[-1.0, 9.0, 5.0]), [(0, -1.0), (0, 0.0), (3, 5.0)]);
+        assert_eq!(place(&bins, &[1.0, 9.0, 0.0])[0], (1, 0.0));
+    }
+
+    #[test]
+    fn edges_that_do_not_rise_are_refused() {
+        for edges in [vec![1.0], vec![0.0, 1.0], vec![0.0, 1.0, 1.0], vec![0.0, f32::NAN, 1.0]] {
+            assert_eq!(Bins::new(vec![vec![], edges]), Err(ShapeError::Bins { input: 1 }));
+        }
+    }
+}
