@@ -1,4 +1,8 @@
-//! `model train | evaluate | promote | show`, and the same as `stream-processor model ...`.
+//! `model train | retrain | evaluate | compare | promote | rollback | show | history`, and the same as
+//! `stream-processor model ...`.
+
+mod challenge;
+mod decisions;
 
 use std::{
     error::Error,
@@ -10,6 +14,8 @@ use std::{
 
 use clap::{Args, Subcommand};
 use proto::{archive::Shard, asset::AssetId, config::ConfigError, time::wall_now_ms};
+
+use decisions::Decisions;
 
 use crate::{
     artifact::Artifact,
@@ -66,21 +72,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Puts a published version in charge.
-    Promote {
-        version: String,
-        /// Kept with the decision.
-        #[arg(long, default_value = "by hand")]
-        why: String,
-    },
-    /// Says which version is in charge, since when and why.
-    Show,
+    /// Trains a challenger, holds it against the version in charge, and promotes it if it passes the gate.
+    Retrain(challenge::Retrain),
+    /// Holds a published version against the one in charge. Exit code 0: it passes the gate, 3: refused, 4: wait.
+    Compare(challenge::Compare),
+    #[command(flatten)]
+    Decisions(Decisions),
 }
 
 enum Failure {
     /// Found before anything was opened.
     Config(String),
     Run(Box<dyn Error + Send + Sync>),
+    /// It ran, and has said what it found; the exit code says it to scripts.
+    Told(u8),
 }
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
@@ -97,6 +102,7 @@ pub async fn run(args: ModelArgs) -> ExitCode {
             eprintln!("{reason}");
             ExitCode::from(2)
         }
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(Failure::Run(error)) => {
             eprintln!("{}", one_line(&*error));
             ExitCode::FAILURE
@@ -147,15 +153,9 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
             report(&store, shard, model, truth, json).await
         }
-        Command::Promote { version, why } => {
-            let champion = registry::promote(&store, &name, &version, decision(&why)).await?;
-            say(&format!("{name}: {} is in charge, before it {}", champion.version, before(&champion.previous)))
-        }
-        Command::Show => {
-            let champion = registry::champion(&store, &name).await?;
-            let champion = champion.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?;
-            say(&serde_json::to_string_pretty(&champion)?)
-        }
+        Command::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
+        Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
+        Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
     }
 }
 
@@ -186,7 +186,7 @@ async fn report(
     json: bool,
 ) -> Result<(), Failure> {
     let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
-    let (dataset, _) = job::dataset(store, shard, features, horizon_ms, show_progress()).await?;
+    let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
     let measure = move || evaluate(&dataset, &model, truth.as_ref());
     let evaluation = tokio::task::spawn_blocking(measure).await??;
     if json { say(&serde_json::to_string_pretty(&evaluation)?) } else { say(&evaluation.to_string()) }

@@ -4,6 +4,8 @@
 mod plant;
 #[path = "model/registry.rs"]
 mod registry;
+#[path = "model/retraining.rs"]
+mod retraining;
 
 use edge_agent::source::simulator::{SimulatorConfig, truth};
 use model::{

@@ -27,7 +27,9 @@ mod machine;
 mod config;
 pub mod truth;
 
-pub use config::{FACTORY_MACHINES, MachineSpec, START_UNSET, ScriptedFault, SimulatorConfig, default_factory};
+pub use config::{
+    FACTORY_MACHINES, MachineSpec, PlantChange, START_UNSET, ScriptedFault, SimulatorConfig, default_factory,
+};
 pub use kinds::Kind;
 pub use wear::Mode;
 
@@ -54,7 +56,7 @@ impl Simulator {
         let before_start = config.start.plus_millis(-1);
         let mut simulator = Self {
             infos: config.machines.iter().map(|m| info(config, m)).collect(),
-            weather: Weather::new(config.seed, dt_h),
+            weather: Weather::new(config.seed, dt_h).hotter(config.change.map(|c| (c.at, c.hotter_c))),
             machines: config.machines.iter().map(|m| machine(config, m, dt_h)).collect(),
             interval_ms: config.interval_ms,
             next: config.start,
@@ -106,7 +108,8 @@ impl Source for Simulator {
 fn machine(config: &SimulatorConfig, spec: &MachineSpec, dt_h: f64) -> Machine {
     let script = config.fault.iter().filter(|f| f.machine == spec.id).map(|f| (f.onset, f.mode)).collect();
     let spec = MachineSpec { healthy: spec.healthy || !config.faults, ..spec.clone() };
-    Machine::new(config.seed, &spec, script, dt_h)
+    let other_supplier = config.change.filter(|change| change.other_supplier).map(|change| change.at);
+    Machine::new(config.seed, &spec, script, other_supplier, dt_h)
 }
 
 fn info(config: &SimulatorConfig, spec: &MachineSpec) -> MachineInfo {

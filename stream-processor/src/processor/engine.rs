@@ -39,12 +39,17 @@ use crate::{
     },
     stream::{Derived, Loss, Lost, Steps, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
+    watch::ModelWatch,
 };
 
 /// Messages that one turn takes; bounds the frame it makes of them.
 const TURN_MESSAGES_MAX: usize = 64;
 /// Acks, segment age and gauges are looked at so often.
 const TICK: Duration = Duration::from_millis(50);
+/// How good the model is, is reckoned so often: alerts and failures are hours apart.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// What an earlier life had read beyond its last commit comes again within this.
+const SETTLES_AFTER: Duration = Duration::from_secs(600);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
 const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
@@ -86,6 +91,7 @@ pub struct Engine {
     /// What is known of the fleet's sensors, for questions about machines of their kinds.
     pub kinds: watch::Sender<Arc<Kinds>>,
     pub metrics: Metrics,
+    pub watch: ModelWatch,
     pub ledger: Ledger,
     /// The monotonic clock's zero.
     pub started: Instant,
@@ -93,6 +99,8 @@ pub struct Engine {
     pub held: Option<Unjudged>,
     /// Since when a segment has been waiting for room, or windows for their model.
     pub blocked_since: Option<Duration>,
+    /// The next look at how good the model is.
+    pub report_due: Duration,
     pub stop_by: StopBy,
     /// Version of the model in charge.
     pub in_charge: Option<String>,
@@ -294,6 +302,7 @@ impl Engine {
         metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
         metrics.windows_revised.add(revised, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
+        self.watch.see(&derived);
         self.board.publish_windows(&derived.windows);
         self.board.publish_predictions(&derived.predictions);
         if !derived.alerts.is_empty() {
@@ -385,7 +394,7 @@ impl Engine {
             return Ok(());
         }
         // Beside an S3 that is away it could only make windows wait.
-        if self.archive.status().borrow().up {
+        if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
             self.stream.settle();
         }
         let snapshot = self.stream.snapshot(&self.intake.left())?;
@@ -447,6 +456,7 @@ impl Engine {
         if let Some(version) = version.as_ref().filter(|_| version != self.in_charge) {
             tracing::info!(version, "model in charge");
         }
+        self.watch.in_charge(self.models.in_charge().as_deref());
         self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
         self.in_charge.clone_from(&version);
         self.board.set_state(match version {
@@ -464,9 +474,7 @@ impl Engine {
         if paused != self.intake.paused() {
             match paused {
                 true if self.held.is_some() => {
-                    tracing::error!(
-                        "windows wait until the model that judges them is entered in S3; gateways keep everything"
-                    );
+                    tracing::warn!("windows wait for the manifest that enters their model; gateways keep everything");
                 }
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
                 false => tracing::info!("there is room again: taking on"),
@@ -485,6 +493,10 @@ impl Engine {
         if let Some((slowest, newest)) = self.stream.fleet().watermarks() {
             self.metrics.watermark_lag.record(behind(slowest), &[]);
             self.metrics.newest_batch_age.record(behind(newest), &[]);
+        }
+        if now >= self.report_due {
+            self.report_due = now + REPORT_INTERVAL;
+            self.board.set_model(self.watch.report());
         }
         let (pending, staged) = self.ledger.uncommitted();
         self.metrics.batches_pending.record(pending, &[]);
