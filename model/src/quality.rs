@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 pub use estimate::{Estimate, Sums};
 use realised::Counts;
+
+use crate::probation::Rate;
 pub use realised::{Known, Realised};
 
 /// Fewer resolved episodes say nothing and trigger nothing.
@@ -72,6 +74,7 @@ struct Waiting {
 /// What one version said on one day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Day {
+    windows: u64,
     sums: Sums,
     squares: f64,
     outcomes: f64,
@@ -163,6 +166,7 @@ impl Quality {
     /// One window: probability and threshold by mode.
     pub fn scored(&mut self, version: &str, machine: &AssetId, end: PlantTime, modes: &[(&str, f64, f64)]) {
         let day = self.day(version, end);
+        day.windows += 1;
         modes.iter().for_each(|(_, probability, threshold)| day.sums.add(*probability, *threshold));
         let waiting = self.waiting.entry(machine.clone()).or_default();
         if waiting.back().is_none_or(|last| end.millis() - last.end.millis() >= BRIER_STEP_MS) {
@@ -205,6 +209,13 @@ impl Quality {
         let mut versions: Vec<String> = self.days.keys().map(|(version, _)| version.clone()).collect();
         versions.dedup();
         versions
+    }
+
+    /// How often the version alerts.
+    pub fn rate(&self, version: &str) -> Rate {
+        let alerts = self.alerts.iter().filter(|a| a.alerted.version == version).count() as u64;
+        let days = self.days.iter().filter(|((of, _), _)| of == version);
+        Rate { alerts, windows: days.map(|(_, day)| day.windows).sum() }
     }
 
     pub fn figures(&self, version: &str) -> Figures {

@@ -143,12 +143,30 @@ pub async fn promote_over(
     over: &str,
     decision: Decision,
 ) -> Result<Entry, RegistryError> {
+    let before = pointer_at(store, name, over).await?;
+    change(store, name, Action::Promoted, version, decision, before).await
+}
+
+/// Puts `to` in charge again in place of `version`, if that still is.
+pub async fn rollback_from(
+    store: &Store,
+    name: &AssetId,
+    version: &str,
+    to: &str,
+    decision: Decision,
+) -> Result<Entry, RegistryError> {
+    let before = pointer_at(store, name, version).await?;
+    change(store, name, Action::RolledBack, to, decision, before).await
+}
+
+/// [`RegistryError::Overtaken`] if another version than `expected` is in charge.
+async fn pointer_at(store: &Store, name: &AssetId, expected: &str) -> Result<Option<(Entry, String)>, RegistryError> {
     let before = pointer(store, name).await?;
     let found = before.as_ref().map(|(champion, _)| champion.version.clone());
-    if found.as_deref() != Some(over) {
-        return Err(RegistryError::Overtaken { name: name.clone(), expected: over.into(), found });
+    match found.as_deref() == Some(expected) {
+        true => Ok(before),
+        false => Err(RegistryError::Overtaken { name: name.clone(), expected: expected.into(), found }),
     }
-    change(store, name, Action::Promoted, version, decision, before).await
 }
 
 /// Puts the version in charge again that was before the one in charge, or `to`. One rollback after another goes further

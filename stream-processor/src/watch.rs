@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use model::{
     drift::{self, BlockDrift, FeatureDrift},
     features::WindowFeatures,
+    probation::Rate,
     quality::{Alerted, Estimate, Figures, Quality},
     score::Scorer,
     trigger::TriggerSettings,
@@ -54,6 +55,8 @@ pub struct ModelReport {
     pub drifted: Vec<FeatureDrift>,
     /// The strongest ones of the newest block, drifted or not.
     pub strongest: Vec<FeatureDrift>,
+    /// How often each version that worked lately alerts.
+    pub rates: BTreeMap<String, Rate>,
 }
 
 pub struct ModelWatch {
@@ -149,7 +152,8 @@ impl ModelWatch {
         strongest.sort_by(|a, b| b.strength.total_cmp(&a.strength));
         strongest.truncate(NAMED_MAX);
         let estimated_then = beside.and_then(|b| b.reference.estimated);
-        let report = ModelReport { figures: quality.figures(version), estimated_then, drifted, strongest };
+        let rates = quality.versions().into_iter().map(|version| (version.clone(), quality.rate(&version))).collect();
+        let report = ModelReport { figures: quality.figures(version), estimated_then, drifted, strongest, rates };
         self.metrics.report(&report);
         Some(report)
     }

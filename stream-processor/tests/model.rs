@@ -1,5 +1,7 @@
 //! The model's life against a simulated plant and a real store: what needs more crates than the model's own.
 
+#[path = "model/live.rs"]
+mod live;
 #[path = "model/plant.rs"]
 mod plant;
 #[path = "model/registry.rs"]

@@ -309,6 +309,31 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_plant_is_the_same_until_then_and_another_one_after() {
+        let config = coarse(3);
+        let (at, until) = (config.start.plus_millis(WEEK_MS), config.start.plus_millis(2 * WEEK_MS));
+        let change = PlantChange { at, hotter_c: 8.0, other_supplier: true };
+        let changed = SimulatorConfig { change: Some(change), ..config.clone() };
+        let (same, other) = (all(&config, until), all(&changed, until));
+        let until_then = |items: &[Item]| {
+            let is_before = |item: &&Item| match item {
+                Item::Sample(sample) => sample.time < at,
+                Item::Event(event) => event.time_ms < at.millis(),
+            };
+            fingerprint(&items.iter().filter(is_before).cloned().collect::<Vec<_>>())
+        };
+        assert_eq!(until_then(&same), until_then(&other));
+        let mean_after = |items: &[Item]| {
+            let temperature = |s: &Sample| (s.time >= at).then(|| s.values[0].value).filter(|v| v.is_finite());
+            let values: Vec<f64> = samples(items).filter_map(temperature).collect();
+            values.iter().sum::<f64>() / values.len() as f64
+        };
+        assert!(mean_after(&other) > mean_after(&same) + 5.0);
+        let failures = |items: &[Item]| events(items).filter(|e| e.kind() == EventKind::Failure).count();
+        assert_eq!(failures(&same), failures(&other), "they wear as fast, and only show it otherwise");
+    }
+
+    #[test]
     fn sensors_stick_and_drop_out_on_healthy_machines() {
         let config = SimulatorConfig { faults: false, ..coarse(8) };
         let items = all(&config, config.start.plus_millis(6 * WEEK_MS));

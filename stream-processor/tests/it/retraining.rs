@@ -13,14 +13,14 @@ use edge_agent::source::simulator::{
 };
 use model::{
     quality::{Known, Realised},
-    registry::{self, Action, Entry},
+    registry::{self, Action, Decision, Entry},
     retrain::RetrainSettings,
     train::TrainSettings,
     trigger::TriggerSettings,
 };
 use proto::{
     asset::AssetId,
-    time::PlantTime,
+    time::{PlantTime, wall_now_ms},
     wire::{
         alert::{
             Alert, AlertSource, AlertState, RecordEventRequest, StreamAlertsRequest,
@@ -150,6 +150,18 @@ async fn history(factory: &Factory) -> Vec<Entry> {
     registry::history(&factory.store, &AssetId::new("failure").unwrap()).await.unwrap()
 }
 
+/// Puts a copy of `version` in charge that counts every window for an alert.
+async fn alarms_everywhere(factory: &Factory, version: &str) -> String {
+    let (store, name) = (&factory.store, AssetId::new("failure").unwrap());
+    let mut wild = registry::load(store, &name, version).await.unwrap().into_model();
+    wild.heads.iter_mut().for_each(|head| head.threshold = 1e-6);
+    let version = wild.version().unwrap();
+    registry::publish(store, &name, &version, wild.encode().unwrap().into()).await.unwrap();
+    let decision = Decision { who: "somebody".into(), why: "a test".into(), when_ms: wall_now_ms() };
+    registry::promote(store, &name, &version, decision).await.unwrap();
+    version
+}
+
 /// When each step came, in plant days since the change and in wall time.
 struct Log {
     changed: PlantTime,
@@ -213,6 +225,22 @@ async fn a_changed_plant_is_seen_retrained_for_and_foreseen_again() {
     .await;
     log.say(&factory, &format!("recovered: realised F1 {:.2}, surely above {:.2}", high.f1.mean, high.f1.low));
     assert!(high.f1.mean > low.f1.mean + 0.1, "{low:?} {high:?}");
+
+    let wild = alarms_everywhere(&factory, &promoted.version).await;
+    log.say(&factory, &format!("somebody promotes {wild}, which alarms everywhere"));
+    let taken_back = until("it is taken back", async || {
+        let entries = history(&factory).await;
+        entries.into_iter().find(|e| e.action == Action::RolledBack && e.previous.as_ref() == Some(&wild))
+    })
+    .await;
+    log.say(&factory, &format!("taken back by {}: {}", taken_back.who, taken_back.why));
+    assert_eq!((taken_back.version.as_str(), taken_back.who.as_str()), (promoted.version.as_str(), "processor"));
+    until("the version before works again", async || {
+        let live = ProcessorState::Live { model_version: promoted.version.clone() };
+        (factory.board.read().state == live).then_some(())
+    })
+    .await;
+    log.say(&factory, "the version before works again");
     factory.stop().await.unwrap();
     crew.abort();
 }

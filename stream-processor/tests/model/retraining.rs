@@ -1,16 +1,23 @@
 //! Retraining on a simulated plant, without a broker or a bucket: the plant changes, or somebody spoils the labels.
 
+use std::sync::LazyLock;
+
 use edge_agent::source::simulator::{PlantChange, SimulatorConfig};
 use model::{
     artifact::Artifact,
     dataset::{Dataset, label::Event},
     gate::{Verdict, golden::Golden},
+    quality::Realised,
     retrain::{RetrainSettings, Retrained, retrain},
     train::{TrainSettings, train},
+    trigger::TriggerSettings,
 };
 use proto::{time::PlantTime, wire::telemetry::EventKind};
 
-use super::plant::{self, WEEK_MS};
+use super::{
+    live::{Live, Outcome},
+    plant::{self, WEEK_MS},
+};
 
 const HISTORY_WEEKS: i64 = 5;
 const CHANGED_WEEKS: i64 = 4;
@@ -27,24 +34,27 @@ fn live_start() -> PlantTime {
     plant().start.plus_millis(HISTORY_WEEKS * WEEK_MS)
 }
 
+fn change() -> PlantChange {
+    PlantChange { at: live_start(), hotter_c: 8.0, other_supplier: true }
+}
+
 /// The version that the first weeks gave, and what was frozen of them.
-fn champion() -> (Artifact, Golden) {
+static CHAMPION: LazyLock<(Artifact, Golden)> = LazyLock::new(|| {
     let dataset = plant::dataset(&plant(), HISTORY_WEEKS, settings().horizon_ms());
     let first = train(&dataset, &settings(), 0, &mut |_| {}).unwrap().artifact;
     let golden = Golden::freeze(&dataset, &first).expect("something failed in the test slice");
     (first, golden)
-}
+});
 
 fn retrained(dataset: &Dataset, window_days: f64) -> Retrained {
-    let (champion, golden) = champion();
+    let (champion, golden) = &*CHAMPION;
     let retraining = RetrainSettings { window_days, ..RetrainSettings::default() };
-    retrain(dataset, &champion, Some(&golden), None, (&settings(), &retraining), 0, &mut |_| {}).unwrap()
+    retrain(dataset, champion, Some(golden), None, (&settings(), &retraining), 0, &mut |_| {}).unwrap()
 }
 
 #[test]
 fn after_another_suppliers_parts_and_a_hotter_summer_a_retrained_version_takes_over() {
-    let change = PlantChange { at: live_start(), hotter_c: 8.0, other_supplier: true };
-    let changed = SimulatorConfig { change: Some(change), ..plant() };
+    let changed = SimulatorConfig { change: Some(change()), ..plant() };
     let dataset = plant::dataset(&changed, HISTORY_WEEKS + CHANGED_WEEKS, settings().horizon_ms());
     let outcome = retrained(&dataset, CHANGED_WEEKS as f64 * 7.0);
     let comparison = outcome.comparison.unwrap();
@@ -52,6 +62,33 @@ fn after_another_suppliers_parts_and_a_hotter_summer_a_retrained_version_takes_o
     assert_eq!(outcome.verdict, Verdict::Promote, "{comparison}");
     assert!(comparison.from >= live_start(), "judged on the changed plant");
     assert!(comparison.all.challenger.f1() > comparison.all.champion.f1() + 0.15, "{comparison}");
+}
+
+const HEALTHY_WEEKS: i64 = 8;
+
+#[test]
+fn a_healthy_plant_starts_no_retraining_in_eight_weeks() {
+    let (champion, _) = &*CHAMPION;
+    let dataset = plant::dataset(&plant(), HISTORY_WEEKS + HEALTHY_WEEKS, settings().horizon_ms());
+    let outcome = Live::run(&plant(), &dataset, champion, live_start(), &TriggerSettings::default());
+    let Outcome { causes, drifted_days, days, figures, alerts } = outcome;
+    println!("{days} days, {drifted_days} of them with drift, {alerts} alerts, {figures:?}");
+    assert!(days >= 50 && causes.is_empty(), "{causes:?}");
+    assert!(matches!(figures.realised, Realised::Known(_)), "there were labels: {figures:?}");
+}
+
+#[test]
+fn a_changed_plant_is_noticed() {
+    let (champion, _) = &*CHAMPION;
+    let changed = SimulatorConfig { change: Some(change()), ..plant() };
+    let dataset = plant::dataset(&changed, HISTORY_WEEKS + CHANGED_WEEKS, settings().horizon_ms());
+    let outcome = Live::run(&changed, &dataset, champion, live_start(), &TriggerSettings::default());
+    println!("{} alerts, {:?}", outcome.alerts, outcome.figures);
+    for (at, cause) in &outcome.causes {
+        let days = (at.millis() - live_start().millis()) as f64 / 86_400_000.0;
+        println!("{days:.1} days after the change: {cause}");
+    }
+    assert!(!outcome.causes.is_empty(), "{:?}", outcome.figures);
 }
 
 /// What somebody did to the event records, or to the labels of the windows.
