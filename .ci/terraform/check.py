@@ -239,6 +239,14 @@ def layout_outputs(layout, environment):
     return {name: entry["value"] for name, entry in json.loads(output).items()}
 
 
+def initialized_layout(folder):
+    """A copy of the layout in which Terraform can work."""
+    layout = folder / "layout"
+    shutil.copytree(layout_source(), layout)
+    terraform(layout, "init", backend=False, input=False)
+    return layout
+
+
 def layout_source():
     return ROOT / "modules" / "layout"
 
@@ -356,9 +364,7 @@ def main():
     for environment in ENVIRONMENTS:
         found += environment_problems(environment)
     with tempfile.TemporaryDirectory() as folder:
-        layout = Path(folder) / "layout"
-        shutil.copytree(layout_source(), layout)
-        terraform(layout, "init", backend=False, input=False)
+        layout = initialized_layout(Path(folder))
         found += test_problems(layout)
         outputs = {environment: layout_outputs(layout, environment) for environment in ENVIRONMENTS}
     for environment in ENVIRONMENTS:

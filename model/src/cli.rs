@@ -1,21 +1,32 @@
-//! `model train | evaluate | promote | show`, and the same as `stream-processor model ...`.
+//! `model import | train | retrain | evaluate | compare | promote | rollback | show | history | benchmark`, and the same as
+//! `stream-processor model ...`.
+
+mod challenge;
+mod decisions;
 
 use std::{
     error::Error,
     fs,
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Args, Subcommand};
 use proto::{archive::Shard, asset::AssetId, config::ConfigError, time::wall_now_ms};
 
+use decisions::Decisions;
+
 use crate::{
     artifact::Artifact,
+    benchmark,
     config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
     evaluate::{evaluate, truth::Truth},
     features::FeatureConfig,
+    import::{
+        Imported, import,
+        mapping::{MAPPING_BYTES_MAX, Mapping},
+    },
     job::{self, Step, TrainJob},
     registry::{self, Decision},
     settings::TrainSettings,
@@ -78,21 +89,41 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Puts a published version in charge.
-    Promote {
-        version: String,
-        /// Kept with the decision.
-        #[arg(long, default_value = "by hand")]
-        why: String,
+    /// Trains a challenger, holds it against the version in charge, and promotes it if it passes the gate.
+    Retrain(challenge::Retrain),
+    /// Holds a published version against the one in charge. Exit code 0: it passes the gate, 3: refused, 4: wait.
+    Compare(challenge::Compare),
+    #[command(flatten)]
+    Decisions(Decisions),
+    /// Brings foreign CSV files into an archive that is empty, with a mapping of their columns.
+    Import {
+        /// What the columns mean; see model/benchmarks for examples.
+        #[arg(long)]
+        mapping: PathBuf,
+        /// Folder that the mapping's file names begin at.
+        #[arg(long)]
+        data: PathBuf,
     },
-    /// Says which version is in charge, since when and why.
-    Show,
+    /// Measures the network beside baselines on public data sets; needs no bucket.
+    Benchmark {
+        which: benchmark::Name,
+        /// Folder of the data sets; the README says where to get each.
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
+        /// Writes all figures here too.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 enum Failure {
     /// Found before anything was opened.
     Config(String),
     Run(Box<dyn Error + Send + Sync>),
+    /// It ran, and has said what it found; the exit code says it to scripts.
+    Told(u8),
 }
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
@@ -109,6 +140,7 @@ pub async fn run(args: ModelArgs) -> ExitCode {
             eprintln!("{reason}");
             ExitCode::from(2)
         }
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(Failure::Run(error)) => {
             eprintln!("{}", one_line(&*error));
             ExitCode::FAILURE
@@ -131,6 +163,9 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
+    if let Command::Benchmark { which, data, seed, json } = args.command {
+        return measure(which, &data, seed, json).await;
+    }
     let config = configuration(&args)?;
     let s3 = config.s3.as_ref().ok_or_else(|| {
         Failure::Config("no bucket: give --config FILE with an [s3] section, or --bucket NAME".to_owned())
@@ -165,16 +200,31 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
             report(&store, shard, model, truth, json).await
         }
-        Command::Promote { version, why } => {
-            let champion = registry::promote(&store, &name, &version, decision(&why)).await?;
-            say(&format!("{name}: {} is in charge, before it {}", champion.version, before(&champion.previous)))
-        }
-        Command::Show => {
-            let champion = registry::champion(&store, &name).await?;
-            let champion = champion.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?;
-            say(&serde_json::to_string_pretty(&champion)?)
-        }
+        Command::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
+        Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
+        Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
+        Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
+        Command::Benchmark { which, data, seed, json } => measure(which, &data, seed, json).await,
     }
+}
+
+async fn measure(which: benchmark::Name, data: &Path, seed: u64, json: Option<PathBuf>) -> Result<(), Failure> {
+    let mut unread = None;
+    let reports = benchmark::run(which, data, seed, &mut |report| unread = say(&report.to_string()).err()).await?;
+    if let Some(path) = json {
+        fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
+    }
+    unread.map_or(Ok(()), Err)
+}
+
+async fn import_files(store: &Store, mapping: &PathBuf, data: &Path) -> Result<(), Failure> {
+    let text = read_bounded(mapping, MAPPING_BYTES_MAX).map_err(Failure::Config)?;
+    let file = mapping.display().to_string();
+    let mapping = Mapping::parse(&file, &text).map_err(|e| Failure::Config(e.to_string()))?;
+    let Imported { readings, events, machines, commits_found } =
+        import(store, &mapping, &text, data, wall_now_ms()).await?;
+    let before = if commits_found > 0 { "; a part was there from an earlier try" } else { "" };
+    say(&format!("{readings} readings and {events} events of {machines} machines are in the archive{before}"))
 }
 
 async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
@@ -204,7 +254,8 @@ async fn search(
     given: TrainSettings,
     trials: usize,
 ) -> Result<TrainSettings, Failure> {
-    let (dataset, _) = job::dataset(store, shard, features.clone(), given.horizon_ms(), show_progress()).await?;
+    let loaded = job::load(store, shard, features.clone(), given.horizon_ms(), show_progress()).await?;
+    let dataset = loaded.dataset;
     let searching = move || {
         let mut tell = |trial: &Trial| {
             let TrainSettings { hidden, members, bins, learning_rate, dropout, .. } = &trial.settings;
@@ -226,7 +277,7 @@ async fn report(
     json: bool,
 ) -> Result<(), Failure> {
     let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
-    let (dataset, _) = job::dataset(store, shard, features, horizon_ms, show_progress()).await?;
+    let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
     let measure = move || evaluate(&dataset, &model, truth.as_ref());
     let evaluation = tokio::task::spawn_blocking(measure).await??;
     if json { say(&serde_json::to_string_pretty(&evaluation)?) } else { say(&evaluation.to_string()) }

@@ -35,7 +35,7 @@ use stream_processor::{
     ingest::Arrival,
     intake::{EpochsLeft, Intake},
     stream::{Stream, StreamConfig},
-    window::{Windows, watermark::Watermark},
+    window::{Step, Windows, watermark::Frontier},
 };
 
 use traffic::{SITE, Traffic, name};
@@ -147,8 +147,8 @@ impl Bench {
             windows.add(cells, &fleet.directory().slots, fleet.catalogue(), &config);
         }
         let machines = 0..fleet.catalogue().machines().len() as u32;
-        let close = |machine| windows.close(machine, 0, Watermark(i64::MAX), fleet.catalogue(), &config);
-        machines.flat_map(close).map(|closed| closed.window).collect()
+        let step = Step { before: Frontier::default(), now: Frontier::END };
+        machines.flat_map(|machine| windows.close(machine, 0, &step, None, fleet.catalogue(), &config)).collect()
     }
 
     fn explain(&self, windows: &[WindowFeatures]) {

@@ -18,8 +18,6 @@ use proto::{
 
 use crate::decode::AgentKey;
 
-pub mod installs;
-
 /// Payload CRCs kept per agent, to tell a repeat from another batch under the same name.
 pub const RECENT_CRCS_MAX: usize = 64;
 /// Epochs that an agent has left behind, kept to know late repeats of them. A disk restored from an image that is more

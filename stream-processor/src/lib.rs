@@ -9,17 +9,21 @@
 pub mod ingest;
 pub mod decode;
 pub mod intake;
+pub mod installs;
 pub mod acks;
 pub mod clean;
 pub mod window;
 pub mod stream;
 pub mod archive;
 pub mod alert;
+pub mod watch;
 pub mod serve;
 pub mod crew;
 pub mod telemetry;
+pub mod traces;
 pub mod config;
 mod panics;
+pub mod tls;
 pub mod processor;
 #[cfg(feature = "embedded")]
 pub mod embedded;

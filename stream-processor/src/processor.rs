@@ -8,6 +8,7 @@
 pub mod champion;
 pub mod engine;
 pub mod ledger;
+pub mod models;
 pub mod throttle;
 
 use std::{
@@ -36,7 +37,8 @@ use crate::{
     archive::{Archive, ArchiveError, Claimant, pending::Pending},
     config::ProcessorConfig,
     ingest::mqtt::{Ingest, IngestError},
-    intake::{EpochsLeft, Intake, installs::Installs},
+    installs::Installs,
+    intake::{EpochsLeft, Intake},
     panics,
     serve::{
         self, ServeError, Services, Serving,
@@ -45,11 +47,14 @@ use crate::{
         predict::LiveModel,
     },
     stream::{Stream, StreamConfig, StreamError},
-    telemetry::{self, Exporter, Metrics, TelemetryError},
+    telemetry::{self, Decisions, Exporter, Metrics, ModelMetrics, TelemetryError},
+    traces::{Traces, TracesError},
+    watch::{ModelWatch, beside::Follow},
 };
 use champion::Champion;
 use engine::{Engine, EngineError};
 use ledger::Ledger;
+use models::Models;
 use throttle::Throttle;
 
 /// A stop takes at most so long, and whoever waits for it a little longer: supervisors and people give five seconds.
@@ -75,6 +80,8 @@ pub enum ProcessorError {
     Ingest(#[from] IngestError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -92,6 +99,7 @@ pub struct Processor {
     stop_by: StopBy,
     serving: Serving,
     champion: JoinHandle<()>,
+    follow: JoinHandle<()>,
     engine: oneshot::Receiver<()>,
 }
 
@@ -104,7 +112,8 @@ impl Processor {
         let board = Board::new();
         let (stop, ingest_stop) = (CancellationToken::new(), CancellationToken::new());
         let stop_by = StopBy::default();
-        let (scorer_out, scorer) = watch::channel(None::<Arc<Scorer>>);
+        let (in_charge, scorer) = watch::channel(None::<Arc<Scorer>>);
+        let (offers_out, offers) = watch::channel(None);
         let stream_config = StreamConfig { features: config.features.clone(), alert: config.alerts.clone() };
         let (kinds_out, kinds) = watch::channel(Arc::default());
         let (commands, commands_in) = Commands::channel();
@@ -140,13 +149,27 @@ impl Processor {
             name: config.model.clone(),
             refresh: config.refresh,
             fingerprint: FeatureSchema::of(&config.features).fingerprint(),
-            scorer: scorer_out,
+            offers: offers_out,
             refused: telemetry::models_refused(&exporter.meter()),
         };
-        let refused = champion.begin().await;
-        let champion = tokio::spawn(champion.watch(refused, asked, stop.clone()));
+        let loaded = champion.recall(stream.schedule()).await;
+        let seen = champion.begin(stream.schedule().newest().map(|charge| charge.version.clone())).await;
+        let champion = tokio::spawn(champion.watch(seen, asked, stop.clone()));
 
         let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
+        let (beside_out, beside) = watch::channel(None);
+        let follow = Follow {
+            store: store.clone(),
+            name: config.model.clone(),
+            refresh: config.refresh,
+            scorer: scorer.clone(),
+            out: beside_out,
+            decisions: Decisions::new(&exporter.meter()),
+            board: board.clone(),
+            look_again: look_again.clone(),
+        };
+        let follow = tokio::spawn(follow.run(stop.clone()));
+        let model_metrics = ModelMetrics::new(&exporter.meter());
         let engine = Engine {
             site: config.site.clone(),
             incarnation: recovered.incarnation,
@@ -154,7 +177,7 @@ impl Processor {
             clock,
             ingest,
             commands: commands_in,
-            scorer,
+            models: Models::new(offers, loaded, in_charge),
             intake: Intake::new(&recovered.positions, left).limited_to(recovered.slots),
             installs: Installs::default(),
             acks: Acks::new(recovered.archive_id, recovered.incarnation, &recovered.positions),
@@ -164,12 +187,16 @@ impl Processor {
             board: board.clone(),
             kinds: kinds_out,
             metrics: Metrics::new(&exporter.meter()),
+            watch: ModelWatch::new(beside, model_metrics, &config.trigger),
             ledger: Ledger::default(),
             started: Instant::now(),
+            held: None,
             blocked_since: None,
+            report_due: Duration::ZERO,
             stop_by: stop_by.clone(),
             in_charge: None,
             stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
+            traces: Traces::start(&config.traces)?,
         };
         let (failed_out, failed) = watch::channel(None);
         let engine = spawn(engine, failed_out)?;
@@ -184,6 +211,7 @@ impl Processor {
             stop_by,
             serving,
             champion,
+            follow,
             engine,
         })
     }
@@ -226,8 +254,9 @@ impl Processor {
         }
         self.stop.cancel();
         self.serving.stopped(until).await;
-        // It only reads, and may be waiting for an S3 that is away.
+        // They only read, and may be waiting for an S3 that is away.
         self.champion.abort();
+        self.follow.abort();
     }
 }
 

@@ -9,16 +9,20 @@ mod generation;
 mod plan;
 pub mod predict;
 mod prediction;
+mod requests;
+pub mod schedule;
 pub mod shards;
 mod snapshot;
 pub mod tables;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ptr, sync::Arc};
 
 use model::{
-    features::{FeatureConfig, FeatureSchema, WindowFeatures, catalogue::CatalogueError, clean::Carry},
-    score::{Score, Scorer},
+    features::{
+        Event, FeatureConfig, FeatureSchema, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry,
+    },
+    score::Scorer,
 };
 use polars::prelude::{DataFrame, PolarsError};
 use prost::Message;
@@ -30,7 +34,7 @@ use proto::{
     wire::{
         alert::Alert,
         prediction::Prediction,
-        telemetry::{EventRecord, GapReason, TelemetryBatch},
+        telemetry::{EventRecord, GapReason, TelemetryBatch, Verdict},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -42,11 +46,13 @@ use crate::{
     archive::readings::{Readings, Stretch},
     clean::{sealed_ms, trusted_seal_ms},
     decode::{AgentKey, Content, DeadLetter, Taken},
-    window::{Closed, Windows, watermark::Watermark},
+    window::{Step, Windows, oldest_panes},
 };
 use fleet::Fleet;
 use generation::Run;
 use plan::Plan;
+use requests::Requests;
+use schedule::Schedule;
 use tables::Births;
 use waiting::Waiting;
 
@@ -96,8 +102,10 @@ pub struct Derived {
     pub dead_letters: Vec<DeadLetter>,
     pub losses: Vec<Loss>,
     pub balance: Balance,
-    /// Readings that came after their window was closed: archived with the flag, in no window.
+    /// Readings that came when their window could not be revised any more: archived with the flag, in no window.
     pub late: u64,
+    /// Readings that came after their window had closed, and revised it.
+    pub revising: u64,
 }
 
 /// An event record and when the cloud learnt of it; None: nobody knows.
@@ -137,19 +145,28 @@ pub struct Stream {
     windows: Windows,
     desk: AlertDesk,
     waiting: Waiting,
+    schedule: Schedule,
+    /// Written with the state from now on, and in force when that is committed.
+    entered: Option<Schedule>,
+    pub requests: Requests,
 }
+
+/// Verified models by version.
+pub type Loaded = BTreeMap<String, Arc<Scorer>>;
 
 impl Stream {
     pub fn new(config: StreamConfig) -> Self {
         let desk = AlertDesk::new(config.alert.clone());
         let (fleet, windows, waiting) = (Fleet::default(), Windows::default(), Waiting::default());
-        Self { config, fleet, carry: vec![], windows, desk, waiting }
+        let (schedule, entered, requests) = (Schedule::default(), None, Requests::default());
+        Self { config, fleet, carry: vec![], windows, desk, waiting, schedule, entered, requests }
     }
 
-    /// [`Stream::read`], then [`Stream::judge`].
+    /// [`Stream::read`], then judged by this model, whatever the schedule says.
     pub fn apply(&mut self, taken: Vec<Taken>, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
         let steps = self.read(taken)?;
-        self.judge(steps, scorer)
+        let scorers = vec![scorer; steps.windows().count()];
+        self.judge_by(steps, &scorers)
     }
 
     /// Cleans and windows batches that intake has put in order. An error means that the frames can't be trusted any
@@ -187,6 +204,7 @@ impl Stream {
     pub fn record(&mut self, event: EventRecord, known: PlantTime) -> Derived {
         let alerts = self.desk.event(&event);
         let event = KnownEvent { agent: None, seq: 0, event, known: Some(known) };
+        self.learn(&event);
         Derived { alerts, events: vec![event], ..Derived::default() }
     }
 
@@ -221,9 +239,9 @@ impl Stream {
         Ok(())
     }
 
-    fn close_machine(&mut self, machine: u32, watermark: Watermark) -> Vec<Closed> {
+    fn close_machine(&mut self, machine: u32, step: &Step, revised: Option<i64>) -> Vec<WindowFeatures> {
         let generation = self.fleet.generation(machine);
-        self.windows.close(machine, generation, watermark, self.fleet.catalogue(), &self.config.features)
+        self.windows.close(machine, generation, step, revised, self.fleet.catalogue(), &self.config.features)
     }
 
     /// All batches at once; if their frames fail, one by one, so that only the guilty ones are lost to it.
@@ -248,48 +266,70 @@ impl Stream {
         plan.carry.into_iter().for_each(|(series, carry)| self.carry[series as usize] = carry);
         let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
         self.windows.add(&plan.cells, &directory.slots, catalogue, &self.config.features);
-        let closed = self.close(&run);
         steps.readings.extend(plan.archive);
         steps.late += plan.late;
-        let mut closed = closed.into_iter().peekable();
+        let mut revising = plan.revising.as_slice();
         for (at, taken) in run.into_iter().enumerate() {
+            let known = self.waiting.take(&taken);
+            known.iter().for_each(|event| self.learn(event));
+            let cells = revising.split_off(..revising.partition_point(|(of, _)| *of <= at)).unwrap_or_default();
+            steps.revising += cells.iter().map(|(_, cell)| cell.partial.count()).sum::<u64>();
+            let told = self.close(&taken, cells);
             let before = steps.happened.len();
-            steps.events.extend(self.waiting.take(&taken));
+            steps.events.extend(known);
             steps.take(taken);
-            while let Some((_, window)) = closed.next_if(|(closed_by, _)| *closed_by == at) {
-                steps.happened.push(Happened::Window(Box::new(window)));
-            }
+            steps.happened.extend(told.into_iter().map(|window| Happened::Window(Box::new(window))));
             steps.happened[before..].sort_by_key(|happened| happened.due(&self.config.features));
         }
     }
 
-    /// Moves the watermarks by the run's seals and closes what they passed; with the place in the run of the batch
-    /// whose seal closed the window, in that order.
-    fn close(&mut self, run: &[Taken]) -> Vec<(usize, WindowFeatures)> {
-        let mut seals: BTreeMap<&AgentKey, Vec<(usize, Watermark)>> = BTreeMap::new();
-        for (at, taken) in run.iter().enumerate() {
-            if let Some(sealed) = trusted_seal_ms(taken) {
-                let watermark = self.fleet.advance(&taken.agent, sealed);
-                seals.entry(&taken.agent).or_default().push((at, watermark));
-            }
-        }
-        let mut closed = Vec::new();
-        for (agent, seals) in seals {
-            let Some((_, newest)) = seals.last() else { continue };
-            for machine in self.fleet.machines_of(agent).to_vec() {
-                for window in self.close_machine(machine, *newest) {
-                    let config = &self.config.features;
-                    let by = seals.partition_point(|(_, watermark)| !watermark.closes(window.bin, config));
-                    closed.push((seals[by].0, window.window));
-                }
-            }
-        }
-        closed.sort_by_key(|(at, _)| *at);
-        closed
+    /// For the features of windows that close later; what nobody knows the time of is none.
+    fn learn(&mut self, KnownEvent { event, known, .. }: &KnownEvent) {
+        let features = &self.config.features;
+        let machine = self.fleet.catalogue().id(&event.machine);
+        let (Some(machine), Some(known), false) = (machine, *known, features.events.is_empty()) else { return };
+        let event = Event {
+            machine: self.fleet.name(machine).clone(),
+            time: PlantTime(event.time_ms),
+            kind: event.kind(),
+            code: event.code.clone(),
+            mode: event.mode.clone(),
+            answers_alert: !event.alert_id.is_empty() && event.verdict() != Verdict::FalseAlarm,
+            known,
+        };
+        self.windows.learn(machine, features, &event);
     }
 
-    /// Scores all closed windows at once, then tells the alert desk what happened in the order in which it did.
-    pub fn judge(&mut self, steps: Steps, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
+    /// Moves the watermark by the batch's seal and tells the windows that it passed, and again those that `revising` is of.
+    fn close(&mut self, taken: &Taken, revising: &[(usize, Cell)]) -> Vec<WindowFeatures> {
+        let Some(sealed) = trusted_seal_ms(taken) else { return vec![] };
+        let before = self.fleet.frontier(&taken.agent);
+        let step = Step { before, now: self.fleet.advance(&taken.agent, sealed, &self.config.features) };
+        let cells = || revising.iter().map(|(_, cell)| cell);
+        let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
+        self.windows.add(cells(), &directory.slots, catalogue, &self.config.features);
+        let revised = oldest_panes(cells(), catalogue);
+        let level = step.now.is_level_with(&step.before, &self.config.features);
+        if level && revised.is_empty() {
+            return vec![];
+        }
+        let machines = self.fleet.machines_of(&taken.agent).to_vec();
+        machines
+            .into_iter()
+            .flat_map(|machine| self.close_machine(machine, &step, revised.get(&machine).copied()))
+            .collect()
+    }
+
+    /// Scores all closed windows at once, each by the model whose turn it is, then tells the alert desk what happened in
+    /// the order in which it did. Where the model is not in `loaded`, rules judge. Not for steps that are
+    /// [`Stream::undecided`].
+    pub fn judge(&mut self, steps: Steps, loaded: &Loaded) -> Result<Derived, StreamError> {
+        let scorer = |window| Some(&**loaded.get(self.schedule.version_for(window)?)?);
+        let scorers: Vec<_> = steps.windows().map(scorer).collect();
+        self.judge_by(steps, &scorers)
+    }
+
+    fn judge_by(&mut self, steps: Steps, scorers: &[Option<&Scorer>]) -> Result<Derived, StreamError> {
         let mut out = Derived {
             readings: Readings { stretches: steps.readings, names: self.fleet.directory().names.clone() },
             births: steps.births.frame()?,
@@ -298,6 +338,7 @@ impl Stream {
             losses: steps.losses,
             balance: steps.balance,
             late: steps.late,
+            revising: steps.revising,
             ..Derived::default()
         };
         let mut order = Vec::with_capacity(steps.happened.len());
@@ -310,14 +351,9 @@ impl Stream {
                 other => order.push(Some(other)),
             }
         }
-        if let Some(scorer) = scorer {
-            let model =
-                prediction::Model { heads: scorer.heads(), version: scorer.version(), horizon_ms: scorer.horizon_ms() };
-            let scores = self.score(scorer, &out.windows);
-            out.predictions =
-                out.windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect();
-        }
-        let mut windows = out.windows.iter().enumerate();
+        let slide_ms = self.config.features.slide_ms();
+        let predictions = self.predict(&out.windows, scorers);
+        let mut judged = out.windows.iter().zip(&predictions).zip(scorers);
         for happened in order {
             let alerts = match happened {
                 Some(Happened::Event(event)) => self.desk.event(&event),
@@ -325,30 +361,47 @@ impl Stream {
                     self.desk.begin_generation(&generation);
                     vec![]
                 }
-                Some(Happened::Window(_)) | None => windows.next().map_or_else(Vec::new, |(at, window)| {
-                    let prediction = out.predictions.get(at);
-                    let scored = prediction.zip(scorer).map(|(prediction, s)| Scored { prediction, heads: s.heads() });
-                    self.desk.judge(&Judgement { window, scored })
-                }),
+                Some(Happened::Window(_)) | None => {
+                    judged.next().map_or_else(Vec::new, |((window, prediction), by)| {
+                        let scored = prediction.as_ref().zip(*by);
+                        let scored = scored.map(|(prediction, s)| Scored { prediction, heads: s.heads() });
+                        self.desk.judge(&Judgement { window, slide_ms, scored })
+                    })
+                }
             };
             out.alerts.extend(alerts);
         }
+        out.predictions = predictions.into_iter().flatten().collect();
         Ok(out)
     }
 
-    /// No scores if the model fails or was made for other features: the windows are then judged by rules.
-    fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Score> {
-        if windows.is_empty() {
-            return vec![];
+    /// One per window; all that follow each other and have the same model at once.
+    fn predict(&self, windows: &[WindowFeatures], scorers: &[Option<&Scorer>]) -> Vec<Option<Prediction>> {
+        let mut predictions = Vec::with_capacity(windows.len());
+        let same = |a: &Option<&Scorer>, b: &Option<&Scorer>| a.map(ptr::from_ref) == b.map(ptr::from_ref);
+        for by in scorers.chunk_by(same) {
+            let windows = &windows[predictions.len()..][..by.len()];
+            let scored = by[0].map_or_else(Vec::new, |scorer| self.score(scorer, windows));
+            let unscored = windows.len() - scored.len();
+            predictions.extend(scored.into_iter().map(Some));
+            predictions.extend(std::iter::repeat_n(None, unscored));
         }
-        let scores = match *scorer.config() == self.config.features {
+        predictions
+    }
+
+    /// Nothing if the model fails or was made for other features: the windows are then judged by rules.
+    fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Prediction> {
+        let scores = match scorer.config().means(&self.config.features) {
             true => scorer.score(windows).map_err(|e| e.to_string()),
             false => Err("the model was made for other windows or sensors".into()),
         };
-        scores.unwrap_or_else(|reason| {
+        let scores = scores.unwrap_or_else(|reason| {
             tracing::error!(reason, windows = windows.len(), "windows are not scored");
             vec![]
-        })
+        });
+        let model =
+            prediction::Model { heads: scorer.heads(), version: scorer.version(), horizon_ms: scorer.horizon_ms() };
+        windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect()
     }
 }
 
@@ -363,6 +416,7 @@ pub struct Steps {
     losses: Vec<Loss>,
     balance: Balance,
     late: u64,
+    revising: u64,
     failures: u32,
 }
 
@@ -386,6 +440,13 @@ impl Happened {
 }
 
 impl Steps {
+    fn windows(&self) -> impl Iterator<Item = &WindowFeatures> {
+        self.happened.iter().filter_map(|happened| match happened {
+            Happened::Window(window) => Some(&**window),
+            Happened::Event(_) | Happened::Generation(_) => None,
+        })
+    }
+
     /// What a batch carries besides its readings.
     fn take(&mut self, mut taken: Taken) {
         self.balance.batches += 1;

@@ -3,11 +3,11 @@
 //! Natural batching: each turn takes whatever is queued, so runs grow with the load and no timer adds latency.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use model::score::Scorer;
 use proto::{
     ack::Incarnation,
     asset::AssetId,
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     STOP_MAX, StopBy,
     ledger::{Answer, Ledger},
+    models::Models,
     throttle::Throttle,
 };
 use crate::{
@@ -31,22 +32,26 @@ use crate::{
     archive::{self, Archive, Segment, pending::Pending},
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::{Arrival, mqtt::Ingest},
-    intake::{
-        Intake,
-        installs::{Installs, Speaker},
-    },
+    installs::{Installs, Speaker},
+    intake::Intake,
     serve::{
         board::{Board, Part, ProcessorState},
         command::{Command, CommandError},
     },
-    stream::{Derived, Loss, Lost, Stream, StreamError, fleet::Kinds},
+    stream::{Derived, Loss, Lost, Steps, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
+    traces::{self, Outcome, Stages, Traced, Traces},
+    watch::ModelWatch,
 };
 
 /// Messages that one turn takes; bounds the frame it makes of them.
 const TURN_MESSAGES_MAX: usize = 64;
 /// Acks, segment age and gauges are looked at so often.
 const TICK: Duration = Duration::from_millis(50);
+/// How good the model is, is reckoned so often: alerts and failures are hours apart.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// What an earlier life had read beyond its last commit comes again within this.
+const SETTLES_AFTER: Duration = Duration::from_secs(600);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
 const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
@@ -77,7 +82,7 @@ pub struct Engine {
     pub clock: watch::Receiver<PlantClock>,
     pub ingest: Ingest,
     pub commands: mpsc::Receiver<Command>,
-    pub scorer: watch::Receiver<Option<Arc<Scorer>>>,
+    pub models: Models,
     pub intake: Intake,
     pub installs: Installs,
     pub acks: Acks,
@@ -88,16 +93,29 @@ pub struct Engine {
     /// What is known of the fleet's sensors, for questions about machines of their kinds.
     pub kinds: watch::Sender<Arc<Kinds>>,
     pub metrics: Metrics,
+    pub watch: ModelWatch,
     pub ledger: Ledger,
     /// The monotonic clock's zero.
     pub started: Instant,
-    /// Since when a segment has been waiting for room.
+    /// Waits until it is known which model judges it.
+    pub held: Option<Unjudged>,
+    /// Since when a segment has been waiting for room, or windows for their model.
     pub blocked_since: Option<Duration>,
+    /// The next look at how good the model is.
+    pub report_due: Duration,
     pub stop_by: StopBy,
     /// Version of the model in charge.
     pub in_charge: Option<String>,
     /// Anybody who reaches the broker can cause these.
     pub stray_warnings: Throttle,
+    pub traces: Option<Traces>,
+}
+
+/// What a run of batches has led to, and when these came.
+pub struct Unjudged {
+    steps: Steps,
+    received: Vec<Instant>,
+    traced: Vec<Traced>,
 }
 
 impl Engine {
@@ -111,6 +129,7 @@ impl Engine {
         }
         self.send_acks(self.now() + ACK_INTERVAL);
         self.ingest.ended().await;
+        self.traces.iter().for_each(Traces::close);
         outcome
     }
 
@@ -120,6 +139,7 @@ impl Engine {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut status = self.archive.status();
         self.model_in_charge();
+        self.change_model()?;
         loop {
             tokio::select! {
                 taken = self.ingest.arrivals.recv_many(&mut arrivals, TURN_MESSAGES_MAX), if self.takes() => {
@@ -131,8 +151,10 @@ impl Engine {
                 Some(command) = self.commands.recv() => self.obey(command),
                 Ok(()) = status.changed() => self.archived()?,
                 Ok(()) = self.ingest.connections.changed() => self.acks.repeat_all(),
-                Ok(()) = self.scorer.changed() => self.model_in_charge(),
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    self.change_model()?;
+                }
             }
             self.send_acks(self.now());
             if self.pending.due(self.now()) {
@@ -145,12 +167,13 @@ impl Engine {
         self.drained().await
     }
 
-    /// The last segment, for which there may be no room for a moment.
+    /// The last segment, for which there may be no room for a moment, or windows that still wait for their model.
     async fn drained(&mut self) -> Result<(), EngineError> {
         let mut tick = interval(TICK);
         for _ in 0..DRAIN_TICKS_MAX {
+            self.archived()?;
             self.submit()?;
-            if self.pending.is_empty() || self.must_close() {
+            if (self.pending.is_empty() && self.held.is_none()) || self.must_close() {
                 break;
             }
             tick.tick().await;
@@ -163,9 +186,10 @@ impl Engine {
         self.stop_by.get().is_some_and(|until| Instant::now() + CLOSE_MIN >= *until)
     }
 
-    /// While a segment waits for room nothing is received, so that it can't grow; once paused, what comes is refused.
+    /// While a segment waits for room nothing is received, so that it can't grow, and nothing behind windows that wait for
+    /// their model; once paused, what comes is refused.
     fn takes(&self) -> bool {
-        self.blocked_since.is_none() || self.intake.paused()
+        (self.blocked_since.is_none() && self.held.is_none()) || self.intake.paused()
     }
 
     fn now(&self) -> Duration {
@@ -219,6 +243,7 @@ impl Engine {
 
     fn apply(&mut self, run: Vec<Taken>) -> Result<(), EngineError> {
         let received: Vec<Instant> = run.iter().map(|t| t.received).collect();
+        let traced: Vec<Traced> = self.traces.iter().flat_map(|_| run.iter().filter_map(Traced::of)).collect();
         for taken in &run {
             if let Some(position) = self.intake.received(&taken.agent) {
                 self.acks.received(&taken.agent, position);
@@ -232,15 +257,39 @@ impl Engine {
             self.kinds.send_replace(Arc::new(self.stream.fleet().kinds()));
         }
         self.metrics.window_seconds.record(began.elapsed().as_secs_f64(), &[]);
-        let began = Instant::now();
-        let scorer = self.scorer.borrow().clone();
-        let derived = self.stream.judge(steps, scorer.as_deref())?;
-        self.metrics.scoring_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        self.judge(Unjudged { steps, received, traced })
+    }
+
+    fn judge(&mut self, unjudged: Unjudged) -> Result<(), EngineError> {
+        if self.stream.undecided(&unjudged.steps) {
+            self.held = Some(unjudged);
+            return Ok(());
+        }
+        let scoring = Instant::now();
+        let derived = self.stream.judge(unjudged.steps, self.models.loaded())?;
+        let scored = Instant::now();
+        self.metrics.scoring_seconds.record(scored.duration_since(scoring).as_secs_f64(), &[]);
+        self.trace(&unjudged.traced, &derived, Stages { scoring, scored, done: Instant::now() });
         self.keep(derived);
-        for at in received {
+        for at in unjudged.received {
             self.metrics.batch_seconds.record(at.elapsed().as_secs_f64(), &[]);
         }
         Ok(())
+    }
+
+    /// Tells the collector what the traced ones of a run led to.
+    fn trace(&self, traced: &[Traced], derived: &Derived, stages: Stages) {
+        let (clock, now) = (*self.clock.borrow(), (Instant::now(), SystemTime::now()));
+        for (traces, traced) in self.traces.iter().flat_map(|traces| traced.iter().map(move |t| (traces, t))) {
+            let fleet = self.stream.fleet();
+            let machines = fleet.machines_of(&traced.agent).iter().map(|id| fleet.name(*id).as_str());
+            let machines: HashSet<&str> = machines.collect();
+            let outcome = Outcome {
+                windows: derived.windows.iter().filter(|w| machines.contains(w.machine.as_str())).count(),
+                alerts: derived.alerts.iter().filter(|alert| machines.contains(alert.machine.as_str())).collect(),
+            };
+            traces.tell(traces::spans(traced, &outcome, stages, &clock, now));
+        }
     }
 
     fn introduce(&mut self, taken: &Taken) {
@@ -271,8 +320,12 @@ impl Engine {
         metrics.readings_received.add(derived.balance.readings_taken, &[]);
         metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
         metrics.readings_late.add(derived.late, &[]);
-        metrics.windows_closed.add(derived.windows.len() as u64, &[]);
+        metrics.readings_revising.add(derived.revising, &[]);
+        let revised = derived.windows.iter().filter(|w| w.revision > 0).count() as u64;
+        metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
+        metrics.windows_revised.add(revised, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
+        self.watch.see(&derived);
         self.board.publish_windows(&derived.windows);
         self.board.publish_predictions(&derived.predictions);
         if !derived.alerts.is_empty() {
@@ -328,16 +381,16 @@ impl Engine {
         let now = self.plant_now();
         match command {
             Command::Acknowledge { alert_id, author, note, request_id, reply } => {
-                if let Some(alert) = self.ledger.acknowledged(&request_id) {
-                    let alert = Box::new(alert.clone());
-                    self.ledger.answer(Answer::Acknowledged(alert, reply));
+                if let Some(alert) = self.stream.requests.acknowledged(&request_id) {
+                    let alert = Alert { incarnation: self.incarnation, ..alert.clone() };
+                    self.ledger.answer(Answer::Acknowledged(Box::new(alert), reply));
                 } else {
                     match self.stream.acknowledge(&alert_id, &author, &note, now) {
                         Err(e) => drop(reply.send(Err(refusal(e)))),
                         Ok(mut alert) => {
                             alert.incarnation = self.incarnation;
                             alert.provisional = false;
-                            self.ledger.remember_acknowledged(request_id, &alert);
+                            self.stream.requests.remember_acknowledged(request_id, &alert);
                             let derived = Derived { alerts: vec![alert.clone()], ..Derived::default() };
                             self.pending.add(derived, self.started.elapsed());
                             self.ledger.show(alert.clone());
@@ -347,9 +400,9 @@ impl Engine {
                 }
             }
             Command::Record { event, request_id, reply } => {
-                if !self.ledger.recorded(&request_id) {
+                if !self.stream.requests.recorded(&request_id) {
                     let derived = self.stream.record(event, now);
-                    self.ledger.remember_recorded(request_id);
+                    self.stream.requests.remember_recorded(request_id);
                     self.keep(derived);
                 }
                 self.ledger.answer(Answer::Recorded(reply));
@@ -360,16 +413,37 @@ impl Engine {
 
     /// Cuts the barrier: everything taken so far, and the state after it.
     fn submit(&mut self) -> Result<(), EngineError> {
-        if self.pending.is_empty() || !self.archive.room() {
+        if self.pending.is_empty() || self.held.is_some() || !self.archive.room() {
             return Ok(());
+        }
+        // Beside an S3 that is away it could only make windows wait.
+        if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
+            self.stream.settle();
         }
         let snapshot = self.stream.snapshot(&self.intake.left())?;
         let segment = Segment { content: self.pending.take(), snapshot, positions: self.intake.positions() };
         self.ledger.submitted();
+        if self.stream.has_entered() {
+            self.models.submitted(self.ledger.segments());
+        }
         self.archive.submit(segment).map_err(|_| EngineError::Archive)
     }
 
-    /// The archive has moved: acks, answers, alerts that are certain now.
+    /// Enters the model that was offered. Its line is drawn at the barrier, so it gets a segment at once, and only when that
+    /// can be expected to be in S3 soon.
+    fn change_model(&mut self) -> Result<(), EngineError> {
+        let Some(charge) = self.models.offer(self.stream.schedule()) else { return Ok(()) };
+        let can = self.held.is_none() && self.archive.room() && self.archive.status().borrow().up;
+        if !can || !self.stream.enter(&charge, self.plant_now()) {
+            return Ok(());
+        }
+        tracing::info!(version = charge.version, "the model is entered");
+        self.models.keep_offered();
+        self.pending.force(self.now());
+        self.submit()
+    }
+
+    /// The archive has moved: acks, answers, alerts that are certain now; and who judges which windows.
     fn archived(&mut self) -> Result<(), EngineError> {
         let status = self.archive.status().borrow().clone();
         if status.fenced {
@@ -379,6 +453,10 @@ impl Engine {
             });
         }
         self.acks.committed(&status.committed);
+        if self.models.committed(status.committed_segments) {
+            self.stream.in_force();
+            self.model_in_charge();
+        }
         let confirmed = self.ledger.committed(status.committed_segments);
         self.metrics.readings_archived.add(confirmed.readings, &[]);
         self.metrics.batches_committed.add(confirmed.batches, &[]);
@@ -390,11 +468,18 @@ impl Engine {
         self.metrics.staged_segments.record(status.staged_segments, &[]);
         self.metrics.manifest.record(status.manifest, &[]);
         self.board.set_part(Part::Archive, (!status.up).then(|| "S3 does not answer".into()));
-        Ok(())
+        match self.held.take() {
+            Some(held) => self.judge(held),
+            None => Ok(()),
+        }
     }
 
     fn model_in_charge(&mut self) {
-        let version = self.scorer.borrow_and_update().as_ref().map(|s| s.version().to_owned());
+        let version = self.models.follow(self.stream.schedule());
+        if let Some(version) = version.as_ref().filter(|_| version != self.in_charge) {
+            tracing::info!(version, "model in charge");
+        }
+        self.watch.in_charge(self.models.in_charge().as_deref());
         self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
         self.in_charge.clone_from(&version);
         self.board.set_state(match version {
@@ -405,12 +490,15 @@ impl Engine {
 
     fn tick(&mut self) {
         let now = self.now();
-        let blocked = self.pending.due(now) && !self.archive.room();
+        let blocked = self.held.is_some() || (self.pending.due(now) && !self.archive.room());
         self.blocked_since = blocked.then(|| self.blocked_since.unwrap_or(now));
         let patient = |since| !self.stop.is_cancelled() && now.saturating_sub(since) < PAUSE_AFTER;
         let paused = self.blocked_since.is_some_and(|since| !patient(since));
         if paused != self.intake.paused() {
             match paused {
+                true if self.held.is_some() => {
+                    tracing::warn!("windows wait for the manifest that enters their model; gateways keep everything");
+                }
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
                 false => tracing::info!("there is room again: taking on"),
             }
@@ -428,6 +516,10 @@ impl Engine {
         if let Some((slowest, newest)) = self.stream.fleet().watermarks() {
             self.metrics.watermark_lag.record(behind(slowest), &[]);
             self.metrics.newest_batch_age.record(behind(newest), &[]);
+        }
+        if now >= self.report_due {
+            self.report_due = now + REPORT_INTERVAL;
+            self.board.set_model(self.watch.report());
         }
         let (pending, staged) = self.ledger.uncommitted();
         self.metrics.batches_pending.record(pending, &[]);

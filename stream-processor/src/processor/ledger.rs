@@ -7,9 +7,6 @@ use tokio::sync::oneshot;
 
 use crate::serve::command::CommandError;
 
-/// Request ids whose answers are remembered, so that a repeat gets the same one.
-const REQUESTS_KEPT_MAX: usize = 1024;
-
 /// An answer that is given after its commit.
 #[derive(Debug)]
 pub enum Answer {
@@ -57,8 +54,6 @@ pub struct Ledger {
     /// Submitted and not committed.
     submitted: VecDeque<Entry>,
     committed: u64,
-    acknowledged: VecDeque<(String, Alert)>,
-    recorded: VecDeque<String>,
 }
 
 impl Ledger {
@@ -105,31 +100,10 @@ impl Ledger {
         confirmed
     }
 
-    pub fn remember_acknowledged(&mut self, request: String, alert: &Alert) {
-        if !request.is_empty() {
-            self.acknowledged.push_back((request, alert.clone()));
-            forget_oldest(&mut self.acknowledged);
-        }
+    /// How many segments must be committed for everything that was submitted so far.
+    pub fn segments(&self) -> u64 {
+        self.committed + self.submitted.len() as u64
     }
-
-    pub fn acknowledged(&self, request: &str) -> Option<&Alert> {
-        self.acknowledged.iter().find(|(id, _)| id == request).map(|(_, alert)| alert)
-    }
-
-    pub fn remember_recorded(&mut self, request: String) {
-        if !request.is_empty() {
-            self.recorded.push_back(request);
-            forget_oldest(&mut self.recorded);
-        }
-    }
-
-    pub fn recorded(&self, request: &str) -> bool {
-        self.recorded.iter().any(|id| id == request)
-    }
-}
-
-fn forget_oldest<T>(memory: &mut VecDeque<T>) {
-    memory.drain(..memory.len().saturating_sub(REQUESTS_KEPT_MAX));
 }
 
 #[cfg(test)]
@@ -156,16 +130,5 @@ mod tests {
         assert!(second.try_recv().is_err());
         assert_eq!(ledger.committed(2).alerts_up_to, Some(7));
         assert_eq!(second.try_recv(), Ok(Ok(())));
-    }
-
-    #[test]
-    fn a_repeated_request_is_known_and_the_memory_is_bounded() {
-        let mut ledger = Ledger::default();
-        for i in 0..2 * REQUESTS_KEPT_MAX {
-            ledger.remember_recorded(format!("r{i}"));
-        }
-        assert!(ledger.recorded(&format!("r{}", 2 * REQUESTS_KEPT_MAX - 1)));
-        assert!(!ledger.recorded("r0"));
-        assert_eq!(ledger.recorded.len(), REQUESTS_KEPT_MAX);
     }
 }

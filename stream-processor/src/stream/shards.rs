@@ -45,9 +45,10 @@ impl Parts {
     /// Nothing yet, under the same settings.
     fn like(first: &Parts) -> Parts {
         let (fleet, carry, windows, waiting, left) = Default::default();
+        let (schedule, requests) = Default::default();
         let mut desk = first.desk.clone();
         desk.clear();
-        Parts { schema: first.schema.clone(), fleet, carry, windows, desk, waiting, left }
+        Parts { schema: first.schema.clone(), fleet, carry, windows, desk, waiting, left, schedule, requests }
     }
 
     fn take(&mut self, part: &mut Parts, moved: &Moved, slots: Slots) {
@@ -65,6 +66,9 @@ impl Parts {
             }
             self.desk.move_in(&mut part.desk, part.fleet.name(*there));
         }
+        let names = moved.machines.iter().map(|(there, _)| part.fleet.name(*there).clone());
+        self.schedule.move_in(&part.schedule, &part.fleet, &names.collect());
+        self.requests.move_in(&part.requests);
         self.waiting.move_in(&mut part.waiting, slots);
         let left = std::mem::take(&mut part.left);
         self.left.extend(left.into_iter().filter(|(agent, _)| slots.holds(&agent.agent)));

@@ -3,7 +3,9 @@
 use model::{features::clean::Carry, store::OBJECT_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
-use super::{FeatureSchema, Fleet, Stream, StreamConfig, StreamError, waiting::Waiting};
+use super::{
+    FeatureSchema, Fleet, Stream, StreamConfig, StreamError, requests::Requests, schedule::Schedule, waiting::Waiting,
+};
 use crate::{alert::AlertDesk, intake::EpochsLeft, window::Windows};
 
 const SNAPSHOT_VERSION: u32 = 1;
@@ -21,6 +23,8 @@ pub struct Written<'a> {
     desk: &'a AlertDesk,
     waiting: &'a Waiting,
     left: &'a EpochsLeft,
+    schedule: &'a Schedule,
+    requests: &'a Requests,
 }
 
 /// As it was written.
@@ -35,12 +39,16 @@ pub struct Parts {
     pub waiting: Waiting,
     #[serde(default)]
     pub left: EpochsLeft,
+    #[serde(default)]
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub requests: Requests,
 }
 
 impl Parts {
     pub fn written(&self) -> Written<'_> {
-        let Parts { schema, fleet, carry, windows, desk, waiting, left } = self;
-        Written { version: SNAPSHOT_VERSION, schema, fleet, carry, windows, desk, waiting, left }
+        let Parts { schema, fleet, carry, windows, desk, waiting, left, schedule, requests } = self;
+        Written { version: SNAPSHOT_VERSION, schema, fleet, carry, windows, desk, waiting, left, schedule, requests }
     }
 }
 
@@ -61,19 +69,25 @@ impl Stream {
             desk: &self.desk,
             waiting: &self.waiting,
             left,
+            schedule: self.entered.as_ref().unwrap_or(&self.schedule),
+            requests: &self.requests,
         })
     }
 
     /// With other window or feature settings than the snapshot's, windows and normals start anew; all else goes on.
     pub fn restore(config: StreamConfig, snapshot: &[u8]) -> Result<(Self, EpochsLeft), StreamError> {
-        let Parts { schema, mut fleet, carry, mut windows, mut desk, waiting, left } = decode(snapshot)?;
+        let parts = decode(snapshot)?;
+        let Parts { schema, mut fleet, carry, mut windows, mut desk, waiting, left, schedule, requests } = parts;
         if schema != FeatureSchema::of(&config.features).fingerprint() {
             tracing::warn!("the settings of windows and features have changed: windows and normals start anew");
             windows = Windows::default();
+            fleet.settle(&config.features);
         }
+        fleet.settle_unknown(&config.features);
         fleet.index(&config.features);
         desk.reconfigure(config.alert.clone());
-        Ok((Self { config, fleet, carry, windows, desk, waiting }, left))
+        let entered = None;
+        Ok((Self { config, fleet, carry, windows, desk, waiting, schedule, entered, requests }, left))
     }
 }
 

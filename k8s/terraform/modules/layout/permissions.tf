@@ -1,5 +1,5 @@
-# What each program may do in the bucket. `.ci/terraform.py` compares the actions with what the code calls, and the keys with
-# those that `proto` can form.
+# What each program may do in the bucket. `.ci/terraform/check.py` compares the actions with what the code calls, and
+# the keys with those that `proto` can form; `.ci/recording.py` compares both with what the running programs ask for.
 locals {
   # Without this S3 answers 403 instead of 404 for a key that is not there, and finding the newest manifest needs the 404.
   # A condition on the prefix would take the 404 away again: GET and HEAD carry no prefix.

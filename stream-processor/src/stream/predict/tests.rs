@@ -15,8 +15,12 @@ fn press() -> AssetId {
     AssetId::new("press").unwrap()
 }
 
-/// One layer that listens to the means of its sensors.
 fn scorer(config: &StreamConfig) -> Scorer {
+    scorer_with(config, 0.5)
+}
+
+/// One layer that listens to the means of its sensors. Another threshold is another version.
+pub fn scorer_with(config: &StreamConfig, threshold: f64) -> Scorer {
     let names = FeatureSchema::of(&config.features).names;
     let listens = |mode: usize, name: &str| if name.ends_with(".mean") { 0.3 + mode as f32 } else { 0.01 };
     let row = |mode: usize| names.iter().map(move |name| listens(mode, name)).chain([0.1]);
@@ -24,8 +28,7 @@ fn scorer(config: &StreamConfig) -> Scorer {
     let dense = Dense { inputs: names.len() + 1, outputs: 2, weight, bias: vec![0.1, -0.2] };
     let (mean, std) = (vec![20.0; names.len()], vec![50.0; names.len()]);
     let calibration = Calibration::from(Platt { slope: 0.1, intercept: 0.0 });
-    let head =
-        |mode: &str| Head { mode: mode.into(), calibration: calibration.clone(), calibrated: true, threshold: 0.5 };
+    let head = |mode: &str| Head { mode: mode.into(), calibration: calibration.clone(), calibrated: true, threshold };
     let model = Artifact {
         config: config.features.clone(),
         horizon_ms: 1,

@@ -79,7 +79,7 @@ fn windows_of_one_time_in_two_generations_have_two_names() {
     let mut stream = Stream::new(config());
     let there_and_back: Vec<i64> = [0, 5_000, 0, 5_000].iter().map(|after| NOON + after).collect();
     let windows = stream.apply(batches(1, &there_and_back), None).unwrap().windows;
-    let score = Score { probabilities: vec![], uncertainties: vec![], shares: vec![] };
+    let score = model::score::Score { probabilities: vec![], uncertainties: vec![], shares: vec![] };
     let model = prediction::Model { heads: &[], version: "v1", horizon_ms: 0 };
     let named: Vec<_> = windows.iter().map(|w| prediction::prediction(w, &score, &model)).collect();
     assert_eq!(named.iter().map(|p| p.generation).collect::<Vec<_>>(), [0, 0, 1]);

@@ -41,7 +41,9 @@ pub const ANY: &str = "127.0.0.1:0";
 /// What a processor says when its surroundings fail, and nothing is lost by it.
 pub const S3_AWAY: &str = "S3 is away: segments wait in staging";
 pub const BROKER_LOST: &str = "the connection to the broker is lost; nothing is: gateways keep it";
+pub const BROKER_NOT_YET: &str = "no connection to the broker yet; it is tried again until there is one";
 pub const REGISTRY_AWAY: &str = "the registry can't be read; the model in charge stays";
+pub const MODEL_AWAITED: &str = "windows wait for the manifest that enters their model";
 /// Its last words, if S3 does not answer at the start.
 pub const NO_START: &str = "S3 ";
 
@@ -76,7 +78,7 @@ impl Hall {
         let proxy = Proxy::start(server.addr).await;
         let s3 = S3Config::with_keys(&format!("http://{}", server.addr), BUCKET, &keys.access, &keys.secret);
         let store = Store::open(&s3).await.unwrap();
-        plant::put_in_charge(&store).await;
+        plant::put_in_charge(&store, plant::THRESHOLD).await;
         let clock = PlantClock { wall_origin_ms: wall_now_ms(), plant_origin: origin, speed };
         let (starts, seen) = (0, Progress::default());
         Some(Hall { folder, broker, _server: server, proxy, store, clock, keys, starts, seen })
@@ -155,7 +157,7 @@ impl Hall {
                  [serve]\ngrpc = \"{ANY}\"\nhttp = \"{ANY}\"\n\
                  [archive]\nstaging = \"staging-{owner}\"\nsegment_seconds_max = 1\ntakeover_quiet_seconds = 4\n{settings}\n\
                  [features]\nsensors = [{sensors}]\nwindow_ms = {}\nlateness_ms = {}\n\
-                 [model]\nname = \"{}\"\n\
+                 [model]\nname = \"{}\"\nrefresh_seconds = 1\n\
                  [clock]\nwall_origin_ms = {}\nplant_origin = {}\nspeed = {:?}\n",
                 self.broker.1,
                 self.proxy.addr,

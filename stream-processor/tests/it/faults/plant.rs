@@ -188,17 +188,21 @@ impl Source for Table {
     }
 }
 
-/// Publishes the model and puts it in charge.
-pub async fn put_in_charge(store: &Store) {
-    let artifact = hot_is_bad();
+/// Of the model that every hall begins with.
+pub const THRESHOLD: f64 = 0.5;
+
+/// Publishes the model and puts it in charge; another threshold is another version.
+pub async fn put_in_charge(store: &Store, threshold: f64) -> String {
+    let artifact = hot_is_bad(threshold);
     let (name, version) = (id(MODEL), artifact.version().unwrap());
     registry::publish(store, &name, &version, artifact.encode().unwrap().into()).await.unwrap();
     let decision = Decision { who: "a test".into(), why: "it sees heat".into(), when_ms: 0 };
     registry::promote(store, &name, &version, decision).await.unwrap();
+    version
 }
 
 /// One layer that looks at the mean temperature, and a little at everything else.
-fn hot_is_bad() -> Artifact {
+fn hot_is_bad(threshold: f64) -> Artifact {
     let config = features();
     let names = FeatureSchema::of(&config).names;
     let mean = |name: &String| if name == "temperature.mean" { SENSORS[0].2 + HEAT / 2.0 } else { 0.0 };
@@ -211,8 +215,7 @@ fn hot_is_bad() -> Artifact {
         weight: (0..encoder.width()).map(weight).collect(),
         bias: vec![0.0],
     };
-    let head =
-        Head { mode: "overheating".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold: 0.5 };
+    let head = Head { mode: "overheating".into(), calibration: Calibration::IDENTITY, calibrated: true, threshold };
     let mut artifact = Artifact {
         config,
         horizon_ms: 3_600_000,
