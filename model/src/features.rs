@@ -161,7 +161,7 @@ impl FeatureConfig {
         let sensors = once && (1..=SENSORS_MAX).contains(&self.sensors.len());
         let (window, slide, revise) = (self.window_ms, self.slide_ms(), self.revise_ms());
         let slides = (1..=window).contains(&slide) && window % slide == 0 && window / slide < PANES_MAX;
-        let revises = |kept: i64| (0..=DAY_MS).contains(&revise) && (revise - 1).div_euclid(slide) + 1 <= kept;
+        let revises = |kept: i64| (0..=DAY_MS).contains(&revise) && (revise - 1).div_euclid(slide) < kept;
         let demands = [
             ((1..=DAY_MS).contains(&window), "window_ms", "from 1 to 86400000, a day"),
             (slides, "slide_ms", "a divisor of window_ms, at least a 63rd of it"),

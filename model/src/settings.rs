@@ -93,7 +93,7 @@ impl Default for TrainSettings {
             rows_max: 40_000,
             epochs_max: 16,
             patience: 4,
-            batch_rows: 256,
+            batch_rows: 96,
             learning_rate: 2e-3,
             warm_up: 0.05,
             weight_decay: 1e-2,

@@ -61,7 +61,7 @@ impl Panes {
         all
     }
 
-    /// No window from this one on is without need of what is kept.
+    /// Keeps what this window needs, and those after it.
     pub fn forget_before(&mut self, window: i64, config: &FeatureConfig) {
         let oldest = window.saturating_sub(config.panes() - 1);
         while let Some(entry) = self.0.first_entry().filter(|entry| *entry.key() < oldest) {
