@@ -315,7 +315,7 @@ impl Layer {
     fn check(&self, layer: usize, members: usize, bins: usize, own: bool) -> Result<(), ShapeError> {
         let Layer { inputs, outputs, weight, adapter, scale, bias } = self;
         let (weights, biases) = (weight.len(), bias.len());
-        let times = |a: usize, b: usize| a.checked_mul(b).unwrap_or(usize::MAX);
+        let times = usize::saturating_mul;
         let rows = if own { times(*inputs, members) } else { inputs.saturating_add(bins) };
         if weights != times(rows, *outputs) || biases != times(members, *outputs) || weight.is_empty() || *inputs == 0 {
             return Err(ShapeError::Layer { layer, inputs: *inputs, outputs: *outputs, weights, biases });

@@ -2,6 +2,7 @@
 
 pub mod fit;
 mod golden;
+mod optimizer;
 pub mod plan;
 pub mod reliability;
 mod sample;
