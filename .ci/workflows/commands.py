@@ -43,6 +43,7 @@ case "$*" in
   *show*) printf '{{"version": "v1"}}\\n' ;;
   *evaluate*json*) printf '{{}}\\n' ;;
   *evaluate*) printf 'table of %s\\n' "$4" ;;
+  *compare*) echo 'table of both'; exit "${{GATE:-0}}" ;;
   *promote*) echo promoted ;;
 esac
 """
@@ -125,18 +126,30 @@ class Model(Command):
             self.calls(),
             [
                 f"processor model train {config}",
-                f"processor model show {config}",
+                f"processor model show --json {config}",
                 f"processor model evaluate --version v2 {config}",
                 f"processor model evaluate --version v2 --json {config}",
                 f"processor model evaluate --version v1 {config}",
                 f"processor model evaluate --version v1 --json {config}",
+                f"processor model compare v2 --champion v1 {config}",
                 f"aws s3 cp --only-show-errors --recursive s3://bucket/models/plant/v2/ {out}/model/",
             ],
         )
-        self.assertEqual(self.outputs(), {"version": "v2", "champion": "v1"})
+        self.assertEqual(self.outputs(), {"version": "v2", "champion": "v1", "verdict": "promote"})
         summary = (self.folder / "summary").read_text()
         self.assertLess(summary.index("table of v2"), summary.index("table of v1"))
         subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+
+    def test_the_gate_decides_whether_a_person_is_asked(self):
+        for code, verdict in (("3", "refuse"), ("4", "wait")):
+            (self.folder / "output").unlink(missing_ok=True)
+            self.env["GATE"] = code
+            self.run_script("train", self.folder / f"out{code}")
+            self.assertEqual(self.outputs()["verdict"], verdict)
+        (self.folder / "output").unlink()
+        self.env["GATE"] = "1"
+        self.run_script("train", self.folder / "out1", fails="")
+        self.assertFalse((self.folder / "output").exists())
 
     def test_a_training_that_fails_says_nothing_of_versions(self):
         self.program("processor", "#!/bin/sh\necho 'no archive' >&2\nexit 1\n")
@@ -148,9 +161,10 @@ class Model(Command):
         self.assertIn('"{name} {}: {} of {} rows, {} epochs"', (ROOT / "model/src/cli.rs").read_text())
 
     def test_promotion_names_the_version_and_the_run(self):
-        self.run_script("promote", "v2", "approved in run 7")
-        self.assertIn("processor model promote v2 --why approved in run 7 --config", self.calls()[0])
-        self.run_script("promote", "v2;id", "why", fails="usage")
+        self.run_script("promote", "v2", "approved in run 7", "v1")
+        self.assertIn("processor model promote v2 --why approved in run 7 --over v1 --config", self.calls()[0])
+        self.run_script("promote", "v2;id", "why", "v1", fails="usage")
+        self.run_script("promote", "v2", "why", "v1;id", fails="usage")
 
 
 class Images(Command):

@@ -18,7 +18,7 @@ use crate::{
     forward::{Encoder, MEMBERS_MAX, Network, ShapeError},
 };
 pub use origin::{ModeMetrics, Origin, RefusedMode, Shortage};
-use tensors::{Tensors, TensorsBuilder};
+pub(crate) use tensors::{Tensors, TensorsBuilder};
 
 pub const ARTIFACT_FORMAT: u32 = 3;
 pub const ARTIFACT_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -1,4 +1,8 @@
-//! `model import | train | evaluate | promote | show`, and the same as `stream-processor model ...`.
+//! `model import | train | retrain | evaluate | compare | promote | rollback | show | history | benchmark`, and the same as
+//! `stream-processor model ...`.
+
+mod challenge;
+mod decisions;
 
 use std::{
     error::Error,
@@ -11,18 +15,23 @@ use std::{
 use clap::{Args, Subcommand};
 use proto::{archive::Shard, asset::AssetId, config::ConfigError, time::wall_now_ms};
 
+use decisions::Decisions;
+
 use crate::{
     artifact::Artifact,
     benchmark,
     config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
     evaluate::{evaluate, truth::Truth},
+    features::FeatureConfig,
     import::{
         Imported, import,
         mapping::{MAPPING_BYTES_MAX, Mapping},
     },
     job::{self, Step, TrainJob},
     registry::{self, Decision},
+    settings::TrainSettings,
     store::{S3Config, Store},
+    train::search::{self, TRIALS_MAX, Trial},
 };
 
 /// A truth file larger than this is not one of ours.
@@ -58,6 +67,15 @@ enum Command {
         promote: bool,
         #[arg(long)]
         seed: Option<u64>,
+        /// Settings of training in a file of their own instead of the configuration's [train].
+        #[arg(long)]
+        settings: Option<PathBuf>,
+        /// Searches the settings first, with so many trials inside the training slice, and trains with the best.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=TRIALS_MAX as u64))]
+        trials: Option<u64>,
+        /// Writes the settings that were trained with to this file, as --settings reads it.
+        #[arg(long)]
+        write_settings: Option<PathBuf>,
     },
     /// Measures a version on what was archived after all that it was made with, beside baselines.
     Evaluate {
@@ -71,15 +89,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Puts a published version in charge.
-    Promote {
-        version: String,
-        /// Kept with the decision.
-        #[arg(long, default_value = "by hand")]
-        why: String,
-    },
-    /// Says which version is in charge, since when and why.
-    Show,
+    /// Trains a challenger, holds it against the version in charge, and promotes it if it passes the gate.
+    Retrain(challenge::Retrain),
+    /// Holds a published version against the one in charge. Exit code 0: it passes the gate, 3: refused, 4: wait.
+    Compare(challenge::Compare),
+    #[command(flatten)]
+    Decisions(Decisions),
     /// Brings foreign CSV files into an archive that is empty, with a mapping of their columns.
     Import {
         /// What the columns mean; see model/benchmarks for examples.
@@ -110,6 +125,8 @@ enum Failure {
     /// Found before anything was opened.
     Config(String),
     Run(Box<dyn Error + Send + Sync>),
+    /// It ran, and has said what it found; the exit code says it to scripts.
+    Told(u8),
 }
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
@@ -126,6 +143,7 @@ pub async fn run(args: ModelArgs) -> ExitCode {
             eprintln!("{reason}");
             ExitCode::from(2)
         }
+        Err(Failure::Told(code)) => ExitCode::from(code),
         Err(Failure::Run(error)) => {
             eprintln!("{}", one_line(&*error));
             ExitCode::FAILURE
@@ -163,9 +181,15 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
     };
     let shard = args.shard;
     match args.command {
-        Command::Train { promote, seed } => {
-            let mut settings = config.train;
+        Command::Train { promote, seed, settings, trials, write_settings } => {
+            let mut settings = settings.map(read_settings).transpose()?.unwrap_or(config.train);
             settings.seed = seed.unwrap_or(settings.seed);
+            if let Some(trials) = trials {
+                settings = search(&store, shard, &config.features, settings, trials as usize).await?;
+            }
+            if let Some(path) = write_settings {
+                fs::write(&path, toml::to_string(&settings)?)?;
+            }
             let decision = decision("first training, or asked for with --promote");
             let job = TrainJob { name, shard, features: config.features, settings, promote, decision };
             train(&store, job).await
@@ -179,15 +203,9 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
             report(&store, shard, model, truth, json).await
         }
-        Command::Promote { version, why } => {
-            let champion = registry::promote(&store, &name, &version, decision(&why)).await?;
-            say(&format!("{name}: {} is in charge, before it {}", champion.version, before(&champion.previous)))
-        }
-        Command::Show => {
-            let champion = registry::champion(&store, &name).await?;
-            let champion = champion.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?;
-            say(&serde_json::to_string_pretty(&champion)?)
-        }
+        Command::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
+        Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
+        Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
         Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
         Command::Benchmark { which, data, seed, tuned, json } => measure(which, &data, seed, tuned, json).await,
     }
@@ -238,6 +256,29 @@ async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
     }
 }
 
+/// The best settings of so many trials, each of which is told.
+async fn search(
+    store: &Store,
+    shard: Option<Shard>,
+    features: &FeatureConfig,
+    given: TrainSettings,
+    trials: usize,
+) -> Result<TrainSettings, Failure> {
+    let loaded = job::load(store, shard, features.clone(), given.horizon_ms(), show_progress()).await?;
+    let dataset = loaded.dataset;
+    let searching = move || {
+        let mut tell = |trial: &Trial| {
+            let TrainSettings { hidden, members, bins, learning_rate, dropout, .. } = &trial.settings;
+            eprintln!(
+                "trial {}: average precision {:.3} by hidden {hidden:?}, {members} members, {bins} bins, rate {learning_rate:.1e}, dropout {dropout}",
+                trial.number, trial.score
+            );
+        };
+        search::search(&dataset, &given, trials, &mut tell)
+    };
+    Ok(tokio::task::spawn_blocking(searching).await??)
+}
+
 async fn report(
     store: &Store,
     shard: Option<Shard>,
@@ -246,7 +287,7 @@ async fn report(
     json: bool,
 ) -> Result<(), Failure> {
     let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
-    let (dataset, _) = job::dataset(store, shard, features, horizon_ms, show_progress()).await?;
+    let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
     let measure = move || evaluate(&dataset, &model, truth.as_ref());
     let evaluation = tokio::task::spawn_blocking(measure).await??;
     if json { say(&serde_json::to_string_pretty(&evaluation)?) } else { say(&evaluation.to_string()) }
@@ -270,6 +311,11 @@ fn configuration(args: &ModelArgs) -> Result<ModelConfig, Failure> {
         s3.bucket = args.bucket.clone().unwrap_or_else(|| s3.bucket.clone());
     }
     Ok(config)
+}
+
+fn read_settings(path: PathBuf) -> Result<TrainSettings, Failure> {
+    let text = read_bounded(&path, CONFIG_BYTES_MAX).map_err(Failure::Config)?;
+    TrainSettings::parse(&path.display().to_string(), &text).map_err(|e| Failure::Config(e.to_string()))
 }
 
 fn read_truth(path: PathBuf) -> Result<Truth, Failure> {

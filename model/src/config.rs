@@ -8,7 +8,7 @@ use proto::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{features::FeatureConfig, settings::TrainSettings, store::S3Config};
+use crate::{features::FeatureConfig, retrain::RetrainSettings, settings::TrainSettings, store::S3Config};
 
 /// Name in the registry unless another is given.
 pub const DEFAULT_NAME: &str = "failure";
@@ -22,6 +22,7 @@ pub struct ModelConfig {
     pub features: FeatureConfig,
     pub model: Registry,
     pub train: TrainSettings,
+    pub retrain: RetrainSettings,
     // The processor's, which reads them strictly; named here so that a section that is nobody's is refused.
     #[serde(rename = "site")]
     _site: IgnoredAny,
@@ -70,6 +71,7 @@ impl ModelConfig {
         let mut config: ModelConfig = proto::config::parse(file, text)?;
         config.features.check().map_err(|e| ConfigError::setting(file, "features", e.key, e.allowed))?;
         config.train.check().map_err(|e| ConfigError::setting(file, "train", e.key, e.allowed))?;
+        config.retrain.check().map_err(|(key, allowed)| ConfigError::setting(file, "retrain", key, allowed))?;
         let base = Path::new(file).parent().unwrap_or(Path::new(""));
         let s3 = config.s3.map(|s3| s3.check(base)).transpose();
         config.s3 = s3.map_err(|e| ConfigError::whole(file, e.to_string()))?;
@@ -89,6 +91,10 @@ mod tests {
         let message = |text: &str| ModelConfig::parse("p.toml", text).unwrap_err().to_string();
         assert!(message("[train]\nepoch = 3").starts_with("p.toml:2: unknown field `epoch`, expected one of"));
         assert!(message("[train]\nhorizon_hours = -1.0").contains("train.horizon_hours"));
+        assert!(
+            message("[retrain.gate]\nepsilon = 2.0")
+                .starts_with("p.toml: `retrain.gate.epsilon`: allowed: from 0 to 1")
+        );
         assert!(message("[train.split]\ntrain = 1.0").contains("train.split"));
         assert!(message("[features]\nwindow_ms = 0").starts_with("p.toml: `features.window_ms`: allowed: from 1"));
         assert!(message("[trian]\nepochs_max = 3").starts_with("p.toml:1: unknown field `trian`, expected one of"));

@@ -7,9 +7,11 @@
 
 pub mod archive;
 pub mod label;
+pub(crate) mod order;
 pub mod split;
 
 use proto::{asset::AssetId, time::PlantTime};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::features::{FeatureConfig, FeatureSchema, WindowFeatures};
@@ -33,7 +35,7 @@ pub struct Dataset {
     width: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     pub name: AssetId,
     /// Index into [`Dataset::kinds`].
@@ -84,6 +86,33 @@ impl Dataset {
             }
         }
         self.machines.push(Machine { name: first.machine.clone(), kind, life });
+    }
+
+    /// From what [`Dataset::features`] and the fields gave; `features` of all rows, one after the other.
+    pub fn from_parts(
+        config: FeatureConfig,
+        horizon_ms: i64,
+        modes: Vec<String>,
+        kinds: Vec<AssetId>,
+        machines: Vec<Machine>,
+        rows: Vec<Row>,
+        features: Vec<f32>,
+    ) -> Self {
+        let width = FeatureSchema::of(&config).names.len();
+        Dataset { config, horizon_ms, modes, kinds, machines, rows, features, width }
+    }
+
+    /// Only the windows that start at `from` or later.
+    pub fn since(&self, from: PlantTime) -> Self {
+        self.of_rows(&(0..self.rows.len()).filter(|row| self.rows[*row].start >= from).collect::<Vec<_>>())
+    }
+
+    /// With those rows alone, in their order, and every machine.
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        let features = rows.iter().flat_map(|row| self.features(*row)).copied().collect();
+        let kept = rows.iter().map(|row| self.rows[*row]).collect();
+        let (config, modes, kinds) = (self.config.clone(), self.modes.clone(), self.kinds.clone());
+        Self::from_parts(config, self.horizon_ms, modes, kinds, self.machines.clone(), kept, features)
     }
 
     pub fn features(&self, row: usize) -> &[f32] {

@@ -1,15 +1,15 @@
 //! The one way from readings to features, for the stream (incrementally) and for training (whole frames).
 //!
 //! ```text
-//! readings ─> clean ─────────> aggregate ─────────────> derive ─> WindowFeatures
-//!             flags per row    mergeable partials of    per machine, windows in order:
-//!             (polars)         series and window        lags and the machine's own normal
-//!                              (polars)
+//! readings ─> clean ─────────> aggregate ────────────> panes ────────────> derive ─> WindowFeatures
+//!             flags per row    mergeable partials      overlapping ones    per machine, windows in order:
+//!                              of series and pane      to windows          lags and the machine's own normal
 //! ```
 
 pub mod catalogue;
 pub mod clean;
 pub mod aggregate;
+pub mod panes;
 pub mod derive;
 pub mod events;
 pub mod expression;
@@ -37,10 +37,19 @@ pub use whole::{FeatureError, whole, whole_with_events};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureConfig {
-    /// Length of the tumbling windows, plant ms.
+    /// Length of the windows, plant ms.
     pub window_ms: i64,
-    /// How long after its end a window still takes readings, plant ms.
+    /// From the end of a window to the end of the next one, plant ms; divides `window_ms`. None: `window_ms`, so that windows
+    /// do not overlap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slide_ms: Option<i64>,
+    /// How long after its end a window waits for readings before it closes, plant ms.
     pub lateness_ms: i64,
+    /// How long after it has closed a reading still revises a window, plant ms; 0: never. None: as long as the window itself,
+    /// so that a device may hand over what it held back for one. Each pane of this time costs every machine its aggregates,
+    /// so that a longer one is for who has such devices. No feature means anything else because of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revise_ms: Option<i64>,
     /// Sensors that have features, in this order; others are archived and cleaned but not scored.
     pub sensors: Vec<AssetId>,
     /// A sensor that repeats one value this many times in a row is stuck.
@@ -92,9 +101,11 @@ impl Default for FeatureConfig {
         const SENSORS: [&str; 5] = ["temperature", "sound", "humidity", "rotation_speed", "vibration"];
         Self {
             window_ms: 600_000,
+            slide_ms: None,
             // An agent's log is in order, so this is for devices only that hand their readings over with a delay:
             // one sampling interval of the slowest usual sensor. It is also the delay of every alert.
             lateness_ms: 60_000,
+            revise_ms: None,
             sensors: SENSORS.iter().filter_map(|name| AssetId::new(name).ok()).collect(),
             stuck_after: 30,
             per_sensor: vec![],
@@ -109,6 +120,8 @@ impl Default for FeatureConfig {
 
 /// More sensors than this no machine has.
 pub const SENSORS_MAX: usize = 64;
+/// Panes in one window and in the time in which windows are revised: what is kept of every machine.
+pub const PANES_MAX: i64 = 64;
 /// Of rolling horizons, derived features, kinds of events, makes and models, each.
 pub const EXTRA_MAX: usize = 64;
 const HORIZON_HOURS_MAX: f64 = 24.0 * 366.0;
@@ -122,13 +135,42 @@ pub struct InvalidFeatures {
 }
 
 impl FeatureConfig {
+    /// From the end of a window to the end of the next one.
+    pub fn slide_ms(&self) -> i64 {
+        self.slide_ms.unwrap_or(self.window_ms)
+    }
+
+    pub fn revise_ms(&self) -> i64 {
+        self.revise_ms.unwrap_or(self.window_ms)
+    }
+
+    /// In one window; 1 where [`Self::check`] finds that there can be none.
+    pub fn panes(&self) -> i64 {
+        self.window_ms.checked_div(self.slide_ms()).unwrap_or(1)
+    }
+
+    /// Whether features of both mean the same: for how long windows are revised has no part in that.
+    pub fn means(&self, other: &FeatureConfig) -> bool {
+        let meaning = |c: &FeatureConfig| FeatureConfig { slide_ms: Some(c.slide_ms()), revise_ms: None, ..c.clone() };
+        meaning(self) == meaning(other)
+    }
+
     /// What a type can't say.
     pub fn check(&self) -> Result<(), InvalidFeatures> {
         let once = self.sensors.iter().collect::<BTreeSet<_>>().len() == self.sensors.len();
         let sensors = once && (1..=SENSORS_MAX).contains(&self.sensors.len());
+        let (window, slide, revise) = (self.window_ms, self.slide_ms(), self.revise_ms());
+        let slides = (1..=window).contains(&slide) && window % slide == 0 && window / slide < PANES_MAX;
+        let revises = |kept: i64| (0..=DAY_MS).contains(&revise) && (revise - 1).div_euclid(slide) < kept;
         let demands = [
-            ((1..=DAY_MS).contains(&self.window_ms), "window_ms", "from 1 to 86400000, a day"),
+            ((1..=DAY_MS).contains(&window), "window_ms", "from 1 to 86400000, a day"),
+            (slides, "slide_ms", "a divisor of window_ms, at least a 63rd of it"),
             ((0..=DAY_MS).contains(&self.lateness_ms), "lateness_ms", "from 0 to 86400000, a day"),
+            (
+                slides && revises(PANES_MAX - window / slide),
+                "revise_ms",
+                "from 0 to a day, with window_ms at most 64 slides",
+            ),
             (sensors, "sensors", "from 1 to 64 names, each once"),
             (self.stuck_after >= 2, "stuck_after", "2 or more"),
             (self.per_sensor_is_known(), "per_sensor", "names of what a sensor has, each once, like mean, std, slope"),
@@ -236,6 +278,11 @@ mod tests {
         };
         assert!(refused(|c| c.window_ms = 0).starts_with("features.window_ms: "));
         assert!(refused(|c| c.lateness_ms = -1).starts_with("features.lateness_ms: "));
+        assert!(refused(|c| c.slide_ms = Some(0)).starts_with("features.slide_ms: "));
+        assert!(refused(|c| c.slide_ms = Some(7_000)).starts_with("features.slide_ms: "), "no divisor");
+        assert!(refused(|c| c.slide_ms = Some(6_000)).starts_with("features.slide_ms: "), "too many panes");
+        assert!(refused(|c| c.revise_ms = Some(-1)).starts_with("features.revise_ms: "));
+        assert!(refused(|c| c.revise_ms = Some(63 * 600_000 + 1)).starts_with("features.revise_ms: "));
         assert!(refused(|c| c.sensors.clear()).starts_with("features.sensors: "));
         assert!(refused(|c| c.sensors.push(c.sensors[0].clone())).starts_with("features.sensors: "));
         assert!(refused(|c| c.stuck_after = 1).starts_with("features.stuck_after: "));
@@ -247,5 +294,24 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.derived.reverse();
         assert_eq!(config.check().unwrap_err().key, "derived", "`b` comes before what it is made of");
+        let allowed = |change: fn(&mut FeatureConfig)| {
+            let mut config = FeatureConfig::default();
+            change(&mut config);
+            config.check()
+        };
+        assert_eq!(allowed(|c| c.revise_ms = Some(63 * 600_000)), Ok(()));
+        assert_eq!(allowed(|c| c.revise_ms = Some(0)), Ok(()));
+        assert_eq!(allowed(|c| c.slide_ms = Some(60_000)), Ok(()));
+    }
+
+    #[test]
+    fn how_long_windows_are_revised_and_a_slide_that_is_the_default_change_no_meaning() {
+        let config = FeatureConfig::default();
+        let same = FeatureConfig { slide_ms: Some(config.window_ms), revise_ms: Some(0), ..config.clone() };
+        let other = FeatureConfig { slide_ms: Some(60_000), ..config.clone() };
+        assert!(same.means(&config) && !other.means(&config));
+        let fingerprint = |c: &FeatureConfig| FeatureSchema::of(c).fingerprint();
+        assert_eq!(fingerprint(&same), fingerprint(&config));
+        assert_ne!(fingerprint(&other), fingerprint(&config));
     }
 }

@@ -1,17 +1,24 @@
-//! One training run, from the archive to the registry: the same for the command line and for the embedded factory.
+//! One run, from the archive to the registry: the same for the command line, for the embedded factory and in a Job.
 
-use proto::{archive::Shard, asset::AssetId};
+use proto::{archive::Shard, asset::AssetId, time::PlantTime};
 
 use crate::{
     dataset::{
         Dataset,
         archive::{self, ArchiveError, ReadProgress},
     },
+    drift::ReferenceError,
     features::FeatureConfig,
-    registry::{self, Champion, Decision, RegistryError},
+    gate::{GateError, Verdict, golden::Golden},
+    registry::{self, COMPARISON_FILE, Decision, Entry, REPORT_FILE, RegistryError, WATCH_FILE},
+    retrain::{self, RetrainSettings, Retrained},
     store::Store,
     train::{Progress, TrainError, TrainSettings, Trained, train},
+    watch::WatchReference,
 };
+
+/// In the history, of a challenger that was refused before it was trained.
+const UNTRAINED: &str = "none";
 
 #[derive(Debug, Clone)]
 pub struct TrainJob {
@@ -47,45 +54,146 @@ pub enum JobError {
     Registry(#[from] RegistryError),
     #[error("the report can't be written: {0}")]
     Report(#[from] serde_json::Error),
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    #[error(transparent)]
+    Watch(#[from] ReferenceError),
+    #[error("no version is in charge: train the first one")]
+    NothingInCharge,
     #[error("training was interrupted")]
     Interrupted,
 }
 
-/// Reads the archive, trains, publishes; promotes if asked to, or if nothing is in charge yet.
-pub async fn run<F>(store: &Store, job: TrainJob, progress: F) -> Result<(Trained, Option<Champion>), JobError>
+/// Reads the archive, trains, publishes; promotes if asked to, or if nothing is in charge yet. The first version's unseen
+/// windows are frozen as the golden set.
+pub async fn run<F>(store: &Store, job: TrainJob, progress: F) -> Result<(Trained, Option<Entry>), JobError>
 where
     F: FnMut(Step) + Send + 'static,
 {
     let TrainJob { name, shard, features, settings, promote, decision } = job;
-    let (dataset, mut progress) = dataset(store, shard, features, settings.horizon_ms(), progress).await?;
+    let Loaded { dataset, mut progress, .. } = load(store, shard, features, settings.horizon_ms(), progress).await?;
     let created_ms = decision.when_ms;
-    let training = move || train(&dataset, &settings, created_ms, &mut |p| progress(Step::Training(p)));
-    let trained = tokio::task::spawn_blocking(training).await.map_err(|_| JobError::Interrupted)??;
+    let training = move || {
+        let trained = train(&dataset, &settings, created_ms, &mut |p| progress(Step::Training(p)))?;
+        let golden = Golden::freeze(&dataset, &trained.artifact);
+        let watch = WatchReference::of(&dataset, &trained.artifact);
+        Ok::<_, TrainError>((trained, golden, watch))
+    };
+    let (trained, golden, watch) = tokio::task::spawn_blocking(training).await.map_err(|_| JobError::Interrupted)??;
+    let is_first = registry::champion(store, &name).await?.is_none();
+    publish(store, &name, &trained, &watch).await?;
+    if let (true, Some(golden)) = (is_first, golden) {
+        registry::freeze(store, &name, &golden).await?;
+    }
     let version = &trained.report.version;
-    registry::publish(store, &name, version, trained.bytes.clone().into()).await?;
-    registry::publish_report(store, &name, version, serde_json::to_vec_pretty(&trained.report)?.into()).await?;
-    let promoted = if promote || registry::champion(store, &name).await?.is_none() {
-        Some(registry::promote(store, &name, version, decision).await?)
-    } else {
-        None
+    let promoted = match promote || is_first {
+        true => Some(registry::promote(store, &name, version, decision).await?),
+        false => None,
     };
     Ok((trained, promoted))
 }
 
-/// The archive as a dataset; gives `progress` back.
-pub async fn dataset<F>(
+#[derive(Debug, Clone)]
+pub struct RetrainJob {
+    pub name: AssetId,
+    /// None: all of them.
+    pub shard: Option<Shard>,
+    pub train: TrainSettings,
+    pub settings: RetrainSettings,
+    /// Plant time; none: nobody knows how old the archive's newest reading is.
+    pub now: Option<PlantTime>,
+    /// Who runs it, why, and when (wall time).
+    pub decision: Decision,
+}
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub retrained: Retrained,
+    /// As it stands in the history; none: nothing was decided, everybody waits.
+    pub decided: Option<Entry>,
+}
+
+/// Reads the archive, trains a challenger, holds it against the version in charge, and promotes or refuses it, with the
+/// reason in the history. It is promoted only over the version that it was compared with.
+pub async fn retrain<F>(store: &Store, job: RetrainJob, progress: F) -> Result<Outcome, JobError>
+where
+    F: FnMut(Step) + Send + 'static,
+{
+    let RetrainJob { name, shard, train, settings, now, decision } = job;
+    let before = registry::champion(store, &name).await?.ok_or(JobError::NothingInCharge)?;
+    let champion = registry::load(store, &name, &before.version).await?.into_model();
+    let frozen = registry::frozen(store, &name).await?;
+    let features = champion.config.clone();
+    let Loaded { dataset, newest, mut progress } = load(store, shard, features, train.horizon_ms(), progress).await?;
+    let created_ms = decision.when_ms;
+    let work = move || {
+        // A registry from before there were golden sets gets its own now.
+        let fresh = if frozen.is_none() { Golden::freeze(&dataset, &champion) } else { None };
+        let golden = frozen.as_ref().or(fresh.as_ref());
+        let age_ms = now.map(|now| now.millis().saturating_sub(newest.millis()));
+        let told = &mut |p| progress(Step::Training(p));
+        let retrained = retrain::retrain(&dataset, &champion, golden, age_ms, (&train, &settings), created_ms, told)?;
+        let watch = retrained.trained.as_ref().map(|t| WatchReference::of(&dataset, &t.artifact));
+        Ok::<_, GateError>((retrained, fresh, watch))
+    };
+    let (mut retrained, fresh, watch) =
+        tokio::task::spawn_blocking(work).await.map_err(|_| JobError::Interrupted)??;
+    if let Some(golden) = fresh {
+        registry::freeze(store, &name, &golden).await?;
+    }
+    let version = retrained.trained.as_ref().map_or(UNTRAINED.into(), |t| t.report.version.clone());
+    let taken_back = registry::history::was_taken_back(&registry::history(store, &name).await?, &version);
+    if taken_back && retrained.verdict == Verdict::Promote {
+        retrained.verdict = Verdict::Refuse(vec!["it was in charge before and was taken back".into()]);
+    }
+    if let (Some(trained), Some(watch)) = (&retrained.trained, &watch) {
+        publish(store, &name, trained, watch).await?;
+    }
+    if let Some(comparison) = &retrained.comparison {
+        let json = serde_json::to_vec_pretty(comparison)?;
+        registry::publish_beside(store, &name, &version, COMPARISON_FILE, json.into()).await?;
+    }
+    let decision = Decision { why: format!("{}; {}", decision.why, retrained.verdict.text()), ..decision };
+    let decided = match retrained.verdict {
+        Verdict::Promote => Some(registry::promote_over(store, &name, &version, &before.version, decision).await?),
+        Verdict::Refuse(_) => Some(registry::refuse(store, &name, &version, decision).await?),
+        Verdict::Wait(_) => None,
+    };
+    Ok(Outcome { retrained, decided })
+}
+
+/// The artefact last: what lies beside it is there when somebody can load it.
+async fn publish(store: &Store, name: &AssetId, trained: &Trained, watch: &WatchReference) -> Result<(), JobError> {
+    let version = &trained.report.version;
+    let report = serde_json::to_vec_pretty(&trained.report)?;
+    registry::publish_beside(store, name, version, REPORT_FILE, report.into()).await?;
+    registry::publish_beside(store, name, version, WATCH_FILE, watch.encode()?.into()).await?;
+    Ok(registry::publish(store, name, version, trained.bytes.clone().into()).await?)
+}
+
+/// The archive as a dataset.
+pub struct Loaded<F> {
+    pub dataset: Dataset,
+    /// Plant time of the newest reading.
+    pub newest: PlantTime,
+    /// As it was given.
+    pub progress: F,
+}
+
+pub async fn load<F>(
     store: &Store,
     shard: Option<Shard>,
     features: FeatureConfig,
     horizon_ms: i64,
     mut progress: F,
-) -> Result<(Dataset, F), JobError>
+) -> Result<Loaded<F>, JobError>
 where
     F: FnMut(Step) + Send + 'static,
 {
     let archive = archive::read(store, shard, &mut |p| progress(Step::Reading(p))).await?;
     progress(Step::Features { readings: archive.readings() });
+    let newest = archive.newest();
     let derive = move || archive.into_dataset(&features, horizon_ms);
     let dataset = tokio::task::spawn_blocking(derive).await.map_err(|_| JobError::Interrupted)??;
-    Ok((dataset, progress))
+    Ok(Loaded { dataset, newest, progress })
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! readings ─> features ─────────────────> score ──> probability per mode, and why
 //!             (clean, aggregate, derive)    ^
-//! archive ──> dataset ─> train ─> evaluate ─┴─ registry (S3)
+//! archive ──> dataset ─> train ─> evaluate ─> gate ─> registry (S3)
+//!                          ^── trigger <── quality, drift <── what became of the scores
 //! ```
 
 pub mod store;
@@ -20,6 +21,13 @@ pub mod import;
 pub mod dataset;
 pub mod train;
 pub mod evaluate;
+pub mod drift;
+pub mod gate;
+pub mod quality;
+pub mod watch;
+pub mod trigger;
+pub mod probation;
+pub mod retrain;
 pub mod registry;
 pub mod benchmark;
 pub mod job;

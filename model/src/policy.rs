@@ -47,7 +47,7 @@ impl AlertPolicy {
 pub struct Policy {
     /// So many windows at or above the threshold open an alert...
     pub open_windows: u32,
-    /// ... out of so many window lengths up to the newest window; a missing window did not cross.
+    /// ... out of so many windows in a row up to the newest; a missing window did not cross.
     pub of_windows: u32,
     /// Below threshold times this a window counts towards closing.
     pub close_factor: f64,
@@ -69,12 +69,12 @@ impl Policy {
     }
 }
 
-/// Where a window lies in time. Slots are counted in window lengths, so that a silent day does not glue two crossings
+/// Where a window lies in time. Slots are counted by the time from window to window, so that a silent day does not glue two crossings
 /// together that have nothing to do with each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Slot {
     pub start: PlantTime,
-    pub length_ms: i64,
+    pub slide_ms: i64,
     /// Just failed or repaired.
     pub quiet: bool,
 }
@@ -99,7 +99,7 @@ struct Crossing {
 impl Track {
     /// `strength` is the value in units of its threshold: 1 and above crosses. A window in quiet time can only fade.
     pub fn observe(&mut self, policy: &Policy, slot: Slot, strength: f64) {
-        let oldest = slot.start.plus_millis(-slot.length_ms.saturating_mul(i64::from(policy.of_windows) - 1));
+        let oldest = slot.start.plus_millis(-slot.slide_ms.saturating_mul(i64::from(policy.of_windows) - 1));
         while self.crossed.front().is_some_and(|c| c.start < oldest) {
             self.crossed.pop_front();
         }
@@ -154,7 +154,7 @@ mod tests {
     const POLICY: Policy = Policy { open_windows: 3, of_windows: 4, close_factor: 0.5, close_windows: 2 };
 
     fn slot(n: i64) -> Slot {
-        Slot { start: PlantTime(n * 10), length_ms: 10, quiet: false }
+        Slot { start: PlantTime(n * 10), slide_ms: 10, quiet: false }
     }
 
     fn track(strengths: &[f64]) -> Track {

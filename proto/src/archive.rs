@@ -200,6 +200,21 @@ pub fn champion_key(name: &AssetId) -> String {
     format!("models/{name}/champion.json")
 }
 
+/// The episodes that every version is held against.
+pub fn golden_key(name: &AssetId) -> String {
+    format!("models/{name}/golden.safetensors")
+}
+
+/// What was decided about a model, in order: `number` is the pointer's after the decision, and of decisions that left the
+/// pointer alone the time tells.
+pub fn decision_key(name: &AssetId, number: u64, when_ms: i64, action: &str, version: &str) -> String {
+    format!("{}{number:020}-{when_ms:020}-{action}-{version}.json", decision_prefix(name))
+}
+
+pub fn decision_prefix(name: &AssetId) -> String {
+    format!("models/{name}/history/")
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ManifestKind {

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, process, time::Instant};
 
 use bytes::Bytes;
 use model::{
-    explain,
+    explain::Explainer,
     features::{
         FeatureSchema, WindowFeatures,
         aggregate::{Cell, aggregate},
@@ -35,7 +35,7 @@ use stream_processor::{
     ingest::Arrival,
     intake::{EpochsLeft, Intake},
     stream::{Stream, StreamConfig},
-    window::{Windows, watermark::Watermark},
+    window::{Step, Windows, watermark::Frontier},
 };
 
 use traffic::{SITE, Traffic, name};
@@ -147,14 +147,15 @@ impl Bench {
             windows.add(cells, &fleet.directory().slots, fleet.catalogue(), &config);
         }
         let machines = 0..fleet.catalogue().machines().len() as u32;
-        let close = |machine| windows.close(machine, 0, Watermark(i64::MAX), fleet.catalogue(), &config);
-        machines.flat_map(close).map(|closed| closed.window).collect()
+        let step = Step { before: Frontier::default(), now: Frontier::END };
+        machines.flat_map(|machine| windows.close(machine, 0, &step, None, fleet.catalogue(), &config)).collect()
     }
 
     fn explain(&self, windows: &[WindowFeatures]) {
         let model = network::untrained().expect("a network");
+        let explainer = Explainer::new(&model, self.scorer.schema());
         for w in windows {
-            explain::shares(&model, self.scorer.schema(), &w.kind, &w.features, &w.normal);
+            explainer.explain(&model, &w.kind, &w.features, &w.normal);
         }
     }
 

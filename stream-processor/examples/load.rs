@@ -1,10 +1,15 @@
 //! A plant's worth of gateways against the real processor: how many readings a second it takes from MQTT to committed
-//! Parquet, and what that costs; or, with `--latency`, how long a prediction takes at a modest pace.
+//! Parquet, and what that costs; with `--latency`, how long a prediction takes at a modest pace; with `--soak`, whether the
+//! processor's memory stays where it is; with `--s3-away`, what it does while its S3 endpoint is gone.
 //!
 //! ```console
 //! $ cargo build --release && cargo run --release --example load
 //! $ cargo run --release --example load -- --latency
+//! $ cargo run --release --example load -- --soak 600
+//! $ cargo run --release --example load -- --gateways 20 --seconds 3600 --rate 60 --s3-away 60
 //! ```
+//!
+//! The last one is an hour at 20,000 readings/s in a minute.
 //!
 //! Broker (mosquitto), S3 endpoint and processor are processes of their own, all on loopback. The gateways follow the
 //! agents' protocol over real MQTT, with frames that were made beforehand.
@@ -13,8 +18,12 @@
 mod gateway;
 #[path = "load/latency.rs"]
 mod latency;
+#[path = "load/memory.rs"]
+mod memory;
 #[path = "load/network.rs"]
 mod network;
+#[path = "load/outage.rs"]
+mod outage;
 #[path = "load/site.rs"]
 mod site;
 #[path = "load/traffic.rs"]
@@ -43,6 +52,7 @@ use tokio::{
 
 use gateway::{Gateway, Orders, Seen};
 use latency::Latencies;
+use memory::Memory;
 use network::WINDOW_MS;
 use site::Site;
 use traffic::Traffic;
@@ -68,6 +78,12 @@ struct Options {
     /// Follow the predictions and time them
     #[arg(long)]
     latency: bool,
+    /// At the pace of the plant for so many seconds, with the processor's resident memory every ten
+    #[arg(long, value_parser = clap::value_parser!(u64).range(20..=3_600), conflicts_with_all = ["seconds", "rate", "latency"])]
+    soak: Option<u64>,
+    /// The S3 endpoint does not answer for so many seconds, from ten seconds after the begin on
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    s3_away: Option<u64>,
     /// Another processor than the one beside this program
     #[arg(long)]
     processor: Option<PathBuf>,
@@ -88,18 +104,24 @@ async fn load(options: Options) -> anyhow::Result<()> {
     ensure!(options.rate >= 0.0 && options.rate <= 1_000.0, "--rate: from 0 to 1000");
     let origin_ms = wall_now_ms().div_euclid(WINDOW_MS) * WINDOW_MS;
     let traffic = Traffic { gateways: options.gateways as usize, machines: options.machines as usize, origin_ms };
-    let mut load = Load::start(traffic, options.seconds, options.processor.clone()).await?;
+    let (seconds, rate) = options.soak.map_or((options.seconds, options.rate), |seconds| (seconds, 1.0));
+    let mut load = Load::start(traffic, seconds, options.processor.clone()).await?;
     println!("processor: pid {}", load.site.processor());
     // The first batches bring the births; what all this costs is not the steady state.
     load.order(Duration::ZERO, 1);
     load.until(|seen| seen.window.received >= 1).await?;
-    let interval = if options.rate > 0.0 { Duration::from_secs_f64(1.0 / options.rate) } else { Duration::ZERO };
+    let interval = if rate > 0.0 { Duration::from_secs_f64(1.0 / rate) } else { Duration::ZERO };
+    load.memory = Memory::new(options.soak.is_some() || options.s3_away.is_some());
     let before = load.cpu();
-    let begun = load.order(interval, options.seconds);
-    load.until(|seen| seen.window.received >= options.seconds).await?;
+    let begun = load.order(interval, seconds);
+    let away = options.s3_away.map(Duration::from_secs);
+    if let Some(away) = away {
+        spawn_local(load.outage(away)?);
+    }
+    load.until(|seen| seen.window.received >= seconds).await?;
     let taken = begun.elapsed();
     let committed_then = load.sum(|seen| seen.window.committed.saturating_sub(1));
-    load.until(|seen| seen.window.committed >= options.seconds).await?;
+    load.until(|seen| seen.window.committed >= seconds).await?;
     let figures = Figures { before, taken, committed_then, committed: begun.elapsed() };
     load.report(&figures, options.latency);
     for complaint in load.site.stop()? {
@@ -117,7 +139,8 @@ struct Load {
     latencies: Rc<RefCell<Latencies>>,
     /// Nothing that runs beside the load may end before it.
     ended: mpsc::Receiver<String>,
-    memory_mb: Vec<f64>,
+    memory: Memory,
+    patience: Duration,
 }
 
 impl Load {
@@ -138,7 +161,7 @@ impl Load {
         let latencies = Rc::default();
         let follow = latency::follow(site.grpc, traffic, gateways.clone(), Rc::clone(&latencies));
         spawn_local(async move { end.send(format!("the stream of predictions ended: {:?}", follow.await)).await });
-        Ok(Load { site, traffic, gateways, orders, latencies, ended, memory_mb: vec![] })
+        Ok(Load { site, traffic, gateways, orders, latencies, ended, memory: Memory::default(), patience: STALL_MAX })
     }
 
     /// From now on, batches up to `last`, one per gateway and `interval`.
@@ -155,15 +178,29 @@ impl Load {
             if let Ok(what) = self.ended.try_recv() {
                 bail!(what);
             }
-            self.memory_mb.push(self.site.memory_mb().0);
+            self.memory.look(&self.site);
             let now = self.sum(|seen| seen.window.received + seen.window.committed);
             if now != seen {
                 (seen, since) = (now, Instant::now());
-            } else if since.elapsed() > STALL_MAX {
+            } else if since.elapsed() > self.patience {
                 bail!("no progress; received and committed batches: {now}");
             }
         }
         Ok(())
+    }
+
+    /// The S3 endpoint goes, and comes back; what was measured meanwhile is said.
+    fn outage(&mut self, away: Duration) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+        self.patience += away;
+        let (gateways, latencies) = (self.gateways.clone(), self.latencies.clone());
+        let readings_per_batch = self.traffic.readings_per_batch();
+        let counts = move || {
+            let sum = |of: fn(&Seen) -> u64| gateways.iter().map(|g| of(&g.borrow())).sum::<u64>();
+            let batches = [sum(|seen| seen.window.received), sum(|seen| seen.window.committed)];
+            let [received, committed] = batches.map(|batches| batches * readings_per_batch);
+            outage::Counts { received, committed, predictions: latencies.borrow().0.len() as u64 }
+        };
+        outage::outage(self.site.others()[1], self.site.staging(), away, counts)
     }
 
     fn sum(&self, of: impl Fn(&Seen) -> u64) -> u64 {
@@ -188,9 +225,7 @@ impl Load {
         let [processor, broker, s3, own] = [0, 1, 2, 3].map(|at| spent[at] / readings);
         println!("CPU s per million readings: processor {processor:.3} ({:.1} s in all)", spent[0]);
         println!("  beside it: broker {broker:.3}, S3 endpoint {s3:.3}, this program {own:.3}");
-        let mean = self.memory_mb.iter().sum::<f64>() / self.memory_mb.len().max(1) as f64;
-        let most = self.site.memory_mb().1;
-        println!("processor's resident memory: {mean:.0} MB on average, {most:.0} MB at most");
+        self.memory.report(&self.site);
         let latencies = self.latencies.borrow();
         println!("predictions by gRPC: {}", latencies.0.len());
         if let Some([p50, p99, most]) = latencies.quantiles([0.5, 0.99, 1.0]).filter(|_| latency) {

@@ -33,6 +33,8 @@ use machine::MachineDesk;
 #[derive(Debug, Clone, Copy)]
 pub struct Judgement<'a> {
     pub window: &'a WindowFeatures,
+    /// From the start of a window to the start of the next one, plant ms.
+    pub slide_ms: i64,
     /// None while there is no model, or when this window could not be scored: then the rules judge it.
     pub scored: Option<Scored<'a>>,
 }
@@ -88,14 +90,15 @@ impl AlertDesk {
         self.machines.extend(from.machines.remove_entry(machine));
     }
 
-    /// What opened, changed or closed by this window. Windows that are not newer than the last one change nothing.
+    /// What opened, changed or closed by this window. Windows that are not newer than the last one change nothing: a
+    /// revision is shown and archived, and what the crew was told on time stays.
     pub fn judge(&mut self, judgement: &Judgement) -> Vec<Alert> {
         let window = judgement.window;
         let desk = self.machines.entry(window.machine.clone()).or_default();
         match judgement.scored {
             _ if !desk.is_next(window) => Vec::new(),
-            Some(scored) => desk.judge_scores(&self.config, window, &scored),
-            None => desk.judge_rules(&self.config, window),
+            Some(scored) => desk.judge_scores(&self.config, judgement, &scored),
+            None => desk.judge_rules(&self.config, judgement),
         }
     }
 

@@ -17,7 +17,7 @@ use proto::{
 use crate::{
     decode::{AgentKey, Content, Taken},
     stream::fleet::Fleet,
-    window::watermark::Watermark,
+    window::watermark::Frontier,
 };
 
 /// Readings of a run of taken batches as columns, in log order.
@@ -42,17 +42,17 @@ impl Rows {
     pub fn of(run: &[Taken], fleet: &Fleet, config: &FeatureConfig) -> Self {
         let readings = |t: &Taken| if let Content::Batch { readings, .. } = t.content { readings as usize } else { 0 };
         let mut rows = Rows::with_capacity(run.iter().map(readings).sum());
-        let mut watermarks: HashMap<&AgentKey, Watermark> = HashMap::new();
+        let mut frontiers: HashMap<&AgentKey, Frontier> = HashMap::new();
         for (at, taken) in (0..).zip(run) {
             let Content::Batch { batch, .. } = &taken.content else { continue };
-            let watermark = watermarks.entry(&taken.agent).or_insert_with(|| fleet.watermark(&taken.agent));
+            let frontier = frontiers.entry(&taken.agent).or_insert_with(|| fleet.frontier(&taken.agent));
             let trusted = is_trusted(batch);
-            let border = Border { watermark: *watermark, sealed_ms: sealed_ms(batch), trusted, config };
+            let border = Border { frontier: *frontier, sealed_ms: sealed_ms(batch), trusted, config };
             for machine in &batch.machines {
                 rows.push_machine(at, machine, &taken.agent, &border, fleet);
             }
             if trusted {
-                watermark.advance(border.sealed_ms);
+                frontier.advance(border.sealed_ms, config);
             }
         }
         rows
@@ -149,7 +149,7 @@ pub fn trusted_seal_ms(taken: &Taken) -> Option<i64> {
 /// What time means to the rows of one batch.
 struct Border<'a> {
     /// Before the batch.
-    watermark: Watermark,
+    frontier: Frontier,
     sealed_ms: i64,
     trusted: bool,
     config: &'a FeatureConfig,
@@ -160,8 +160,14 @@ impl Border<'_> {
         if !self.trusted {
             return flag::UNTRUSTED;
         }
-        let bin = bin_of(time_ms, self.config.window_ms);
-        let late = if self.watermark.closes(bin, self.config) { flag::LATE } else { 0 };
+        let pane = bin_of(time_ms, self.config.slide_ms());
+        let late = if self.frontier.settles(pane, self.config) {
+            flag::LATE
+        } else if self.frontier.closes(pane, self.config) {
+            flag::REVISING
+        } else {
+            0
+        };
         // A device's clock may run ahead of its gateway's by as much as it may be behind. Further ahead, the stamp
         // says nothing, and its window would stay open for as long as it likes.
         let future = time_ms > self.sealed_ms.saturating_add(self.config.lateness_ms);

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use model::{config::Registry, features::FeatureConfig, store::S3Config, train::TrainSettings};
+use model::{
+    config::Registry, features::FeatureConfig, retrain::RetrainSettings, store::S3Config, train::TrainSettings,
+    trigger::TriggerSettings,
+};
 use proto::{
     archive::{Shard, shards::Slots},
     asset::AssetId,
@@ -17,7 +20,7 @@ use proto::{
 };
 use serde::Deserialize;
 
-use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig};
+use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig, traces::TracesConfig};
 
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Names the instance where the file does not.
@@ -48,7 +51,10 @@ pub struct ProcessorConfig {
     pub model: AssetId,
     /// How often its champion pointer is looked at.
     pub refresh: Duration,
+    /// Of a retraining; its figures are the metrics' too.
+    pub trigger: TriggerSettings,
     pub clock: ClockConfig,
+    pub traces: TracesConfig,
 }
 
 #[derive(Deserialize)]
@@ -76,7 +82,11 @@ struct File {
     #[serde(default)]
     train: TrainSettings,
     #[serde(default)]
+    retrain: RetrainSettings,
+    #[serde(default)]
     clock: ClockConfig,
+    #[serde(default)]
+    traces: TracesConfig,
 }
 
 fn first_shard() -> Shard {
@@ -131,6 +141,7 @@ impl ProcessorConfig {
         file.serve.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         file.features.check().map_err(|e| ConfigError::setting(name, "features", e.key, e.allowed))?;
         file.train.check().map_err(|e| ConfigError::setting(name, "train", e.key, e.allowed))?;
+        file.retrain.check().map_err(|(key, allowed)| ConfigError::setting(name, "retrain", key, allowed))?;
         file.clock.check().map_err(|e| ConfigError::whole(name, e.to_string()))?;
         let mqtt = file.mqtt.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
         let s3 = file.s3.check(base).map_err(|e| ConfigError::whole(name, e.to_string()))?;
@@ -152,13 +163,15 @@ impl ProcessorConfig {
             take_over: false,
             mqtt,
             s3,
-            serve: ServeConfig { token_file: file.serve.token_file.map(based), ..file.serve },
+            serve: file.serve.based(base),
             archive: ArchiveConfig { staging: based(file.archive.staging), ..file.archive },
             features: file.features,
             alerts: file.alerts,
             refresh: Duration::from_secs(file.model.refresh_seconds.max(1)),
+            trigger: file.retrain.trigger,
             model: file.model.name().map_err(|e| ConfigError::whole(name, e.to_string()))?,
             clock: file.clock,
+            traces: file.traces,
         })
     }
 }
@@ -213,7 +226,13 @@ mod tests {
                 format!("{MINIMAL}[serve]\nhttp = \"0.0.0.0:8080\"\n"),
                 "`serve.http` (--http): 0.0.0.0:8080 is reachable",
             ),
+            (format!("{MINIMAL}[serve]\ncert_file = \"a\"\n"), "`serve.cert_file`: needs key_file"),
+            (
+                format!("{MINIMAL}[serve]\nclient_ca_file = \"a\"\n"),
+                "`serve.client_ca_file`: needs cert_file and key_file",
+            ),
             (format!("{MINIMAL}[train]\nrows_max = 1\n"), "`train.rows_max`: allowed"),
+            (format!("{MINIMAL}[retrain]\nwindow_days = 0.0\n"), "`retrain.window_days`: allowed"),
             (format!("slots = \"0-64\"\n{MINIMAL}"), "is no set of slots"),
             (format!("{MINIMAL}[archive]\nstaging_bytes_max = 0\n"), "`archive.staging_bytes_max`: must be above 0"),
             (

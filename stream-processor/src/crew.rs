@@ -1,21 +1,30 @@
 //! The crew's stream in a terminal: follow, list and answer alerts with nothing else installed.
 
-use std::{collections::HashMap, io, io::Write, path::PathBuf, time::Duration};
+use std::{collections::HashMap, io, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use proto::wire::alert::{
-    AcknowledgeAlertRequest, Alert, AlertState, ListAlertsRequest, StreamAlertsRequest,
-    alert_service_client::AlertServiceClient, stream_alerts_response::Event,
+use hyper_util::rt::TokioIo;
+use proto::{
+    broker::TlsFiles,
+    wire::alert::{
+        AcknowledgeAlertRequest, Alert, AlertState, ListAlertsRequest, StreamAlertsRequest,
+        alert_service_client::AlertServiceClient, stream_alerts_response::Event,
+    },
 };
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
+use tower::service_fn;
 
-use crate::alert::text;
+use crate::{alert::text, tls};
 
+const HTTPS_PORT: u16 = 443;
 const CONNECT_SECONDS_MAX: u64 = 5;
 const RETRY_SECONDS_FIRST: u64 = 1;
 const RETRY_SECONDS_MAX: u64 = 15;
@@ -32,6 +41,14 @@ pub struct AlertsArgs {
     /// Holds the token that writes need beyond loopback.
     #[arg(long, global = true, env = "MILLWRIGHT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// PEM: the authority that the processor's certificate is from; the address is https:// then.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM: the certificate to show, where the processor asks for one; with --key.
+    #[arg(long, global = true, value_name = "FILE", requires = "key", requires = "ca")]
+    cert: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,22 +77,61 @@ enum AlertsCommand {
 }
 
 pub async fn run(args: AlertsArgs) -> anyhow::Result<()> {
-    let endpoint = Endpoint::from_shared(args.addr.clone())
-        .with_context(|| format!("--addr {}: must be like http://127.0.0.1:50051", args.addr))?
-        .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX));
+    let processor = Processor::of(&args)?;
     match args.command.unwrap_or(AlertsCommand::Follow { machines: Vec::new() }) {
-        AlertsCommand::Follow { machines } => follow(&endpoint, machines).await,
-        AlertsCommand::List { closed } => list(&mut connect(&endpoint).await?, closed).await,
+        AlertsCommand::Follow { machines } => follow(&processor, machines).await,
+        AlertsCommand::List { closed } => list(&mut connect(&processor).await?, closed).await,
         AlertsCommand::Ack { id, author, note } => {
             let token = args.token_file.map(bearer).transpose()?;
-            acknowledge(&mut connect(&endpoint).await?, &id, author, note, token).await
+            acknowledge(&mut connect(&processor).await?, &id, author, note, token).await
         }
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> anyhow::Result<AlertServiceClient<Channel>> {
-    let channel = endpoint.connect().await;
-    let channel = channel.with_context(|| format!("no processor answers at {} (--addr)", endpoint.uri()))?;
+/// Where it is, and how to speak to it.
+struct Processor {
+    endpoint: Endpoint,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Processor {
+    fn of(args: &AlertsArgs) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::from_shared(args.addr.clone())
+            .with_context(|| format!("--addr {}: must be like http://127.0.0.1:50051", args.addr))?
+            .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX));
+        let tls = match (&args.ca, endpoint.uri().scheme_str() == Some("https")) {
+            (Some(ca), true) => {
+                let files = TlsFiles { ca: ca.clone(), client: args.cert.clone().zip(args.key.clone()) };
+                let mut config = tls::client_config(&files)?;
+                config.alpn_protocols = vec![b"h2".to_vec()];
+                Some(config.into())
+            }
+            (None, false) => None,
+            (Some(_), false) => bail!("--addr {}: must begin with https:// when --ca is given", args.addr),
+            (None, true) => bail!("--ca: is needed for https://"),
+        };
+        Ok(Processor { endpoint, tls })
+    }
+
+    async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+        let Some(config) = &self.tls else { return self.endpoint.connect().await };
+        let connector = TlsConnector::from(config.clone());
+        let connect = service_fn(move |to: Uri| {
+            let connector = connector.clone();
+            async move {
+                let host = to.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let stream = TcpStream::connect((host.as_str(), to.port_u16().unwrap_or(HTTPS_PORT))).await?;
+                let name = ServerName::try_from(host).map_err(io::Error::other)?;
+                Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+            }
+        });
+        self.endpoint.connect_with_connector(connect).await
+    }
+}
+
+async fn connect(processor: &Processor) -> anyhow::Result<AlertServiceClient<Channel>> {
+    let channel = processor.channel().await;
+    let channel = channel.with_context(|| format!("no processor answers at {} (--addr)", processor.endpoint.uri()))?;
     Ok(AlertServiceClient::new(channel))
 }
 
@@ -122,11 +178,11 @@ fn refused(status: Status) -> anyhow::Error {
 }
 
 /// Goes on where it was after every interruption, until it is stopped.
-async fn follow(endpoint: &Endpoint, machines: Vec<String>) -> anyhow::Result<()> {
+async fn follow(processor: &Processor, machines: Vec<String>) -> anyhow::Result<()> {
     let mut reading = Reading::default();
     let mut wait = RETRY_SECONDS_FIRST;
     loop {
-        match read(endpoint, &machines, &mut reading).await {
+        match read(processor, &machines, &mut reading).await {
             Ok(()) => wait = RETRY_SECONDS_FIRST,
             Err(ReadError::Final(e)) => return Err(e),
             Err(ReadError::Again(reason)) => {
@@ -153,8 +209,8 @@ impl From<Status> for ReadError {
 }
 
 /// One connection's worth of the stream. Ok: the server asks to call again.
-async fn read(endpoint: &Endpoint, machines: &[String], reading: &mut Reading) -> Result<(), ReadError> {
-    let mut client = connect(endpoint).await.map_err(|e| ReadError::Again(e.to_string()))?;
+async fn read(processor: &Processor, machines: &[String], reading: &mut Reading) -> Result<(), ReadError> {
+    let mut client = connect(processor).await.map_err(|e| ReadError::Again(format!("{e:#}")))?;
     let request = StreamAlertsRequest { resume_token: reading.token.clone(), machines: machines.to_vec() };
     let mut stream = client.stream_alerts(request).await?.into_inner();
     while let Some(response) = stream.message().await? {

@@ -3,7 +3,7 @@
 //! sensor to archive as any reading does, only faster.
 //!
 //! ```text
-//! history ──(archive holds it)──> training ──(champion)──> live
+//! history ──(archive holds it)──> training ──(champion)──> live ──(accuracy falls)──> retraining ──> live ...
 //! ```
 //!
 //! A stop at any point is resumed there by the next start: agents by their spools, the processor by its snapshot, and
@@ -17,6 +17,7 @@ pub mod gateways;
 pub mod report;
 pub mod truth;
 mod life;
+mod retraining;
 
 use std::{
     io,
@@ -29,6 +30,7 @@ use std::{
 use edge_agent::agent::AgentHandle;
 use model::{
     config::DEFAULT_NAME,
+    retrain::RetrainSettings,
     store::{S3Config, Store},
     train::TrainSettings,
 };
@@ -49,7 +51,7 @@ use crate::{
     archive::ArchiveConfig,
     config::ProcessorConfig,
     processor::{Processor, ProcessorError, STOP_MAX},
-    serve::{ServeConfig, Unprotected, board::Board},
+    serve::{InvalidServe, ServeConfig, board::Board},
     telemetry::Exporter,
 };
 use broker::{Broker, BrokerError, Login};
@@ -85,6 +87,7 @@ pub struct FactoryConfig {
     pub plant: Plant,
     pub archive: ArchiveConfig,
     pub training: TrainSettings,
+    pub retrain: RetrainSettings,
 }
 
 impl Default for FactoryConfig {
@@ -104,6 +107,7 @@ impl Default for FactoryConfig {
             plant: Plant::default(),
             archive: ArchiveConfig::default(),
             training: TrainSettings::default(),
+            retrain: RetrainSettings::default(),
         }
     }
 }
@@ -120,7 +124,7 @@ impl FactoryConfig {
     }
 
     fn serve(&self) -> ServeConfig {
-        ServeConfig { grpc: self.grpc, http: self.http, token_file: self.token_file.clone() }
+        ServeConfig { grpc: self.grpc, http: self.http, token_file: self.token_file.clone(), ..ServeConfig::default() }
     }
 }
 
@@ -133,7 +137,7 @@ pub enum Unsafe {
     )]
     Exposed { flag: &'static str, addr: SocketAddr },
     #[error(transparent)]
-    Unprotected(#[from] Unprotected),
+    Serve(#[from] InvalidServe),
 }
 
 /// Where everything listens.
@@ -231,7 +235,9 @@ impl Factory {
             alerts: AlertConfig::default(),
             model: AssetId::new(DEFAULT_NAME)?,
             refresh: REFRESH,
+            trigger: config.retrain.trigger,
             clock: Default::default(),
+            traces: Default::default(),
         };
         let features = settings.features.clone();
         let model_name = settings.model.clone();
@@ -260,6 +266,7 @@ impl Factory {
             model_name,
             features,
             training: config.training.clone(),
+            retrain: config.retrain,
             board: processor.board().clone(),
             report: Arc::new(report),
         };

@@ -16,11 +16,14 @@ pub mod window;
 pub mod stream;
 pub mod archive;
 pub mod alert;
+pub mod watch;
 pub mod serve;
 pub mod crew;
 pub mod telemetry;
+pub mod traces;
 pub mod config;
 mod panics;
+pub mod tls;
 pub mod processor;
 #[cfg(feature = "embedded")]
 pub mod embedded;

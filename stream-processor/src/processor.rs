@@ -47,7 +47,9 @@ use crate::{
         predict::LiveModel,
     },
     stream::{Stream, StreamConfig, StreamError},
-    telemetry::{self, Exporter, Metrics, TelemetryError},
+    telemetry::{self, Decisions, Exporter, Metrics, ModelMetrics, TelemetryError},
+    traces::{Traces, TracesError},
+    watch::{ModelWatch, beside::Follow},
 };
 use champion::Champion;
 use engine::{Engine, EngineError};
@@ -78,6 +80,8 @@ pub enum ProcessorError {
     Ingest(#[from] IngestError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -95,6 +99,7 @@ pub struct Processor {
     stop_by: StopBy,
     serving: Serving,
     champion: JoinHandle<()>,
+    follow: JoinHandle<()>,
     engine: oneshot::Receiver<()>,
 }
 
@@ -116,7 +121,7 @@ impl Processor {
         let services = Services {
             board: board.clone(),
             commands,
-            model: Arc::new(LiveModel::new(stream_config.clone(), scorer, kinds)),
+            model: Arc::new(LiveModel::new(stream_config.clone(), scorer.clone(), kinds)),
             metrics: Arc::new(move || text.text()),
         };
         // The listeners come first, so that whoever looks sees that it is starting. Where S3 does not answer it does not
@@ -152,6 +157,19 @@ impl Processor {
         let champion = tokio::spawn(champion.watch(seen, asked, stop.clone()));
 
         let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
+        let (beside_out, beside) = watch::channel(None);
+        let follow = Follow {
+            store: store.clone(),
+            name: config.model.clone(),
+            refresh: config.refresh,
+            scorer: scorer.clone(),
+            out: beside_out,
+            decisions: Decisions::new(&exporter.meter()),
+            board: board.clone(),
+            look_again: look_again.clone(),
+        };
+        let follow = tokio::spawn(follow.run(stop.clone()));
+        let model_metrics = ModelMetrics::new(&exporter.meter());
         let engine = Engine {
             site: config.site.clone(),
             incarnation: recovered.incarnation,
@@ -169,13 +187,16 @@ impl Processor {
             board: board.clone(),
             kinds: kinds_out,
             metrics: Metrics::new(&exporter.meter()),
+            watch: ModelWatch::new(beside, model_metrics, &config.trigger),
             ledger: Ledger::default(),
             started: Instant::now(),
             held: None,
             blocked_since: None,
+            report_due: Duration::ZERO,
             stop_by: stop_by.clone(),
             in_charge: None,
             stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
+            traces: Traces::start(&config.traces)?,
         };
         let (failed_out, failed) = watch::channel(None);
         let engine = spawn(engine, failed_out)?;
@@ -190,6 +211,7 @@ impl Processor {
             stop_by,
             serving,
             champion,
+            follow,
             engine,
         })
     }
@@ -232,8 +254,9 @@ impl Processor {
         }
         self.stop.cancel();
         self.serving.stopped(until).await;
-        // It only reads, and may be waiting for an S3 that is away.
+        // They only read, and may be waiting for an S3 that is away.
         self.champion.abort();
+        self.follow.abort();
     }
 }
 

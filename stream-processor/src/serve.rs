@@ -9,6 +9,7 @@
 pub mod auth;
 pub mod board;
 pub mod command;
+mod connections;
 mod console;
 mod grpc;
 pub mod predict;
@@ -18,7 +19,7 @@ mod view;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -30,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 use auth::{TokenError, Writes};
 use board::Board;
 use command::Commands;
+use connections::ConnectionsError;
 use predict::Predictor;
+
+use crate::tls::ServerFiles;
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,33 +43,69 @@ pub struct ServeConfig {
     pub http: SocketAddr,
     /// Holds the bearer token that every write needs; must be given if a listener is bound beyond loopback.
     pub token_file: Option<PathBuf>,
+    /// PEM, for both listeners, which speak TLS then; with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// PEM: gRPC clients must show a certificate of this authority. Browsers and probes need none.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 impl Default for ServeConfig {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { grpc: loopback(50_051), http: loopback(8_080), token_file: None }
+        let (token_file, cert_file, key_file, client_ca_file) = Default::default();
+        Self { grpc: loopback(50_051), http: loopback(8_080), token_file, cert_file, key_file, client_ca_file }
     }
 }
 
-/// A listener through which anybody could write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`serve.{key}` (--{key}): {addr} is reachable from other machines, so writes need a token: name a file that holds \
-     one with serve.token_file (--token-file), or bind to 127.0.0.1"
-)]
-pub struct Unprotected {
-    key: &'static str,
-    addr: SocketAddr,
+pub enum InvalidServe {
+    /// A listener through which anybody could write.
+    #[error(
+        "`serve.{key}` (--{key}): {addr} is reachable from other machines, so writes need a token: name a file that holds \
+         one with serve.token_file (--token-file), or bind to 127.0.0.1"
+    )]
+    Unprotected { key: &'static str, addr: SocketAddr },
+    #[error("`serve.{key}`: needs {needs}")]
+    Half { key: &'static str, needs: &'static str },
 }
 
 impl ServeConfig {
-    pub fn check(&self) -> Result<(), Unprotected> {
+    pub fn check(&self) -> Result<(), InvalidServe> {
+        self.tls()?;
         let open = self.token_file.is_none();
         let mut exposed = [("grpc", self.grpc), ("http", self.http)].into_iter().filter(|(_, a)| !a.ip().is_loopback());
         match exposed.next() {
-            Some((key, addr)) if open => Err(Unprotected { key, addr }),
+            Some((key, addr)) if open => Err(InvalidServe::Unprotected { key, addr }),
             _ => Ok(()),
+        }
+    }
+
+    /// What the gRPC listener shows, and whom it lets in; None: without TLS.
+    fn tls(&self) -> Result<Option<ServerFiles>, InvalidServe> {
+        let half = |key, needs| Err(InvalidServe::Half { key, needs });
+        match (&self.cert_file, &self.key_file, &self.client_ca_file) {
+            (Some(certificate), Some(key), client_ca) => Ok(Some(ServerFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: client_ca.clone(),
+            })),
+            (Some(_), None, _) => half("cert_file", "key_file"),
+            (None, Some(_), _) => half("key_file", "cert_file"),
+            (None, None, Some(_)) => half("client_ca_file", "cert_file and key_file"),
+            (None, None, None) => Ok(None),
+        }
+    }
+
+    /// Relative paths begin at this folder.
+    pub fn based(self, base: &Path) -> Self {
+        let based = |file: Option<PathBuf>| file.map(|file| base.join(file));
+        ServeConfig {
+            token_file: based(self.token_file),
+            cert_file: based(self.cert_file),
+            key_file: based(self.key_file),
+            client_ca_file: based(self.client_ca_file),
+            ..self
         }
     }
 }
@@ -87,7 +127,9 @@ pub enum ServeError {
     #[error("the {role} port {addr} can't be opened: {source}; choose another one with --{key} or serve.{key}")]
     Bind { role: &'static str, key: &'static str, addr: SocketAddr, source: io::Error },
     #[error(transparent)]
-    Unprotected(#[from] Unprotected),
+    Invalid(#[from] InvalidServe),
+    #[error("{role}: {source}")]
+    Connections { role: &'static str, source: ConnectionsError },
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error("the gRPC descriptors can't be served: {0}")]
@@ -109,6 +151,12 @@ pub async fn start(config: &ServeConfig, services: Services, stop: CancellationT
     let http = bind("HTTP", "http", config.http).await?;
     let (grpc_addr, http_addr) = (local(&grpc, config.grpc), local(&http, config.http));
     let mut tasks = JoinSet::new();
+    let for_grpc = config.tls()?;
+    let for_http = for_grpc.clone().map(|files| ServerFiles { client_ca: None, ..files });
+    let failed = |role| move |source| ServeError::Connections { role, source };
+    let grpc = connections::accept(&mut tasks, grpc, for_grpc.as_ref(), &[b"h2"], &stop).map_err(failed("gRPC"))?;
+    let http = connections::accept(&mut tasks, http, for_http.as_ref(), &[b"h2", b"http/1.1"], &stop)
+        .map_err(failed("HTTP"))?;
     grpc::spawn(&mut tasks, grpc, services.clone(), writes.clone(), stop.clone())?;
     rest::spawn(&mut tasks, http, services, writes, stop);
     Ok(Serving { grpc: grpc_addr, http: http_addr, tasks })

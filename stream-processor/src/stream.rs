@@ -19,7 +19,9 @@ mod waiting;
 use std::{collections::BTreeMap, ptr, sync::Arc};
 
 use model::{
-    features::{Event, FeatureConfig, FeatureSchema, WindowFeatures, catalogue::CatalogueError, clean::Carry},
+    features::{
+        Event, FeatureConfig, FeatureSchema, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry,
+    },
     score::Scorer,
 };
 use polars::prelude::{DataFrame, PolarsError};
@@ -44,7 +46,7 @@ use crate::{
     archive::readings::{Readings, Stretch},
     clean::{sealed_ms, trusted_seal_ms},
     decode::{AgentKey, Content, DeadLetter, Taken},
-    window::{Closed, Windows, watermark::Watermark},
+    window::{Step, Windows, oldest_panes},
 };
 use fleet::Fleet;
 use generation::Run;
@@ -100,8 +102,10 @@ pub struct Derived {
     pub dead_letters: Vec<DeadLetter>,
     pub losses: Vec<Loss>,
     pub balance: Balance,
-    /// Readings that came after their window was closed: archived with the flag, in no window.
+    /// Readings that came when their window could not be revised any more: archived with the flag, in no window.
     pub late: u64,
+    /// Readings that came after their window had closed, and revised it.
+    pub revising: u64,
 }
 
 /// An event record and when the cloud learnt of it; None: nobody knows.
@@ -235,9 +239,9 @@ impl Stream {
         Ok(())
     }
 
-    fn close_machine(&mut self, machine: u32, watermark: Watermark) -> Vec<Closed> {
+    fn close_machine(&mut self, machine: u32, step: &Step, revised: Option<i64>) -> Vec<WindowFeatures> {
         let generation = self.fleet.generation(machine);
-        self.windows.close(machine, generation, watermark, self.fleet.catalogue(), &self.config.features)
+        self.windows.close(machine, generation, step, revised, self.fleet.catalogue(), &self.config.features)
     }
 
     /// All batches at once; if their frames fail, one by one, so that only the guilty ones are lost to it.
@@ -262,19 +266,19 @@ impl Stream {
         plan.carry.into_iter().for_each(|(series, carry)| self.carry[series as usize] = carry);
         let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
         self.windows.add(&plan.cells, &directory.slots, catalogue, &self.config.features);
-        let known: Vec<Vec<KnownEvent>> = run.iter().map(|taken| self.waiting.take(taken)).collect();
-        known.iter().flatten().for_each(|event| self.learn(event));
-        let closed = self.close(&run);
         steps.readings.extend(plan.archive);
         steps.late += plan.late;
-        let mut closed = closed.into_iter().peekable();
-        for ((at, taken), known) in run.into_iter().enumerate().zip(known) {
+        let mut revising = plan.revising.as_slice();
+        for (at, taken) in run.into_iter().enumerate() {
+            let known = self.waiting.take(&taken);
+            known.iter().for_each(|event| self.learn(event));
+            let cells = revising.split_off(..revising.partition_point(|(of, _)| *of <= at)).unwrap_or_default();
+            steps.revising += cells.iter().map(|(_, cell)| cell.partial.count()).sum::<u64>();
+            let told = self.close(&taken, cells);
             let before = steps.happened.len();
             steps.events.extend(known);
             steps.take(taken);
-            while let Some((_, window)) = closed.next_if(|(closed_by, _)| *closed_by == at) {
-                steps.happened.push(Happened::Window(Box::new(window)));
-            }
+            steps.happened.extend(told.into_iter().map(|window| Happened::Window(Box::new(window))));
             steps.happened[before..].sort_by_key(|happened| happened.due(&self.config.features));
         }
     }
@@ -296,29 +300,24 @@ impl Stream {
         self.windows.learn(machine, features, &event);
     }
 
-    /// Moves the watermarks by the run's seals and closes what they passed; with the place in the run of the batch
-    /// whose seal closed the window, in that order.
-    fn close(&mut self, run: &[Taken]) -> Vec<(usize, WindowFeatures)> {
-        let mut seals: BTreeMap<&AgentKey, Vec<(usize, Watermark)>> = BTreeMap::new();
-        for (at, taken) in run.iter().enumerate() {
-            if let Some(sealed) = trusted_seal_ms(taken) {
-                let watermark = self.fleet.advance(&taken.agent, sealed);
-                seals.entry(&taken.agent).or_default().push((at, watermark));
-            }
+    /// Moves the watermark by the batch's seal and tells the windows that it passed, and again those that `revising` is of.
+    fn close(&mut self, taken: &Taken, revising: &[(usize, Cell)]) -> Vec<WindowFeatures> {
+        let Some(sealed) = trusted_seal_ms(taken) else { return vec![] };
+        let before = self.fleet.frontier(&taken.agent);
+        let step = Step { before, now: self.fleet.advance(&taken.agent, sealed, &self.config.features) };
+        let cells = || revising.iter().map(|(_, cell)| cell);
+        let (catalogue, directory) = (self.fleet.catalogue(), self.fleet.directory());
+        self.windows.add(cells(), &directory.slots, catalogue, &self.config.features);
+        let revised = oldest_panes(cells(), catalogue);
+        let level = step.now.is_level_with(&step.before, &self.config.features);
+        if level && revised.is_empty() {
+            return vec![];
         }
-        let mut closed = Vec::new();
-        for (agent, seals) in seals {
-            let Some((_, newest)) = seals.last() else { continue };
-            for machine in self.fleet.machines_of(agent).to_vec() {
-                for window in self.close_machine(machine, *newest) {
-                    let config = &self.config.features;
-                    let by = seals.partition_point(|(_, watermark)| !watermark.closes(window.bin, config));
-                    closed.push((seals[by].0, window.window));
-                }
-            }
-        }
-        closed.sort_by_key(|(at, _)| *at);
-        closed
+        let machines = self.fleet.machines_of(&taken.agent).to_vec();
+        machines
+            .into_iter()
+            .flat_map(|machine| self.close_machine(machine, &step, revised.get(&machine).copied()))
+            .collect()
     }
 
     /// Scores all closed windows at once, each by the model whose turn it is, then tells the alert desk what happened in
@@ -339,6 +338,7 @@ impl Stream {
             losses: steps.losses,
             balance: steps.balance,
             late: steps.late,
+            revising: steps.revising,
             ..Derived::default()
         };
         let mut order = Vec::with_capacity(steps.happened.len());
@@ -351,6 +351,7 @@ impl Stream {
                 other => order.push(Some(other)),
             }
         }
+        let slide_ms = self.config.features.slide_ms();
         let predictions = self.predict(&out.windows, scorers);
         let mut judged = out.windows.iter().zip(&predictions).zip(scorers);
         for happened in order {
@@ -364,7 +365,7 @@ impl Stream {
                     judged.next().map_or_else(Vec::new, |((window, prediction), by)| {
                         let scored = prediction.as_ref().zip(*by);
                         let scored = scored.map(|(prediction, s)| Scored { prediction, heads: s.heads() });
-                        self.desk.judge(&Judgement { window, scored })
+                        self.desk.judge(&Judgement { window, slide_ms, scored })
                     })
                 }
             };
@@ -390,7 +391,7 @@ impl Stream {
 
     /// Nothing if the model fails or was made for other features: the windows are then judged by rules.
     fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Prediction> {
-        let scores = match *scorer.config() == self.config.features {
+        let scores = match scorer.config().means(&self.config.features) {
             true => scorer.score(windows).map_err(|e| e.to_string()),
             false => Err("the model was made for other windows or sensors".into()),
         };
@@ -415,6 +416,7 @@ pub struct Steps {
     losses: Vec<Loss>,
     balance: Balance,
     late: u64,
+    revising: u64,
     failures: u32,
 }
 

@@ -1,9 +1,13 @@
 //! The model's life against a simulated plant and a real store: what needs more crates than the model's own.
 
+#[path = "model/live.rs"]
+mod live;
 #[path = "model/plant.rs"]
 mod plant;
 #[path = "model/registry.rs"]
 mod registry;
+#[path = "model/retraining.rs"]
+mod retraining;
 
 use edge_agent::source::simulator::{SimulatorConfig, truth};
 use model::{

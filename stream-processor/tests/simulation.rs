@@ -2,7 +2,7 @@
 //! real decode, intake, acks, recovery and commit, and a bucket that fails and answers late. Everybody is killed at
 //! any time. Afterwards the archive must hold what was sent, exactly once and in order, or say what is lost.
 //!
-//! A failure prints its seed; `MILLWRIGHT_SEED` runs that one alone.
+//! A failure prints its seed; `MILLWRIGHT_SEED` runs that one alone, `MILLWRIGHT_SEEDS` another number of them.
 
 #[path = "simulation/archive.rs"]
 mod archive;
@@ -297,8 +297,9 @@ fn nothing_is_lost_or_doubled_whatever_fails() {
         return seeds(seed.parse().unwrap(), 1, &mut reached);
     }
     let fresh = u64::from(rand::random::<u32>());
-    println!("{SEEDS} seeds from {fresh}");
-    seeds(fresh, SEEDS, &mut reached);
+    let count = std::env::var("MILLWRIGHT_SEEDS").map_or(SEEDS, |count| count.parse().unwrap());
+    println!("{count} seeds from {fresh}");
+    seeds(fresh, count, &mut reached);
     println!("{:#?}", reached.0);
     for what in MUST_BE_REACHED {
         assert!(reached.0.contains_key(what), "no seed led to: {what}");

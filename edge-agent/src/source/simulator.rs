@@ -27,7 +27,9 @@ mod machine;
 mod config;
 pub mod truth;
 
-pub use config::{FACTORY_MACHINES, MachineSpec, START_UNSET, ScriptedFault, SimulatorConfig, default_factory};
+pub use config::{
+    FACTORY_MACHINES, MachineSpec, PlantChange, START_UNSET, ScriptedFault, SimulatorConfig, default_factory,
+};
 pub use kinds::Kind;
 pub use wear::Mode;
 
@@ -54,7 +56,7 @@ impl Simulator {
         let before_start = config.start.plus_millis(-1);
         let mut simulator = Self {
             infos: config.machines.iter().map(|m| info(config, m)).collect(),
-            weather: Weather::new(config.seed, dt_h),
+            weather: Weather::new(config.seed, dt_h).hotter(config.change.map(|c| (c.at, c.hotter_c))),
             machines: config.machines.iter().map(|m| machine(config, m, dt_h)).collect(),
             interval_ms: config.interval_ms,
             next: config.start,
@@ -106,7 +108,8 @@ impl Source for Simulator {
 fn machine(config: &SimulatorConfig, spec: &MachineSpec, dt_h: f64) -> Machine {
     let script = config.fault.iter().filter(|f| f.machine == spec.id).map(|f| (f.onset, f.mode)).collect();
     let spec = MachineSpec { healthy: spec.healthy || !config.faults, ..spec.clone() };
-    Machine::new(config.seed, &spec, script, dt_h)
+    let other_supplier = config.change.filter(|change| change.other_supplier).map(|change| change.at);
+    Machine::new(config.seed, &spec, script, other_supplier, dt_h)
 }
 
 fn info(config: &SimulatorConfig, spec: &MachineSpec) -> MachineInfo {
@@ -303,6 +306,31 @@ mod tests {
         let [only] = log.as_slice() else { panic!("{log:?}") };
         assert_eq!((&only.machine, only.mode, only.onset), (&machine, Mode::BeltSlip, onset));
         assert!(matches!(only.ending, Ending::Failed(at) if at > onset.plus_millis(4 * HOUR_MS)), "{only:?}");
+    }
+
+    #[test]
+    fn a_changed_plant_is_the_same_until_then_and_another_one_after() {
+        let config = coarse(3);
+        let (at, until) = (config.start.plus_millis(WEEK_MS), config.start.plus_millis(2 * WEEK_MS));
+        let change = PlantChange { at, hotter_c: 8.0, other_supplier: true };
+        let changed = SimulatorConfig { change: Some(change), ..config.clone() };
+        let (same, other) = (all(&config, until), all(&changed, until));
+        let until_then = |items: &[Item]| {
+            let is_before = |item: &&Item| match item {
+                Item::Sample(sample) => sample.time < at,
+                Item::Event(event) => event.time_ms < at.millis(),
+            };
+            fingerprint(&items.iter().filter(is_before).cloned().collect::<Vec<_>>())
+        };
+        assert_eq!(until_then(&same), until_then(&other));
+        let mean_after = |items: &[Item]| {
+            let temperature = |s: &Sample| (s.time >= at).then(|| s.values[0].value).filter(|v| v.is_finite());
+            let values: Vec<f64> = samples(items).filter_map(temperature).collect();
+            values.iter().sum::<f64>() / values.len() as f64
+        };
+        assert!(mean_after(&other) > mean_after(&same) + 5.0);
+        let failures = |items: &[Item]| events(items).filter(|e| e.kind() == EventKind::Failure).count();
+        assert_eq!(failures(&same), failures(&other), "they wear as fast, and only show it otherwise");
     }
 
     #[test]

@@ -14,7 +14,7 @@ const HEADER: &str = "millwright";
 const CHECKSUM: &str = "checksum";
 
 #[derive(Default)]
-pub(super) struct TensorsBuilder {
+pub(crate) struct TensorsBuilder {
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -62,7 +62,7 @@ impl TensorsBuilder {
 }
 
 /// A file whose checksum is right.
-pub(super) struct Tensors<'a> {
+pub(crate) struct Tensors<'a> {
     tensors: SafeTensors<'a>,
     pub header: String,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{asset::AssetId, time::PlantTime, wire::telemetry::EventKind};
+use serde::{Deserialize, Serialize};
 
 use super::MODES_MAX;
 pub use crate::features::Event;
@@ -11,7 +12,7 @@ pub use crate::features::Event;
 pub const DOWN_MS_MAX: i64 = 24 * 3_600_000;
 
 /// What befell one machine, each in time.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Life {
     pub failures: Vec<Failure>,
     pub repairs: Vec<Repair>,
@@ -20,7 +21,7 @@ pub struct Life {
 }
 
 /// One breakdown, however many told of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// None: nobody said which.
     pub mode: Option<usize>,
@@ -29,7 +30,7 @@ pub struct Failure {
     pub repaired: PlantTime,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
     /// None: nobody said of what.
     pub mode: Option<String>,

@@ -1,16 +1,17 @@
-//! How sure a difference is: machines are drawn again and again, and both contenders scored on the same draw.
+//! How sure a difference is: machines, or their episodes, are drawn again and again, and both contenders scored on the same
+//! draw.
 
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::metrics::Ranking;
 
 const REPLICATES: usize = 400;
 const SEED: u64 = 7;
 
-/// Mean difference and its 95 % interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// A difference and its bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     pub mean: f64,
     pub low: f64,
@@ -24,7 +25,7 @@ pub struct Duel<'a> {
     pub positive: &'a [bool],
 }
 
-/// Difference `a - b` of average precision, mean over the modes; `machine_of`: machine of each row.
+/// Difference `a - b` of average precision, mean over the modes, with a 95 % interval; `machine_of`: machine of each row.
 pub fn paired_difference(modes: &[Duel], machine_of: &[usize]) -> Interval {
     let difference = |weight: &dyn Fn(usize) -> f64| {
         let of_mode = |Duel { a, b, positive }: &Duel| {
@@ -49,9 +50,40 @@ pub fn paired_difference(modes: &[Duel], machine_of: &[usize]) -> Interval {
     Interval { mean: difference(&|_| 1.0), low: quantile(0.025), high: quantile(0.975) }
 }
 
+/// What `difference` is over `blocks` independent blocks, and its one-sided bounds at `level` (0.05: one in twenty lies
+/// beyond each). `difference` takes how often each block was drawn.
+pub fn over_blocks(blocks: usize, level: f64, difference: impl Fn(&[f64]) -> f64) -> Interval {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut differences: Vec<f64> = (0..REPLICATES)
+        .map(|_| {
+            let mut times = vec![0.0; blocks];
+            (0..blocks).for_each(|_| times[rng.random_range(0..blocks)] += 1.0);
+            difference(&times)
+        })
+        .collect();
+    differences.sort_by(f64::total_cmp);
+    let quantile = |q: f64| differences[((REPLICATES - 1) as f64 * q).round() as usize];
+    Interval { mean: difference(&vec![1.0; blocks]), low: quantile(level), high: quantile(1.0 - level) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_are_drawn_whole_and_as_many_as_there_are() {
+        let worth = [1.0, 2.0, 6.0];
+        let mean = |times: &[f64]| {
+            assert_eq!(times.iter().sum::<f64>(), 3.0);
+            times.iter().zip(worth).map(|(t, w)| t * w).sum::<f64>() / 3.0
+        };
+        let interval = over_blocks(3, 0.05, mean);
+        assert_eq!(interval.mean, 3.0);
+        assert!(
+            interval.low >= 1.0 && interval.low < 2.0 && interval.high > 4.0 && interval.high <= 6.0,
+            "{interval:?}"
+        );
+    }
 
     #[test]
     fn a_clear_lead_has_an_interval_above_zero_and_none_has_zero_inside() {

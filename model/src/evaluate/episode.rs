@@ -72,9 +72,24 @@ pub fn tally_machine(
     mode: usize,
     policy: &AlertPolicy,
 ) -> Tally {
-    let window_ms = dataset.config.window_ms;
+    let mut all = Tally::default();
+    tally_episodes(dataset, machine, rows, strengths, mode, policy).into_iter().for_each(|episode| all += episode);
+    all
+}
+
+/// [`tally_machine`] for each stretch of the machine's time that ends with a failure, of whatever mode, or with the rows.
+/// Where they are cut does not depend on the mode nor on who scores, so that two models can be compared on the same ones.
+pub fn tally_episodes(
+    dataset: &Dataset,
+    machine: usize,
+    rows: &[usize],
+    strengths: &[f64],
+    mode: usize,
+    policy: &AlertPolicy,
+) -> Vec<Tally> {
+    let slide_ms = dataset.config.slide_ms();
     let life = &dataset.machines[machine].life;
-    let mut watch = Watch::new(policy, window_ms, dataset.horizon_ms);
+    let mut watch = Watch::new(policy, slide_ms, dataset.horizon_ms);
     let is_seen = |at: PlantTime| dataset.looks_ahead_to(rows, at);
     let mut events = events(life, mode, &dataset.modes[mode]).into_iter().peekable();
     for (row, strength) in rows.iter().map(|row| &dataset.rows[*row]).zip(strengths) {
@@ -88,8 +103,8 @@ pub fn tally_machine(
         watch.happens(at, event, is_seen(at));
     }
     watch.end(last, End::Slice);
-    watch.tally.machine_hours = rows.len() as f64 * window_ms as f64 / HOUR_MS;
-    watch.tally
+    watch.cut();
+    watch.episodes
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,28 +125,31 @@ fn events(life: &Life, mode: usize, name: &str) -> Vec<(PlantTime, Event)> {
 /// One machine and mode as the processor watches it.
 struct Watch<'a> {
     policy: &'a AlertPolicy,
-    window_ms: i64,
+    slide_ms: i64,
     horizon_ms: i64,
     track: Track,
     failed: PlantTime,
     repaired: PlantTime,
     /// Since the last failure or repair; at most the last one stands.
     alarms: Vec<Alarm>,
+    /// Of the stretch that runs.
     tally: Tally,
+    episodes: Vec<Tally>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(policy: &'a AlertPolicy, window_ms: i64, horizon_ms: i64) -> Self {
+    fn new(policy: &'a AlertPolicy, slide_ms: i64, horizon_ms: i64) -> Self {
         let (failed, repaired) = (PlantTime::MIN, PlantTime::MIN);
-        let (track, alarms, tally) = Default::default();
-        Watch { policy, window_ms, horizon_ms, track, failed, repaired, alarms, tally }
+        let (track, alarms, tally, episodes) = Default::default();
+        Watch { policy, slide_ms, horizon_ms, track, failed, repaired, alarms, tally, episodes }
     }
 
     /// As the processor's desk does it.
     fn observe(&mut self, start: PlantTime, end: PlantTime, strength: f64) {
+        self.tally.machine_hours += self.slide_ms as f64 / HOUR_MS;
         let policy = &self.policy.scores;
         let quiet = self.policy.is_quiet(start, self.failed, self.repaired);
-        self.track.observe(policy, Slot { start, length_ms: self.window_ms, quiet }, strength);
+        self.track.observe(policy, Slot { start, slide_ms: self.slide_ms, quiet }, strength);
         match self.alarms.last_mut().filter(|a| a.closed.is_none()) {
             Some(alarm) if self.track.has_faded(policy) => {
                 alarm.closed = Some(end);
@@ -153,6 +171,7 @@ impl<'a> Watch<'a> {
                 self.tally.failures += usize::from(counts);
                 self.end(at, if counts { End::Failed } else { End::FailedOtherwise });
                 self.failed = at;
+                self.cut();
             }
             Event::Repair { own } => {
                 if own {
@@ -162,6 +181,17 @@ impl<'a> Watch<'a> {
                 }
                 self.repaired = at;
             }
+        }
+    }
+
+    /// Begins a new stretch. One without a window belongs to the one before it, so that the cuts are the same for every
+    /// mode; before the first window nothing counts.
+    fn cut(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        if tally.machine_hours > 0.0 {
+            self.episodes.push(tally);
+        } else if let Some(last) = self.episodes.last_mut() {
+            *last += tally;
         }
     }
 

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use crate::artifact::ModeMetrics;
 
+const CALIBRATION_BINS: usize = 10;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
     pub true_positive: u64,
@@ -65,6 +67,20 @@ pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64) ->
 fn brier(probabilities: &[f64], positive: &[bool]) -> f64 {
     let squared = |(p, positive): (&f64, &bool)| (p - f64::from(u8::from(*positive))).powi(2);
     probabilities.iter().zip(positive).map(squared).sum::<f64>() / probabilities.len().max(1) as f64
+}
+
+/// Mean distance of the stated probability from the share that was positive, over ten bins of as many windows each; 0 of
+/// nothing.
+pub fn calibration_error(probabilities: &[f64], positive: &[bool]) -> f64 {
+    let mut order: Vec<usize> = (0..probabilities.len()).collect();
+    order.sort_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
+    let bin = order.len().div_ceil(CALIBRATION_BINS).max(1);
+    let off = |rows: &[usize]| {
+        let stated: f64 = rows.iter().map(|row| probabilities[*row]).sum();
+        let were = rows.iter().filter(|row| positive[**row]).count() as f64;
+        (stated - were).abs()
+    };
+    order.chunks(bin).map(off).sum::<f64>() / order.len().max(1) as f64
 }
 
 /// Windows from the highest score down, sorted once, and weighed or held against other outcomes many times.
@@ -138,6 +154,15 @@ mod tests {
     #[test]
     fn the_brier_score_is_the_one_worked_out_by_hand() {
         assert!((brier(&[0.9, 0.2], &[true, false]) - (0.01 + 0.04) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_calibration_error_is_how_far_off_what_is_said_is() {
+        let said: Vec<f64> = (0..100).map(|i| f64::from(u8::from(i >= 50))).collect();
+        let half: Vec<bool> = (0..100).map(|i| i % 2 == 0).collect();
+        let right: Vec<bool> = (0..100).map(|i| i >= 50).collect();
+        assert!((calibration_error(&said, &half) - 0.5).abs() < 1e-12);
+        assert_eq!((calibration_error(&said, &right), calibration_error(&[], &[])), (0.0, 0.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Partial aggregates of a series in a window: mergeable in any grouping, and stable for small noise on large values.
+//! Partial aggregates of a series in a pane: mergeable in any grouping, and stable for small noise on large values.
 //!
 //! Making, merging and finishing them is arithmetic on a few numbers; a group-by took a fifth of all that a reading costs.
 
@@ -14,12 +14,12 @@ use super::{
 
 const MS_PER_HOUR: f64 = 3_600_000.0;
 
-/// Number of a tumbling window: windows are aligned to the epoch.
-pub fn bin_of(time_ms: i64, window_ms: i64) -> i64 {
-    time_ms.div_euclid(window_ms)
+/// Number of the pane that a reading belongs to: panes are aligned to the epoch.
+pub fn bin_of(time_ms: i64, slide_ms: i64) -> i64 {
+    time_ms.div_euclid(slide_ms)
 }
 
-/// Some readings of one series in one window.
+/// Some readings of one series in one pane.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct Partial {
     count: u64,
@@ -35,7 +35,7 @@ pub struct Partial {
     first_ms: i64,
     last: f64,
     last_ms: i64,
-    /// Mean and squared deviations of the stamps, ms from the middle of the window.
+    /// Mean and squared deviations of the stamps, ms from the middle of the pane.
     time_mean: f64,
     time_m2: f64,
     /// Sum of products of the deviations of stamps and values.
@@ -52,7 +52,7 @@ impl Serialize for Partial {
 }
 
 impl Partial {
-    /// `at`: ms from the middle of the window.
+    /// `at`: ms from the middle of the pane.
     pub(super) fn one(time_ms: i64, value: f64, at: f64) -> Partial {
         Partial {
             count: 1,
@@ -119,8 +119,12 @@ impl Partial {
         }
     }
 
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// With its stamps told from a middle that lies `by_ms` earlier.
-    pub(super) fn moved(&self, by_ms: f64) -> Partial {
+    pub fn moved(&self, by_ms: f64) -> Partial {
         Partial { time_mean: self.time_mean + by_ms, ..*self }
     }
 
@@ -147,17 +151,17 @@ pub struct Cell {
 }
 
 /// Aggregates the clean rows of the series that are `wanted` (by id), in no particular order of cells. A series whose
-/// rows go back to a window that they had left has several cells of it, to be merged in their order.
-pub fn aggregate(cleaned: &DataFrame, wanted: &[bool], window_ms: i64) -> PolarsResult<Vec<Cell>> {
+/// rows go back to a pane that they had left has several cells of it, to be merged in their order.
+pub fn aggregate(cleaned: &DataFrame, wanted: &[bool], slide_ms: i64) -> PolarsResult<Vec<Cell>> {
     let time = cleaned.column(inner::TIME)?.i64()?.cont_slice()?;
     let flags = cleaned.column(inner::FLAGS)?.u32()?.cont_slice()?;
     let value = cleaned.column(inner::CLEAN)?.f64()?.cont_slice()?;
-    let half = window_ms as f64 / 2.0;
+    let half = slide_ms as f64 / 2.0;
     let mut cells: Vec<Cell> = Vec::new();
     // Of each series, the place of its newest cell.
     let mut newest: HashMap<u32, usize> = HashMap::new();
     let (mut bin, mut start, mut next) = (0, 0, 0);
-    // Rows come in runs of one series, and mostly of one window: a division costs more than all else here.
+    // Rows come in runs of one series, and mostly of one pane: a division costs more than all else here.
     for run in cleaned.column(inner::SERIES)?.u32()?.cont_slice()?.chunk_by(u32::eq) {
         let (series, from) = (run[0], next);
         next += run.len();
@@ -166,9 +170,9 @@ pub fn aggregate(cleaned: &DataFrame, wanted: &[bool], window_ms: i64) -> Polars
         }
         let newest = newest.entry(series).or_insert(usize::MAX);
         for row in (from..next).filter(|row| flags[*row] & flag::DISQUALIFYING == 0) {
-            if !(0..window_ms).contains(&time[row].wrapping_sub(start)) {
-                bin = bin_of(time[row], window_ms);
-                start = bin.wrapping_mul(window_ms);
+            if !(0..slide_ms).contains(&time[row].wrapping_sub(start)) {
+                bin = bin_of(time[row], slide_ms);
+                start = bin.wrapping_mul(slide_ms);
             }
             let reading = Partial::one(time[row], value[row], time[row].wrapping_sub(start) as f64 - half);
             match cells.get_mut(*newest).filter(|cell| cell.bin == bin) {

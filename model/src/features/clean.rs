@@ -24,7 +24,7 @@ pub mod flag {
     pub const BAD: u32 = 1 << 4;
     /// The device answered with an old value.
     pub const STALE: u32 = 1 << 5;
-    /// Its window was closed before it came.
+    /// Its window could not be revised any more when it came.
     pub const LATE: u32 = 1 << 6;
     /// Stamped further ahead of its batch's seal time than clocks are allowed to differ.
     pub const FUTURE: u32 = 1 << 7;
@@ -36,9 +36,11 @@ pub mod flag {
     pub const FOREIGN: u32 = 1 << 10;
     /// Its gateway did not know what time it is: the stamp is an estimate.
     pub const UNTRUSTED: u32 = 1 << 11;
+    /// It came when its window had closed, in time to revise it. Says nothing against the reading itself.
+    pub const REVISING: u32 = 1 << 12;
 
     /// Any of these keeps a reading out of the windows.
-    pub const DISQUALIFYING: u32 = !GAP;
+    pub const DISQUALIFYING: u32 = !(GAP | REVISING);
     /// Decided from the log around the reading, when it came in: can't be found again from the row alone.
     pub const FROM_LOG: u32 = LATE | FUTURE | FOREIGN | UNTRUSTED;
 }

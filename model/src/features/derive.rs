@@ -53,7 +53,7 @@ impl History {
     }
 
     /// Closes the machine's window `bin` of a generation: `cells` are its aggregates in the order of the configuration's
-    /// sensors. None where the machine's kind is not known.
+    /// sensors, `newest` those of its newest pane. None where the machine's kind is not known. Windows have the number of their last pane.
     pub fn close(
         &mut self,
         catalogue: &Catalogue,
@@ -62,15 +62,16 @@ impl History {
         generation: u32,
         bin: i64,
         cells: &[Option<Partial>],
+        newest: &[Option<Partial>],
     ) -> Option<WindowFeatures> {
         let about = &catalogue.machines()[machine as usize];
         let kind = about.kind.clone()?;
-        let start = bin.saturating_mul(config.window_ms);
-        let end = start.saturating_add(config.window_ms);
+        let end = bin.saturating_add(1).saturating_mul(config.slide_ms());
+        let start = end.saturating_sub(config.window_ms);
         let stats: Vec<Option<Stats>> = cells.iter().map(|c| c.as_ref().map(Partial::finish)).collect();
         let specs = catalogue.specs(machine, config);
         let (sensors, mut features, mut normal) = self.derive(config, &specs, &stats, end);
-        self.roll(config, cells, start, &mut features, &mut normal);
+        self.roll(config, newest, end.saturating_sub(config.slide_ms()), &mut features, &mut normal);
         let constant = |name: &str| config.constants.get(name).and_then(|of| of.get(&kind)).copied();
         features.extend(physical(config, constant, |sensor| stats[sensor].map(|s| s.mean)));
         normal.extend(physical(config, constant, |sensor| sensors[sensor].normal.map(|n| n.mean)));
@@ -106,29 +107,30 @@ impl History {
                 normal: before[i],
             });
             let missing = missing_share(stats.map_or(0, |s| s.count), spec, config.window_ms);
-            let (own, at_normal) = history.close(stats, before[i], missing, unexplained[i], end, config.window_ms);
+            let (own, at_normal) = history.close(stats, before[i], missing, unexplained[i], end, config.slide_ms());
             features.extend(places.iter().map(|place| own[*place]));
             normals.extend(places.iter().map(|place| at_normal[*place]));
         }
         (windows, features, normals)
     }
 
-    /// Over the longer horizons of the configuration.
+    /// Over the longer horizons of the configuration, each reading once: by the panes that windows share.
     fn roll(
         &mut self,
         config: &FeatureConfig,
-        cells: &[Option<Partial>],
+        newest: &[Option<Partial>],
         start: i64,
         features: &mut Vec<f64>,
         normals: &mut Vec<f64>,
     ) {
         const NONE: f64 = f64::NAN;
-        for (history, cell) in self.sensors.iter_mut().zip(cells) {
+        for (i, history) in self.sensors.iter_mut().enumerate() {
+            let cell = newest.get(i).and_then(Option::as_ref);
             history.rolling.resize_with(config.rolling_hours.len(), Default::default);
             let usual = |b: &Baseline| b.normal().map_or(NONE, |n| n.mean);
             let at_normal = [usual(&history.mean), usual(&history.std), 0.0];
             for (rolling, hours) in history.rolling.iter_mut().zip(&config.rolling_hours) {
-                let own = rolling.follow(cell.as_ref(), start, config.window_ms, *hours);
+                let own = rolling.follow(cell, start, config.slide_ms(), *hours);
                 features.extend(own.unwrap_or([NONE; 3]));
                 normals.extend(at_normal);
             }
@@ -145,14 +147,14 @@ impl SensorHistory {
         missing: f64,
         unexplained: Option<f64>,
         end: i64,
-        window_ms: i64,
+        slide_ms: i64,
     ) -> ([f64; PER_SENSOR.len()], [f64; PER_SENSOR.len()]) {
         let (usual_std, usual_min, usual_max) = (self.std.normal(), self.min.normal(), self.max.normal());
         if let Some(s) = stats {
-            self.mean.learn(s.mean, window_ms);
-            self.std.learn(s.std, window_ms);
-            self.min.learn(s.min, window_ms);
-            self.max.learn(s.max, window_ms);
+            self.mean.learn(s.mean, slide_ms);
+            self.std.learn(s.std, slide_ms);
+            self.min.learn(s.min, slide_ms);
+            self.max.learn(s.max, slide_ms);
         }
         let slow = std::array::from_fn(|i| self.slow[i].follow(stats.map(|s| s.mean), end, SLOW_MS[i]));
         let [unexplained_3h, unexplained_24h] =

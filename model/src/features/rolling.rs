@@ -20,17 +20,17 @@ pub struct Rolling {
 }
 
 impl Rolling {
-    /// Takes a window in and answers mean, standard deviation and slope per hour; None without a reading.
-    pub fn follow(&mut self, cell: Option<&Partial>, start_ms: i64, window_ms: i64, hours: f64) -> Option<[f64; 3]> {
-        let horizon_ms = ((hours * HOUR_MS) as i64).max(window_ms);
-        let windows = (horizon_ms / window_ms + PIECES - 1) / PIECES;
-        let piece_ms = windows.max(1) * window_ms;
+    /// Takes a window's newest pane in and answers mean, standard deviation and slope per hour; None without a reading.
+    pub fn follow(&mut self, cell: Option<&Partial>, start_ms: i64, pane_ms: i64, hours: f64) -> Option<[f64; 3]> {
+        let horizon_ms = ((hours * HOUR_MS) as i64).max(pane_ms);
+        let panes = (horizon_ms / pane_ms + PIECES - 1) / PIECES;
+        let piece_ms = panes.max(1) * pane_ms;
         let piece = start_ms.div_euclid(piece_ms);
-        let oldest = (start_ms + window_ms - horizon_ms).div_euclid(piece_ms);
+        let oldest = (start_ms + pane_ms - horizon_ms).div_euclid(piece_ms);
         // A time that began anew leaves later pieces behind.
         self.pieces.retain(|(at, _)| (oldest..=piece).contains(at));
         if let Some(cell) = cell {
-            let cell = cell.moved((start_ms - piece * piece_ms) as f64 + (window_ms - piece_ms) as f64 / 2.0);
+            let cell = cell.moved((start_ms - piece * piece_ms) as f64 + (pane_ms - piece_ms) as f64 / 2.0);
             match self.pieces.back_mut() {
                 Some((at, partial)) if *at == piece => *partial = partial.merge(&cell),
                 _ => self.pieces.push_back((piece, cell)),

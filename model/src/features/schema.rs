@@ -62,6 +62,10 @@ impl FeatureSchema {
         for number in [config.window_ms, config.lateness_ms, config.stuck_after.into()] {
             hash.update(number.to_le_bytes());
         }
+        // Windows that do not overlap are what they were before there were others.
+        if config.panes() > 1 {
+            hash.update(config.slide_ms().to_le_bytes());
+        }
         for name in &names {
             hash.update((name.len() as u64).to_le_bytes());
             hash.update(name);
@@ -130,6 +134,7 @@ mod tests {
             fewer,
             FeatureConfig { window_ms: 1, ..config.clone() },
             FeatureConfig { lateness_ms: 1, ..config.clone() },
+            FeatureConfig { slide_ms: Some(60_000), ..config.clone() },
             FeatureConfig { stuck_after: 1, ..config.clone() },
             FeatureConfig { per_sensor: vec!["mean".into()], ..config.clone() },
             FeatureConfig { rolling_hours: vec![3.0], ..config.clone() },

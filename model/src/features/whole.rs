@@ -7,10 +7,11 @@ use proto::{archive::column, asset::Unit};
 
 use super::{
     Event, FeatureConfig, WindowFeatures,
-    aggregate::{Cell, Partial, aggregate},
+    aggregate::{Cell, aggregate},
     catalogue::{Catalogue, CatalogueError},
     clean::{clean, flag, inner, unit_code},
     derive::History,
+    panes::Panes,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub fn whole_with_events(
     let wanted: Vec<bool> = slots.iter().map(Option::is_some).collect();
     let mut cells = Vec::new();
     for (generation, part) in by_generation(cleaned, generation)? {
-        cells.extend(aggregate(&part, &wanted, config.window_ms)?.into_iter().map(|cell| (generation, cell)));
+        cells.extend(aggregate(&part, &wanted, config.slide_ms())?.into_iter().map(|cell| (generation, cell)));
     }
     Ok(fold(cells, events, &slots, &catalogue, config))
 }
@@ -134,26 +135,30 @@ fn fold(
     catalogue: &Catalogue,
     config: &FeatureConfig,
 ) -> Vec<WindowFeatures> {
-    let window =
-        |(generation, cell): &(u32, Cell)| (catalogue.series()[cell.series as usize].machine, *generation, cell.bin);
-    // Stable: cells of one series and window merge in their order.
-    cells.sort_by_key(|cell| (window(cell), cell.1.series));
+    let time = |(generation, cell): &(u32, Cell)| (catalogue.series()[cell.series as usize].machine, *generation);
+    // Stable: cells of one series and pane merge in their order.
+    cells.sort_by_key(|cell| (time(cell), cell.1.bin, cell.1.series));
     let mut windows = Vec::new();
     let mut history = (u32::MAX, History::default());
-    for cells in cells.chunk_by(|a, b| window(a) == window(b)) {
-        let (id, generation, bin) = window(&cells[0]);
+    for cells in cells.chunk_by(|a, b| time(a) == time(b)) {
+        let (id, generation) = time(&cells[0]);
         if history.0 != id {
             history = (id, History::default());
             let own = events.iter().filter(|e| e.machine == catalogue.machines()[id as usize].name);
             own.for_each(|event| history.1.learn(config, event));
         }
-        let mut row: Vec<Option<Partial>> = vec![None; config.sensors.len()];
+        let mut panes = Panes::default();
         for (_, cell) in cells {
             if let Some(slot) = slots[cell.series as usize] {
-                row[slot] = Some(row[slot].map_or(cell.partial, |before| before.merge(&cell.partial)));
+                panes.add(cell.bin, slot, cell.partial, config);
             }
         }
-        windows.extend(history.1.close(catalogue, config, id, generation, bin, &row));
+        let mut next = panes.window_after(i64::MIN, config);
+        while let Some(window) = next {
+            let row = panes.of_window(window, config);
+            windows.extend(history.1.close(catalogue, config, id, generation, window, &row, panes.newest_of(window)));
+            next = panes.window_after(window, config);
+        }
     }
     windows
 }

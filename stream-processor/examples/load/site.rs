@@ -93,6 +93,11 @@ impl Site {
         (mb("VmRSS:"), mb("VmHWM:"))
     }
 
+    /// Where the processor keeps what waits for S3.
+    pub fn staging(&self) -> PathBuf {
+        self.folder.path().join("staging")
+    }
+
     /// Broker and S3 endpoint.
     pub fn others(&self) -> [u32; 2] {
         [self.mosquitto.0.id(), self.s3.0.id()]

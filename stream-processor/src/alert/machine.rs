@@ -16,7 +16,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AcknowledgeError, Generation, Scored,
+    AcknowledgeError, Generation, Judgement, Scored,
     config::AlertConfig,
     opening::{ScoredMode, rule_alert, score_alert, update_rule, update_score},
     rules::{self, Finding, Rule},
@@ -79,10 +79,11 @@ impl MachineDesk {
         }
     }
 
-    pub fn judge_scores(&mut self, config: &AlertConfig, window: &WindowFeatures, scored: &Scored) -> Vec<Alert> {
+    pub fn judge_scores(&mut self, config: &AlertConfig, judgement: &Judgement, scored: &Scored) -> Vec<Alert> {
+        let window = judgement.window;
         let scores: Vec<_> = scored.heads.iter().filter_map(|h| ScoredMode::of(scored.prediction, h)).collect();
         let is_known = |name: &str| scores.iter().any(|s| s.mode == name);
-        let slot = self.slot(config, window);
+        let slot = self.slot(config, judgement);
         let mut told = self.close(window.end, Outcome::Superseded, |a| is_rule(a) || !is_known(&a.mode));
         self.tracks.retain(|name, _| is_known(name));
         for score in &scores {
@@ -115,9 +116,10 @@ impl MachineDesk {
         (clear || (leads && !explained)).then_some(first)
     }
 
-    pub fn judge_rules(&mut self, config: &AlertConfig, window: &WindowFeatures) -> Vec<Alert> {
+    pub fn judge_rules(&mut self, config: &AlertConfig, judgement: &Judgement) -> Vec<Alert> {
+        let window = judgement.window;
         let policy = &config.rules.policy;
-        let slot = self.slot(config, window);
+        let slot = self.slot(config, judgement);
         let mut told = Vec::new();
         for rule in Rule::ALL {
             let findings = rules::findings(rule, &config.rules, window);
@@ -182,10 +184,10 @@ impl MachineDesk {
         told
     }
 
-    fn slot(&self, config: &AlertConfig, window: &WindowFeatures) -> Slot {
-        let start = window.start;
+    fn slot(&self, config: &AlertConfig, judgement: &Judgement) -> Slot {
+        let start = judgement.window.start;
         let quiet = config.policy().is_quiet(start, self.failed, self.repaired);
-        Slot { start, length_ms: window.end.millis().saturating_sub(start.millis()), quiet }
+        Slot { start, slide_ms: judgement.slide_ms, quiet }
     }
 
     fn open_alert(&mut self, alert: Alert) -> Alert {

@@ -55,7 +55,7 @@ fn score(desk: &mut AlertDesk, n: i64, bearing: f64, imbalance: f64) -> Vec<Aler
         ..Default::default()
     };
     let scored = Some(Scored { prediction: &prediction, heads: &heads() });
-    desk.judge(&Judgement { window: &window("press-1", n, Vec::new()), scored })
+    desk.judge(&Judgement { window: &window("press-1", n, Vec::new()), slide_ms: WINDOW_MS, scored })
 }
 
 fn scores(desk: &mut AlertDesk, from: i64, bearing: &[f64]) -> Vec<Alert> {
@@ -63,7 +63,7 @@ fn scores(desk: &mut AlertDesk, from: i64, bearing: &[f64]) -> Vec<Alert> {
 }
 
 fn rules(desk: &mut AlertDesk, n: i64, sensors: Vec<SensorWindow>) -> Vec<Alert> {
-    desk.judge(&Judgement { window: &window("press-1", n, sensors), scored: None })
+    desk.judge(&Judgement { window: &window("press-1", n, sensors), slide_ms: WINDOW_MS, scored: None })
 }
 
 fn event(kind: EventKind, n: i64) -> EventRecord {
@@ -81,7 +81,7 @@ fn score_again(desk: &mut AlertDesk, generation: u32, n: i64, p: f64) -> Vec<Ale
     let prediction = Prediction { machine: "press-1".into(), modes, ..Default::default() };
     let scored = Some(Scored { prediction: &prediction, heads: &heads()[..1] });
     let window = WindowFeatures { generation, ..window("press-1", n, Vec::new()) };
-    desk.judge(&Judgement { window: &window, scored })
+    desk.judge(&Judgement { window: &window, slide_ms: WINDOW_MS, scored })
 }
 
 fn desk() -> AlertDesk {
@@ -111,6 +111,36 @@ fn a_change_is_told_when_it_is_worth_it_and_severity_stays() {
     let told = scores(&mut desk, 5, &[0.85, 0.6]);
     assert_eq!(told.iter().map(|a| a.severity()).collect::<Vec<_>>(), [Severity::Critical; 2]);
     assert_eq!(told[1].probability, 0.6);
+}
+
+#[test]
+fn a_revised_window_moves_nothing() {
+    let (mut told, mut twice) = (desk(), desk());
+    scores(&mut told, 0, &[0.5, 0.1, 0.5]);
+    scores(&mut twice, 0, &[0.5, 0.1, 0.5]);
+    assert!(scores(&mut twice, 0, &[0.9; 3]).is_empty(), "an alert would open, had they been judged again");
+    let next = [0.1, 0.5, 0.5, 0.1, 0.5];
+    assert_eq!(scores(&mut twice, 3, &next), scores(&mut told, 3, &next));
+    assert!(!told.open().is_empty());
+}
+
+#[test]
+fn overlapping_windows_count_one_by_one() {
+    let mut desk = desk();
+    let overlapping = |n: i64| {
+        let start = PlantTime(n * WINDOW_MS / 10);
+        WindowFeatures { start, end: start.plus_millis(WINDOW_MS), ..window("press-1", 0, Vec::new()) }
+    };
+    let modes = vec![ModeProbability { mode: "bearing_wear".into(), probability: 0.5, ..Default::default() }];
+    let prediction = Prediction { machine: "press-1".into(), modes, ..Default::default() };
+    let mut judge = |n: i64| {
+        let scored = Some(Scored { prediction: &prediction, heads: &heads()[..1] });
+        desk.judge(&Judgement { window: &overlapping(n), slide_ms: WINDOW_MS / 10, scored })
+    };
+    // Of four in a row there are two: the others are too long ago, though each overlaps all of them.
+    assert!([0, 4, 8].into_iter().all(|n| judge(n).is_empty()));
+    assert!(judge(9).is_empty());
+    assert_eq!(judge(10)[0].first_window_ms, 8 * WINDOW_MS / 10);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use edge_agent::{
     config::{AgentConfig, MqttConfig},
     source::{
         Source, SourceError,
-        simulator::{MachineSpec, ScriptedFault, Simulator, SimulatorConfig, default_factory},
+        simulator::{MachineSpec, PlantChange, ScriptedFault, Simulator, SimulatorConfig, default_factory},
     },
 };
 use futures::future::join_all;
@@ -35,12 +35,21 @@ pub struct Plant {
     pub gateways: Vec<Vec<MachineSpec>>,
     pub faults: bool,
     pub scripted: Vec<ScriptedFault>,
+    pub change: Option<PlantChange>,
 }
 
 impl Default for Plant {
     fn default() -> Self {
         let SimulatorConfig { seed, start, interval_ms, faults, .. } = SimulatorConfig::default();
-        Plant { seed, start, interval_ms, gateways: default_factory().into(), faults, scripted: Vec::new() }
+        Plant {
+            seed,
+            start,
+            interval_ms,
+            gateways: default_factory().into(),
+            faults,
+            scripted: Vec::new(),
+            change: None,
+        }
     }
 }
 
@@ -50,7 +59,8 @@ impl Plant {
         let machines = self.gateways[gateway].clone();
         let here = |f: &&ScriptedFault| machines.iter().any(|m| m.id == f.machine);
         let fault = self.scripted.iter().filter(here).cloned().collect();
-        SimulatorConfig { seed, start: self.start, interval_ms: self.interval_ms, machines, faults: self.faults, fault }
+        let Plant { start, interval_ms, faults, change, .. } = *self;
+        SimulatorConfig { seed, start, interval_ms, machines, faults, fault, change }
     }
 }
 

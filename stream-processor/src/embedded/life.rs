@@ -8,8 +8,10 @@ use model::{
     features::FeatureConfig,
     job::{self, JobError, Step, TrainJob},
     registry::Decision,
+    retrain::RetrainSettings,
     store::Store,
     train::TrainSettings,
+    trigger::Trigger,
 };
 use proto::{
     asset::AssetId,
@@ -26,6 +28,7 @@ use super::{
     Status,
     gateways::{Gateways, Opened},
     held_at,
+    retraining::Retraining,
     state::{Phase, State},
 };
 use crate::serve::board::{Activity, Board};
@@ -45,6 +48,7 @@ pub struct Life {
     pub model_name: AssetId,
     pub features: FeatureConfig,
     pub training: TrainSettings,
+    pub retrain: RetrainSettings,
     pub board: Board,
     pub report: Arc<watch::Sender<Status>>,
 }
@@ -173,12 +177,25 @@ impl Life {
         self.clock.send_replace(clock);
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retraining = Retraining {
+            store: self.store.clone(),
+            name: self.model_name.clone(),
+            train: self.training.clone(),
+            settings: self.retrain,
+            board: self.board.clone(),
+            champion: self.champion.clone(),
+            trigger: Trigger::new(resume_at),
+            running: None,
+        };
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 _ = looks.tick() => self.save(),
             }
+            let now = self.clock.borrow().now();
+            retraining.look(now).await;
         }
+        retraining.give_up();
     }
 
     fn enter(&mut self, phase: Phase) {

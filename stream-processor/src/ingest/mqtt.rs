@@ -8,7 +8,7 @@ use proto::{
     ack::Ack,
     archive::shards::Slots,
     asset::AssetId,
-    broker::{Broker, TlsFiles},
+    broker::Broker,
     telemetry::frame::FRAME_BYTES_MAX,
     topic::{Channel, Topic},
 };
@@ -16,10 +16,6 @@ use rand::Rng;
 use rumqttc::{
     AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
     Transport,
-};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -29,6 +25,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{ARRIVALS_QUEUED_MAX, Arrival};
+use crate::tls::{self, TlsError};
 
 /// The largest packet that MQTT knows, so that no packet can be over the limit and end the connection in a loop. Our
 /// own limit on frames is applied after receipt, where it leads to a dead letter.
@@ -45,8 +42,8 @@ const REQUESTS_MAX: usize = 1024;
 pub enum IngestError {
     #[error("{file}: {reason}")]
     File { file: PathBuf, reason: String },
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A running client.
@@ -214,7 +211,7 @@ fn options(broker: &Broker, site: &AssetId, name: &str) -> Result<MqttOptions, I
         options.set_credentials(name, read(file)?.trim_end_matches(['\r', '\n']));
     }
     if let Some(files) = &broker.tls {
-        let config = TlsConfiguration::Rustls(Arc::new(tls(files)?));
+        let config = TlsConfiguration::Rustls(Arc::new(tls::client_config(files)?));
         options.set_transport(Transport::tls_with_config(config));
     }
     Ok(options)
@@ -222,23 +219,4 @@ fn options(broker: &Broker, site: &AssetId, name: &str) -> Result<MqttOptions, I
 
 fn read(file: &PathBuf) -> Result<String, IngestError> {
     std::fs::read_to_string(file).map_err(|e| IngestError::File { file: file.clone(), reason: e.to_string() })
-}
-
-fn tls(files: &TlsFiles) -> Result<ClientConfig, IngestError> {
-    let certificates = |file: &PathBuf| -> Result<Vec<CertificateDer<'static>>, IngestError> {
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(read(file)?.as_bytes()).collect();
-        let none = || IngestError::File { file: file.clone(), reason: "no PEM certificate inside".into() };
-        found.ok().filter(|c| !c.is_empty()).ok_or_else(none)
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&files.ca)? {
-        roots.add(certificate)?;
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let Some((certificate, key)) = &files.client else { return Ok(builder.with_no_client_auth()) };
-    let der = PrivateKeyDer::from_pem_slice(read(key)?.as_bytes())
-        .map_err(|e| IngestError::File { file: key.clone(), reason: format!("no PEM key inside: {e}") })?;
-    Ok(builder.with_client_auth_cert(certificates(certificate)?, der)?)
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use model::{
-    registry::{self, Champion as Pointer, RegistryError},
+    registry::{self, Entry as Pointer, RegistryError},
     score::Scorer,
     store::Store,
 };

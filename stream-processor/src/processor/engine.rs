@@ -3,8 +3,9 @@
 //! Natural batching: each turn takes whatever is queued, so runs grow with the load and no timer adds latency.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use proto::{
@@ -39,12 +40,18 @@ use crate::{
     },
     stream::{Derived, Loss, Lost, Steps, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
+    traces::{self, Outcome, Stages, Traced, Traces},
+    watch::ModelWatch,
 };
 
 /// Messages that one turn takes; bounds the frame it makes of them.
 const TURN_MESSAGES_MAX: usize = 64;
 /// Acks, segment age and gauges are looked at so often.
 const TICK: Duration = Duration::from_millis(50);
+/// How good the model is, is reckoned so often: alerts and failures are hours apart.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// What an earlier life had read beyond its last commit comes again within this.
+const SETTLES_AFTER: Duration = Duration::from_secs(600);
 /// At a stop, so often the last segment is offered; what is not taken then comes again from the gateways.
 const DRAIN_TICKS_MAX: u32 = 10;
 /// An archive that is merely busy makes room within this; one that does not is said to be full.
@@ -86,6 +93,7 @@ pub struct Engine {
     /// What is known of the fleet's sensors, for questions about machines of their kinds.
     pub kinds: watch::Sender<Arc<Kinds>>,
     pub metrics: Metrics,
+    pub watch: ModelWatch,
     pub ledger: Ledger,
     /// The monotonic clock's zero.
     pub started: Instant,
@@ -93,17 +101,21 @@ pub struct Engine {
     pub held: Option<Unjudged>,
     /// Since when a segment has been waiting for room, or windows for their model.
     pub blocked_since: Option<Duration>,
+    /// The next look at how good the model is.
+    pub report_due: Duration,
     pub stop_by: StopBy,
     /// Version of the model in charge.
     pub in_charge: Option<String>,
     /// Anybody who reaches the broker can cause these.
     pub stray_warnings: Throttle,
+    pub traces: Option<Traces>,
 }
 
 /// What a run of batches has led to, and when these came.
 pub struct Unjudged {
     steps: Steps,
     received: Vec<Instant>,
+    traced: Vec<Traced>,
 }
 
 impl Engine {
@@ -117,6 +129,7 @@ impl Engine {
         }
         self.send_acks(self.now() + ACK_INTERVAL);
         self.ingest.ended().await;
+        self.traces.iter().for_each(Traces::close);
         outcome
     }
 
@@ -230,6 +243,7 @@ impl Engine {
 
     fn apply(&mut self, run: Vec<Taken>) -> Result<(), EngineError> {
         let received: Vec<Instant> = run.iter().map(|t| t.received).collect();
+        let traced: Vec<Traced> = self.traces.iter().flat_map(|_| run.iter().filter_map(Traced::of)).collect();
         for taken in &run {
             if let Some(position) = self.intake.received(&taken.agent) {
                 self.acks.received(&taken.agent, position);
@@ -243,7 +257,7 @@ impl Engine {
             self.kinds.send_replace(Arc::new(self.stream.fleet().kinds()));
         }
         self.metrics.window_seconds.record(began.elapsed().as_secs_f64(), &[]);
-        self.judge(Unjudged { steps, received })
+        self.judge(Unjudged { steps, received, traced })
     }
 
     fn judge(&mut self, unjudged: Unjudged) -> Result<(), EngineError> {
@@ -251,14 +265,31 @@ impl Engine {
             self.held = Some(unjudged);
             return Ok(());
         }
-        let began = Instant::now();
+        let scoring = Instant::now();
         let derived = self.stream.judge(unjudged.steps, self.models.loaded())?;
-        self.metrics.scoring_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        let scored = Instant::now();
+        self.metrics.scoring_seconds.record(scored.duration_since(scoring).as_secs_f64(), &[]);
+        self.trace(&unjudged.traced, &derived, Stages { scoring, scored, done: Instant::now() });
         self.keep(derived);
         for at in unjudged.received {
             self.metrics.batch_seconds.record(at.elapsed().as_secs_f64(), &[]);
         }
         Ok(())
+    }
+
+    /// Tells the collector what the traced ones of a run led to.
+    fn trace(&self, traced: &[Traced], derived: &Derived, stages: Stages) {
+        let (clock, now) = (*self.clock.borrow(), (Instant::now(), SystemTime::now()));
+        for (traces, traced) in self.traces.iter().flat_map(|traces| traced.iter().map(move |t| (traces, t))) {
+            let fleet = self.stream.fleet();
+            let machines = fleet.machines_of(&traced.agent).iter().map(|id| fleet.name(*id).as_str());
+            let machines: HashSet<&str> = machines.collect();
+            let outcome = Outcome {
+                windows: derived.windows.iter().filter(|w| machines.contains(w.machine.as_str())).count(),
+                alerts: derived.alerts.iter().filter(|alert| machines.contains(alert.machine.as_str())).collect(),
+            };
+            traces.tell(traces::spans(traced, &outcome, stages, &clock, now));
+        }
     }
 
     fn introduce(&mut self, taken: &Taken) {
@@ -289,8 +320,12 @@ impl Engine {
         metrics.readings_received.add(derived.balance.readings_taken, &[]);
         metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
         metrics.readings_late.add(derived.late, &[]);
-        metrics.windows_closed.add(derived.windows.len() as u64, &[]);
+        metrics.readings_revising.add(derived.revising, &[]);
+        let revised = derived.windows.iter().filter(|w| w.revision > 0).count() as u64;
+        metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
+        metrics.windows_revised.add(revised, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
+        self.watch.see(&derived);
         self.board.publish_windows(&derived.windows);
         self.board.publish_predictions(&derived.predictions);
         if !derived.alerts.is_empty() {
@@ -382,7 +417,7 @@ impl Engine {
             return Ok(());
         }
         // Beside an S3 that is away it could only make windows wait.
-        if self.archive.status().borrow().up {
+        if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
             self.stream.settle();
         }
         let snapshot = self.stream.snapshot(&self.intake.left())?;
@@ -444,6 +479,7 @@ impl Engine {
         if let Some(version) = version.as_ref().filter(|_| version != self.in_charge) {
             tracing::info!(version, "model in charge");
         }
+        self.watch.in_charge(self.models.in_charge().as_deref());
         self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
         self.in_charge.clone_from(&version);
         self.board.set_state(match version {
@@ -461,9 +497,7 @@ impl Engine {
         if paused != self.intake.paused() {
             match paused {
                 true if self.held.is_some() => {
-                    tracing::error!(
-                        "windows wait until the model that judges them is entered in S3; gateways keep everything"
-                    );
+                    tracing::warn!("windows wait for the manifest that enters their model; gateways keep everything");
                 }
                 true => tracing::error!("staging is full: nothing is taken until S3 is back; gateways keep everything"),
                 false => tracing::info!("there is room again: taking on"),
@@ -482,6 +516,10 @@ impl Engine {
         if let Some((slowest, newest)) = self.stream.fleet().watermarks() {
             self.metrics.watermark_lag.record(behind(slowest), &[]);
             self.metrics.newest_batch_age.record(behind(newest), &[]);
+        }
+        if now >= self.report_due {
+            self.report_due = now + REPORT_INTERVAL;
+            self.board.set_model(self.watch.report());
         }
         let (pending, staged) = self.ledger.uncommitted();
         self.metrics.batches_pending.record(pending, &[]);

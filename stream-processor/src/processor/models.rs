@@ -54,6 +54,11 @@ impl Models {
         self.entered_by.take_if(|by| *by <= segments).is_some()
     }
 
+    /// That judges what closes now; none: rules do.
+    pub fn in_charge(&self) -> Offer {
+        self.in_charge.borrow().clone()
+    }
+
     /// Lets go of what is not needed any more. Gives the version in charge.
     pub fn follow(&mut self, schedule: &Schedule) -> Option<String> {
         self.loaded.retain(|version, _| schedule.versions().any(|needed| needed == version));

@@ -25,7 +25,7 @@ use proto::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::decode::AgentKey;
+use crate::{decode::AgentKey, watch::ModelReport};
 use ring::Ring;
 pub use ring::Since;
 
@@ -101,6 +101,8 @@ pub struct View {
     pub incarnation: u64,
     pub state: ProcessorState,
     pub activity: Option<Activity>,
+    /// How good the model in charge is.
+    pub model: Option<Arc<ModelReport>>,
     pub plant_time: PlantTime,
     pub machines: BTreeMap<String, Arc<MachineEntry>>,
     /// Open and acknowledged, by id.
@@ -135,6 +137,7 @@ pub struct Glance {
     pub state: ProcessorState,
     pub ready: bool,
     pub activity: Option<Activity>,
+    pub model: Option<Arc<ModelReport>>,
     pub plant_time: PlantTime,
     pub machines: Vec<Arc<MachineEntry>>,
     /// Open and acknowledged.
@@ -150,6 +153,7 @@ impl Default for Board {
             incarnation: 0,
             state: ProcessorState::Learning,
             activity: None,
+            model: None,
             plant_time: PlantTime(0),
             machines: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -282,6 +286,10 @@ impl Board {
         self.write().activity = activity;
     }
 
+    pub fn set_model(&self, report: Option<ModelReport>) {
+        self.write().model = report.map(Arc::new);
+    }
+
     pub fn set_plant_time(&self, now: PlantTime) {
         self.write().plant_time = now;
     }
@@ -357,6 +365,7 @@ impl View {
             state: self.state.clone(),
             ready: self.waiting.is_empty(),
             activity: self.activity.clone(),
+            model: self.model.clone(),
             plant_time: self.plant_time,
             machines: self.machines.values().filter(changed).cloned().collect(),
             open: self.open.values().cloned().collect(),

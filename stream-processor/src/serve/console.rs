@@ -34,6 +34,7 @@ use super::{
     rest::RestError,
     view::{self, AlertView, MachineView},
 };
+use crate::watch::ModelReport;
 
 const PAGE: &str = include_str!("console.html");
 const BEAT: Duration = Duration::from_millis(500);
@@ -123,6 +124,7 @@ struct Picture<'a> {
     state: &'a ProcessorState,
     ready: bool,
     activity: Option<&'a Activity>,
+    model: Option<&'a ModelReport>,
     plant_time_ms: i64,
     needs_token: bool,
     /// Those that changed.
@@ -151,6 +153,7 @@ fn picture(glance: &Glance, seen: Option<Seen>, needs_token: bool) -> Picture<'_
         state: &glance.state,
         ready: glance.ready,
         activity: glance.activity.as_ref(),
+        model: glance.model.as_deref(),
         plant_time_ms: glance.plant_time.millis(),
         needs_token,
         machines: glance.machines.iter().map(|entry| MachineView::new(entry, glance)).collect(),

@@ -11,14 +11,9 @@ use proto::wire::{
     },
     prediction::prediction_service_server::PredictionServiceServer,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status,
-    metadata::MetadataMap,
-    server::NamedService,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, metadata::MetadataMap, server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
@@ -26,6 +21,7 @@ use super::{
     auth::{Denied, Writes},
     board::Board,
     command::{CommandError, Commands},
+    connections::Connections,
     predict::{PredictError, Predictions},
 };
 use alerts::Alerts;
@@ -36,7 +32,7 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 
 pub fn spawn(
     tasks: &mut JoinSet<()>,
-    listener: TcpListener,
+    connections: Connections,
     services: Services,
     writes: Writes,
     stop: CancellationToken,
@@ -61,10 +57,9 @@ pub fn spawn(
             MaintenanceServiceServer::new(Maintenance { commands, writes })
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
         );
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let ended = stop.clone().cancelled_owned();
     tasks.spawn(async move {
-        if let Err(e) = server.serve_with_incoming_shutdown(incoming, ended).await {
+        if let Err(e) = server.serve_with_incoming_shutdown(connections, ended).await {
             tracing::error!(error = %e, "gRPC ended");
         }
     });

@@ -11,12 +11,11 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
     routing::{get, post},
-    serve::ListenerExt,
 };
 use proto::wire::{prediction::Prediction, telemetry::EventRecord};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,6 +23,7 @@ use super::{
     auth::Writes,
     board::{Board, Part, ProcessorState},
     command::Commands,
+    connections::Connections,
     console,
     predict::{Predictions, Question},
     view::{self, AlertView, MachineView, PredictionView},
@@ -44,19 +44,14 @@ struct Rest {
 
 pub fn spawn(
     tasks: &mut JoinSet<()>,
-    listener: TcpListener,
+    connections: Connections,
     services: Services,
     writes: Writes,
     stop: CancellationToken,
 ) {
     let router = router(services, writes, stop.clone());
-    let listener = listener.tap_io(|tcp| {
-        if let Err(e) = tcp.set_nodelay(true) {
-            tracing::debug!(error = %e, "an HTTP connection stays slow");
-        }
-    });
     tasks.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        let served = axum::serve(connections, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(e) = served.await {
             tracing::error!(error = %e, "HTTP ended");
         }

@@ -118,7 +118,7 @@ impl Plant {
         let services = Services { board: board.clone(), commands, model, metrics: Arc::new(|| "up 1\n".to_string()) };
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let stop = CancellationToken::new();
-        let config = ServeConfig { grpc: any, http: any, token_file };
+        let config = ServeConfig { grpc: any, http: any, token_file, ..ServeConfig::default() };
         let serving = super::start(&config, services, stop.clone()).await.unwrap();
         Plant { board, serving, stop }
     }
@@ -358,7 +358,7 @@ async fn beyond_loopback_without_a_token_the_start_is_refused() {
     let open = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     for (grpc, http, key) in [(open, local, "serve.grpc"), (local, open, "serve.http")] {
-        let refused = writes(&ServeConfig { grpc, http, token_file: None }).err().unwrap().to_string();
+        let refused = writes(&ServeConfig { grpc, http, ..ServeConfig::default() }).err().unwrap().to_string();
         assert!(refused.contains(key) && refused.contains("token_file"), "{refused}");
     }
 }

@@ -19,7 +19,11 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{archive::readings::Names, decode::AgentKey, window::watermark::Watermark};
+use crate::{
+    archive::readings::Names,
+    decode::AgentKey,
+    window::watermark::{Frontier, Watermark},
+};
 
 /// What the sensors of one kind of machine report, by name.
 pub type SensorSpecs = BTreeMap<AssetId, SensorSpec>;
@@ -42,6 +46,9 @@ pub struct Fleet {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Agent {
     watermark: Watermark,
+    /// See [`Frontier`].
+    #[serde(default)]
+    settled: Watermark,
     machines: Vec<u32>,
 }
 
@@ -54,6 +61,23 @@ pub struct Directory {
     pub names: Arc<Names>,
     /// By series.
     pub generation: Vec<u32>,
+}
+
+impl Agent {
+    fn frontier(&self) -> Frontier {
+        Frontier { watermark: self.watermark, settled: self.settled }
+    }
+
+    fn move_to(&mut self, frontier: Frontier) -> Frontier {
+        (self.watermark, self.settled) = (frontier.watermark, frontier.settled);
+        frontier
+    }
+
+    fn settle(&mut self, config: &FeatureConfig) {
+        let mut frontier = self.frontier();
+        frontier.settle(0, config);
+        self.move_to(frontier);
+    }
 }
 
 impl Fleet {
@@ -91,22 +115,38 @@ impl Fleet {
         self.agents.get(agent).map(|a| a.watermark).unwrap_or_default()
     }
 
+    pub fn frontier(&self, agent: &AgentKey) -> Frontier {
+        self.agents.get(agent).map(Agent::frontier).unwrap_or_default()
+    }
+
     /// The watermark that is furthest behind, and the one that is furthest ahead; None before the first batch.
     pub fn watermarks(&self) -> Option<(PlantTime, PlantTime)> {
         let all = || self.agents.values().map(|a| PlantTime(a.watermark.0));
         all().min().zip(all().max())
     }
 
-    pub fn advance(&mut self, agent: &AgentKey, sealed_ms: i64) -> Watermark {
+    pub fn advance(&mut self, agent: &AgentKey, sealed_ms: i64, config: &FeatureConfig) -> Frontier {
         let agent = self.agents.entry(agent.clone()).or_default();
-        agent.watermark.advance(sealed_ms);
-        agent.watermark
+        let mut frontier = agent.frontier();
+        frontier.advance(sealed_ms, config);
+        agent.move_to(frontier)
+    }
+
+    /// Every window that is closed can't be revised any more: it is not known here what was in it.
+    pub fn settle(&mut self, config: &FeatureConfig) {
+        self.agents.values_mut().for_each(|agent| agent.settle(config));
+    }
+
+    /// The same, for agents of a snapshot from before windows were revised.
+    pub fn settle_unknown(&mut self, config: &FeatureConfig) {
+        let unknown = self.agents.values_mut().filter(|agent| agent.settled == Watermark::default());
+        unknown.for_each(|agent| agent.settle(config));
     }
 
     /// Its clock fell back.
     pub fn restart_watermark(&mut self, agent: &AgentKey) {
         if let Some(agent) = self.agents.get_mut(agent) {
-            agent.watermark = Watermark::default();
+            agent.move_to(Frontier::default());
         }
     }
 

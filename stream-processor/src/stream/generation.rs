@@ -10,7 +10,10 @@ use crate::{
     alert::Generation,
     clean::trusted_seal_ms,
     decode::{AgentKey, Taken},
-    window::watermark::Watermark,
+    window::{
+        Step,
+        watermark::{Frontier, Watermark},
+    },
 };
 
 /// Batches that are cleaned and windowed together, and how far the trusted seals in it have come.
@@ -51,9 +54,10 @@ impl Stream {
         tracing::warn!(agent = %agent.agent, %left, to,
             "a gateway's clock has fallen back: the windows of its machines end, and new ones begin");
         let machines = self.fleet.machines_of(agent).to_vec();
+        let end = Step { before: self.fleet.frontier(agent), now: Frontier::END };
         for machine in &machines {
-            let closed = self.close_machine(*machine, Watermark::END);
-            steps.happened.extend(closed.into_iter().map(|closed| Happened::Window(Box::new(closed.window))));
+            let closed = self.close_machine(*machine, &end, None);
+            steps.happened.extend(closed.into_iter().map(|window| Happened::Window(Box::new(window))));
         }
         self.fleet.restart_watermark(agent);
         self.begin_generation(&machines, begins, steps);

@@ -62,8 +62,8 @@ pub fn predict_raw(
     check_kind(scorer, kind)?;
     let nothing = SensorSpecs::new();
     let (batch, readings, newest) = as_batch(kind, kinds.get(kind).unwrap_or(&nothing), sensors)?;
-    let window_ms = config.features.window_ms;
-    let end = newest.div_euclid(window_ms).saturating_mul(window_ms);
+    let slide_ms = config.features.slide_ms();
+    let end = newest.div_euclid(slide_ms).saturating_mul(slide_ms);
     let seal_of = |ms| Some(SealTime { time_ms: ms, trusted: true, ..Default::default() });
     let first = TelemetryBatch { sealed: seal_of(newest), ..batch };
     // Never behind the first one, or time would begin anew.

@@ -65,8 +65,12 @@ struct Line {
 
 impl Ending {
     fn judges(&self, window: &WindowFeatures) -> bool {
-        let line = self.lines.get(&window.machine).filter(|line| line.generation == window.generation);
-        window.end <= line.map_or(self.others, |line| line.until)
+        window.end <= self.line(&window.machine, window.generation)
+    }
+
+    fn line(&self, machine: &AssetId, generation: u32) -> PlantTime {
+        let line = self.lines.get(machine).filter(|line| line.generation == generation);
+        line.map_or(self.others, |line| line.until)
     }
 }
 
@@ -105,15 +109,17 @@ impl Schedule {
         if settled.ending.is_empty() {
             return settled;
         }
+        // A window that has closed may still be revised, by the model that judged it.
+        let last_word_ms = config.lateness_ms + config.revise_ms();
+        let behind = |read: Watermark, line: PlantTime| read.0 < line.plus_millis(last_word_ms).millis();
         let times = times(fleet);
-        let behind = |read: i64, line: PlantTime| read < line.plus_millis(config.lateness_ms).millis();
-        let open = |machine: &AssetId, line: &Line| {
-            let time = times.get(machine).filter(|(generation, _)| *generation == line.generation);
-            time.is_some_and(|(_, watermark)| behind(watermark.0, line.until))
-        };
-        settled.ending.iter_mut().for_each(|e| e.lines.retain(|machine, line| open(machine, line)));
-        let newest = fleet.watermarks().map_or(i64::MIN, |(_, newest)| newest.millis());
-        settled.ending.retain(|e| !e.lines.is_empty() || behind(newest, e.others));
+        let newest = fleet.watermarks().map_or(Watermark::default(), |(_, newest)| Watermark(newest.millis()));
+        settled.ending.retain(|ending| {
+            let open = |(machine, (generation, read)): (&&AssetId, &(u32, Watermark))| {
+                behind(*read, ending.line(machine, *generation))
+            };
+            behind(newest, ending.others) || times.iter().any(open)
+        });
         settled
     }
 
@@ -167,7 +173,8 @@ impl Stream {
         true
     }
 
-    /// Enters that some models have judged their last windows, if it is so and no other change is on its way.
+    /// Enters that some models have judged their last windows, if it is so and no other change is on its way. Not while a
+    /// log is replayed: a machine whose clock falls back may have been judged by such a model further on in it.
     pub fn settle(&mut self) {
         if self.entered.is_none() {
             let settled = self.schedule.settled(&self.fleet, &self.config.features);

@@ -81,7 +81,9 @@ impl Stream {
         if schema != FeatureSchema::of(&config.features).fingerprint() {
             tracing::warn!("the settings of windows and features have changed: windows and normals start anew");
             windows = Windows::default();
+            fleet.settle(&config.features);
         }
+        fleet.settle_unknown(&config.features);
         fleet.index(&config.features);
         desk.reconfigure(config.alert.clone());
         let entered = None;

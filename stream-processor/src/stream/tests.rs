@@ -1,13 +1,15 @@
 //! Random logs of several agents, cut and interleaved at random, against a plain scalar oracle.
 
+mod delivery;
 mod events;
 mod generations;
 mod log;
 mod models;
 mod oracle;
+mod revisions;
 mod shards;
 
-use std::io::Cursor;
+use std::{collections::BTreeMap, io::Cursor};
 
 use model::features::{SensorWindow, Stats, WindowFeatures, whole};
 use polars::prelude::DataFrame;
@@ -27,7 +29,7 @@ use crate::{
     },
     intake::EpochsLeft,
 };
-use log::{config, interleave, log, taken};
+use log::{config, interleave, log, shapes, taken};
 
 fn rng() -> (u64, ChaCha8Rng) {
     let seed: u64 = rand::random();
@@ -52,8 +54,16 @@ fn windows(derived: &[Derived]) -> Vec<WindowFeatures> {
     windows
 }
 
-fn place(window: &WindowFeatures) -> (AssetId, u32, PlantTime) {
-    (window.machine.clone(), window.generation, window.start)
+fn place(window: &WindowFeatures) -> (AssetId, u32, PlantTime, u32) {
+    (window.machine.clone(), window.generation, window.start, window.revision)
+}
+
+/// Of `windows`, sorted: as they were told last.
+fn last_revisions(windows: &[WindowFeatures]) -> Vec<WindowFeatures> {
+    let same = |a: &WindowFeatures, b: &WindowFeatures| {
+        (&a.machine, a.generation, a.start) == (&b.machine, b.generation, b.start)
+    };
+    windows.chunk_by(same).filter_map(|revisions| revisions.last().cloned()).collect()
 }
 
 /// What stands in the archive's files of all of them together.
@@ -107,40 +117,50 @@ fn assert_same(found: &[WindowFeatures], expected: &[WindowFeatures], seed: u64)
 #[test]
 fn windows_are_a_function_of_each_agents_log() {
     let (seed, mut rng) = rng();
-    for _ in 0..5 {
+    for config in shapes() {
         let logs: Vec<Vec<Taken>> = (0..3).map(|agent| log(agent, 60, &mut rng)).collect();
-        let expected = oracle::read(&logs);
+        let expected = oracle::read(&logs, &config.features);
         let mut first: Option<Vec<WindowFeatures>> = None;
         for largest in [1, 7, 1_000] {
             let order = interleave(&logs, &mut rng);
-            let derived = run(&mut Stream::new(config()), order, &mut rng, largest);
+            let derived = run(&mut Stream::new(config.clone()), order, &mut rng, largest);
             let found = windows(&derived);
             oracle::assert_windows(&found, &expected, same_stats, seed);
             oracle::assert_archive(&archived(&derived), &expected, seed);
-            assert_eq!(derived.iter().map(|d| d.late).sum::<u64>(), expected.late(), "seed {seed}");
-            let balance = |of: fn(&Balance) -> u64| derived.iter().map(|d| of(&d.balance)).sum::<u64>();
-            assert_eq!(balance(|b| b.readings_taken), expected.readings.len() as u64, "seed {seed}");
-            assert_eq!(balance(|b| b.readings_archived), expected.readings.len() as u64, "seed {seed}");
-            assert_eq!(balance(|b| b.batches), 180, "seed {seed}");
+            let sum = |of: fn(&Derived) -> u64| derived.iter().map(of).sum::<u64>();
+            assert_eq!(sum(|d| d.late), expected.late(), "seed {seed}");
+            assert_eq!(sum(|d| d.revising), expected.revising(), "seed {seed}");
+            assert_eq!(sum(|d| d.balance.readings_taken), expected.readings.len() as u64, "seed {seed}");
+            assert_eq!(sum(|d| d.balance.readings_archived), expected.readings.len() as u64, "seed {seed}");
+            assert_eq!(sum(|d| d.balance.batches), 180, "seed {seed}");
             assert_same(&found, first.get_or_insert_with(|| found.clone()), seed);
         }
+        assert!(expected.late() > 0, "seed {seed}: nothing was late");
+        assert_eq!(expected.revisions() > 0, config.features.revise_ms() > 0, "seed {seed}: {}", expected.revisions());
     }
 }
 
 #[test]
 fn a_recorded_day_gives_training_the_same_features() {
     let (seed, mut rng) = rng();
-    let logs = vec![log(0, 300, &mut rng), log(1, 300, &mut rng)];
-    let mut stream = Stream::new(config());
-    let derived = run(&mut stream, interleave(&logs, &mut rng), &mut rng, 40);
-    let live = windows(&derived);
-    assert!(live.len() > 200, "seed {seed}: {}", live.len());
-    let mut trained = whole(archived(&derived), stream.fleet().catalogue(), &config().features).unwrap();
-    // Training also sees the windows that are still open at the end.
-    trained.retain(|t| live.iter().any(|l| place(l) == place(t)));
-    trained.sort_by_key(place);
-    assert!(live.iter().any(|w| w.generation > 1), "seed {seed}: no clock fell back");
-    assert_same(&live, &trained, seed);
+    for config in shapes() {
+        let logs = vec![log(0, 300, &mut rng), log(1, 300, &mut rng)];
+        let mut stream = Stream::new(config.clone());
+        let derived = run(&mut stream, interleave(&logs, &mut rng), &mut rng, 40);
+        let told = windows(&derived);
+        let live = last_revisions(&told);
+        assert!(live.len() > 200, "seed {seed}: {}", live.len());
+        assert_eq!(live.len() < told.len(), config.features.revise_ms() > 0, "seed {seed}: {}", told.len());
+        let mut trained = whole(archived(&derived), stream.fleet().catalogue(), &config.features).unwrap();
+        // Training also sees the windows that are still open at the end, and knows of no revisions.
+        let window = |w: &WindowFeatures| (w.machine.clone(), w.generation, w.start);
+        let revisions: BTreeMap<_, _> = live.iter().map(|w| (window(w), w.revision)).collect();
+        trained.retain(|w| revisions.contains_key(&window(w)));
+        trained.iter_mut().for_each(|w| w.revision = revisions[&window(w)]);
+        trained.sort_by_key(place);
+        assert!(live.iter().any(|w| w.generation > 1), "seed {seed}: no clock fell back");
+        assert_same(&live, &trained, seed);
+    }
 }
 
 #[test]
@@ -163,23 +183,22 @@ fn births_as_archived_make_the_same_catalogue() {
 #[test]
 fn a_snapshot_goes_on_as_the_stream_would_have() {
     let (seed, mut rng) = rng();
-    let mut logs: Vec<Vec<Taken>> = (0..2).map(|agent| log(agent, 80, &mut rng)).collect();
-    let rest: Vec<Vec<Taken>> = logs.iter_mut().map(|log| log.split_off(50)).collect();
-    let mut stream = Stream::new(config());
-    run(&mut stream, interleave(&logs, &mut rng), &mut rng, 9);
-    let (mut restored, _) = Stream::restore(config(), &stream.snapshot(&EpochsLeft::new()).unwrap()).unwrap();
-    assert_eq!(
-        restored.snapshot(&EpochsLeft::new()).unwrap(),
-        stream.snapshot(&EpochsLeft::new()).unwrap(),
-        "seed {seed}"
-    );
-    let rest = interleave(&rest, &mut rng);
-    let (a, b) = (stream.apply(rest.clone(), None).unwrap(), restored.apply(rest, None).unwrap());
-    assert_eq!(a.events, b.events, "seed {seed}");
-    let archived = |derived: &Derived| archived(std::slice::from_ref(derived));
-    assert!(archived(&a).equals_missing(&archived(&b)), "seed {seed}");
-    // NaN is not equal to itself, its text is.
-    assert_eq!(format!("{:?}", a.windows), format!("{:?}", b.windows), "seed {seed}");
+    for config in shapes() {
+        let mut logs: Vec<Vec<Taken>> = (0..2).map(|agent| log(agent, 80, &mut rng)).collect();
+        let rest: Vec<Vec<Taken>> = logs.iter_mut().map(|log| log.split_off(50)).collect();
+        let mut stream = Stream::new(config.clone());
+        run(&mut stream, interleave(&logs, &mut rng), &mut rng, 9);
+        let bytes = stream.snapshot(&EpochsLeft::new()).unwrap();
+        let (mut restored, _) = Stream::restore(config, &bytes).unwrap();
+        assert_eq!(restored.snapshot(&EpochsLeft::new()).unwrap(), bytes, "seed {seed}");
+        let rest = interleave(&rest, &mut rng);
+        let (a, b) = (stream.apply(rest.clone(), None).unwrap(), restored.apply(rest, None).unwrap());
+        assert_eq!(a.events, b.events, "seed {seed}");
+        let archived = |derived: &Derived| archived(std::slice::from_ref(derived));
+        assert!(archived(&a).equals_missing(&archived(&b)), "seed {seed}");
+        // NaN is not equal to itself, its text is.
+        assert_eq!(format!("{:?}", a.windows), format!("{:?}", b.windows), "seed {seed}");
+    }
 }
 
 #[test]

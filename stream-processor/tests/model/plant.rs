@@ -24,10 +24,20 @@ pub const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 
 /// What a trainer would find in the archive of `weeks` weeks.
 pub fn dataset(config: &SimulatorConfig, weeks: i64, horizon_ms: i64) -> Dataset {
+    dataset_of_events(config, weeks, horizon_ms, |events| events)
+}
+
+/// [`dataset`] with other event records than those that happened.
+pub fn dataset_of_events(
+    config: &SimulatorConfig,
+    weeks: i64,
+    horizon_ms: i64,
+    told: impl FnOnce(Vec<Event>) -> Vec<Event>,
+) -> Dataset {
     let until = config.start.plus_millis(weeks * WEEK_MS);
     let logs: Vec<Log> = config.machines.iter().map(|machine| Log::of(config, machine, until)).collect();
     let events: Vec<Event> = logs.iter().flat_map(|log| log.events.clone()).collect();
-    let labeller = Labeller::new(&events, horizon_ms, until);
+    let labeller = Labeller::new(&told(events), horizon_ms, until);
     let features = FeatureConfig::default();
     let mut dataset = Dataset::new(features.clone(), &labeller);
     for log in logs {

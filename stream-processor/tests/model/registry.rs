@@ -7,7 +7,7 @@ use model::{
     calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
-    registry::{self, Champion, Decision, RegistryError},
+    registry::{self, Action, Decision, Entry, RegistryError},
     score::Scorer,
     store::{S3Config, Store},
 };
@@ -120,7 +120,7 @@ async fn of_those_who_promote_at_once_each_follows_another_or_is_told() {
     }
     let promoting = versions.iter().map(|version| registry::promote(&store, &model, version, decided_by(version)));
     let outcomes = futures::future::join_all(promoting).await;
-    let (mut promoted, mut told) = (Vec::<Champion>::new(), 0);
+    let (mut promoted, mut told) = (Vec::<Entry>::new(), 0);
     for outcome in outcomes {
         match outcome {
             Ok(champion) => promoted.push(champion),
@@ -135,6 +135,61 @@ async fn of_those_who_promote_at_once_each_follows_another_or_is_told() {
     before.dedup();
     assert_eq!(before.len(), promoted.len(), "{promoted:?}");
     assert!(promoted.contains(&registry::champion(&store, &model).await.unwrap().unwrap()));
+}
+
+#[tokio::test]
+async fn every_decision_is_in_the_history_even_if_its_writer_died_before_it_was_filed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let (one, two, three) = (publish(&store, 0.3).await, publish(&store, 0.4).await, publish(&store, 0.5).await);
+    // As a writer leaves it that dies right after the pointer.
+    let died = Entry {
+        number: 1,
+        action: Action::Promoted,
+        version: one.clone(),
+        previous: None,
+        who: "ann".into(),
+        why: "first".into(),
+        when_ms: 3,
+        metrics: vec![],
+    };
+    store.put(&champion_key(&model), serde_json::to_vec(&died).unwrap().into()).await.unwrap();
+    assert_eq!(registry::history(&store, &model).await.unwrap(), [died.clone()]);
+    let told = |e: &Entry| (e.number, e.action, e.version.clone(), e.previous.clone());
+
+    registry::promote(&store, &model, &two, decided_by("bob")).await.unwrap();
+    registry::refuse(&store, &model, &three, decided_by("the gate")).await.unwrap();
+    registry::refuse(&store, &model, "0123456789ab", decided_by("the gate")).await.unwrap();
+    registry::rollback(&store, &model, None, decided_by("cid")).await.unwrap();
+    let history = registry::history(&store, &model).await.unwrap();
+    assert_eq!(history[0], died);
+    let (one, two, three) = (one.clone(), two.clone(), three.clone());
+    let expected = [
+        (1, Action::Promoted, one.clone(), None),
+        (2, Action::Promoted, two.clone(), Some(one.clone())),
+        (2, Action::Refused, "0123456789ab".into(), Some(two.clone())),
+        (2, Action::Refused, three, Some(two.clone())),
+        (3, Action::RolledBack, one.clone(), Some(two.clone())),
+    ];
+    assert_eq!(history.iter().map(told).collect::<Vec<_>>(), expected);
+    let nothing = registry::rollback(&store, &model, None, decided_by("cid")).await.unwrap_err();
+    assert!(matches!(nothing, RegistryError::NothingBefore { .. }), "{nothing}");
+}
+
+#[tokio::test]
+async fn a_promotion_over_a_version_that_is_no_longer_in_charge_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let (one, two, three) = (publish(&store, 0.3).await, publish(&store, 0.4).await, publish(&store, 0.5).await);
+    let none = registry::promote_over(&store, &model, &two, &one, decided_by("ann")).await.unwrap_err();
+    assert!(none.to_string().starts_with("none is in charge of failure and not"), "{none}");
+    registry::promote(&store, &model, &one, decided_by("ann")).await.unwrap();
+    registry::promote_over(&store, &model, &two, &one, decided_by("bob")).await.unwrap();
+    let late = registry::promote_over(&store, &model, &three, &one, decided_by("cid")).await.unwrap_err();
+    assert!(matches!(&late, RegistryError::Overtaken { found, .. } if *found == Some(two.clone())), "{late}");
+    assert_eq!(registry::champion(&store, &model).await.unwrap().unwrap().version, two);
 }
 
 /// A processor's watch over the pointer.
@@ -206,7 +261,7 @@ async fn a_champion_that_cannot_be_used_is_refused_and_the_one_in_charge_stays()
     *damaged.last_mut().unwrap() ^= 1;
     registry::publish(&store, &model, "0123456789ab", damaged.into()).await.unwrap();
     let pointer =
-        Champion { version: "0123456789ab".into(), ..registry::champion(&store, &model).await.unwrap().unwrap() };
+        Entry { version: "0123456789ab".into(), ..registry::champion(&store, &model).await.unwrap().unwrap() };
     store.put(&champion_key(&model), serde_json::to_vec(&pointer).unwrap().into()).await.unwrap();
     watch.until_refused(2).await;
     assert_eq!(watch.in_charge(), good);

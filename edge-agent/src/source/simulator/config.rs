@@ -14,6 +14,8 @@ use crate::source::SourceError;
 pub const MACHINES_MAX: usize = 10_000;
 pub const INTERVAL_MS_MIN: i64 = 10;
 pub const INTERVAL_MS_MAX: i64 = 3_600_000;
+/// Hotter no hall gets.
+const HOTTER_C_MAX: f64 = 30.0;
 /// Stands for the agent's first start, until that is known.
 pub const START_UNSET: PlantTime = PlantTime::MIN;
 /// Machines of the built-in factory.
@@ -37,6 +39,22 @@ pub struct SimulatorConfig {
     /// False: no machine gets a fault, but the scripted ones.
     pub faults: bool,
     pub fault: Vec<ScriptedFault>,
+    /// The plant is another one from some time on.
+    pub change: Option<PlantChange>,
+}
+
+/// What changes in a plant's life, and what no model that was trained before has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlantChange {
+    #[serde(deserialize_with = "instant")]
+    pub at: PlantTime,
+    /// A hotter summer: so many degrees more in the hall.
+    #[serde(default)]
+    pub hotter_c: f64,
+    /// Parts that begin to wear from then on are another supplier's, and show it otherwise.
+    #[serde(default)]
+    pub other_supplier: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -71,6 +89,7 @@ impl Default for SimulatorConfig {
             machines: factory(FACTORY_MACHINES),
             faults: true,
             fault: Vec::new(),
+            change: None,
         }
     }
 }
@@ -88,6 +107,12 @@ impl SimulatorConfig {
         }
         if self.machines.is_empty() || self.machines.len() > MACHINES_MAX {
             return refuse("machines", format!("{} is not from 1 to {MACHINES_MAX}", self.machines.len()));
+        }
+        if let Some(change) = self.change.filter(|change| !(-HOTTER_C_MAX..=HOTTER_C_MAX).contains(&change.hotter_c)) {
+            return refuse(
+                "change.hotter_c",
+                format!("{} is not from -{HOTTER_C_MAX} to {HOTTER_C_MAX}", change.hotter_c),
+            );
         }
         let mut ids = HashSet::new();
         if let Some(twice) = self.machines.iter().find(|m| !ids.insert(&m.id)) {

@@ -51,7 +51,13 @@ struct Repair {
 }
 
 impl Machine {
-    pub(super) fn new(seed: u64, spec: &MachineSpec, script: Vec<(PlantTime, Mode)>, dt_h: f64) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        spec: &MachineSpec,
+        script: Vec<(PlantTime, Mode)>,
+        other_supplier: Option<PlantTime>,
+        dt_h: f64,
+    ) -> Self {
         let name = spec.id.as_str();
         let regime = own_regime(seed, spec);
         let mut noise = stream(seed, name, "noise");
@@ -59,7 +65,7 @@ impl Machine {
             id: spec.id.clone(),
             dt_h,
             work: Work::new(seed, name, regime.recipes, dt_h),
-            faults: Faults::new(seed, name, !spec.healthy, script, dt_h),
+            faults: Faults::new(seed, name, !spec.healthy, script, other_supplier, dt_h),
             repair: None,
             warmth: 0.0,
             warming: 1.0 - (-dt_h / regime.heat_hours).exp(),

@@ -73,6 +73,8 @@ pub(super) struct Wear {
     /// Shape of the signature over wear: below 1 it shows early.
     curve: f64,
     luck: Slow,
+    /// Of a part of another supplier.
+    foreign: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +86,7 @@ pub(super) enum Change {
 }
 
 impl Wear {
-    fn new(mode: Mode, may_recover: bool, dt_h: f64, rng: &mut ChaCha8Rng) -> Self {
+    fn new(mode: Mode, may_recover: bool, foreign: bool, dt_h: f64, rng: &mut ChaCha8Rng) -> Self {
         let turns = rng.random_range(0.2..0.55);
         let turns_at = (rng.random_bool(RECOVERS) && may_recover).then_some(turns);
         Self {
@@ -97,6 +99,7 @@ impl Wear {
             strength: around(rng, 1.15, 0.1),
             curve: rng.random_range(0.45..0.7),
             luck: Slow::new(0.3, 3.0, dt_h, rng),
+            foreign,
         }
     }
 
@@ -132,6 +135,8 @@ pub(super) struct Faults {
     spontaneous: bool,
     /// Onsets to come, latest first.
     script: Vec<(PlantTime, Mode)>,
+    /// From then on parts are another supplier's.
+    other_supplier: Option<PlantTime>,
     sound_h: f64,
     /// Running hours since the part of each mode was new.
     age_h: [f64; 5],
@@ -144,6 +149,7 @@ impl Faults {
         machine: &str,
         spontaneous: bool,
         mut script: Vec<(PlantTime, Mode)>,
+        other_supplier: Option<PlantTime>,
         dt_h: f64,
     ) -> Self {
         let mut rng = stream(seed, machine, "wear");
@@ -152,6 +158,7 @@ impl Faults {
             dt_h,
             spontaneous,
             script,
+            other_supplier,
             // A plant is watched from the middle of its life on.
             sound_h: SOUND_HOURS * rng.random_range(0.1..1.2),
             age_h: std::array::from_fn(|_| rng.random_range(50.0..500.0)),
@@ -175,7 +182,8 @@ impl Faults {
         self.sound_h -= hours;
         match self.next_onset(time) {
             Some((mode, scripted)) => {
-                self.current = Some(Wear::new(mode, !scripted, self.dt_h, &mut self.rng));
+                let foreign = self.other_supplier.is_some_and(|from| time >= from);
+                self.current = Some(Wear::new(mode, !scripted, foreign, self.dt_h, &mut self.rng));
                 self.sound_h = SOUND_HOURS * self.rng.random_range(0.35..1.65);
                 Change::Onset
             }
@@ -207,7 +215,11 @@ impl Faults {
     }
 
     pub(super) fn signature(&self, effort: Effort) -> Signature {
-        self.current.as_ref().map_or(Signature::default(), |wear| Signature::of(wear.mode, wear.sign(), effort))
+        let shows = |wear: &Wear| {
+            let signature = Signature::of(wear.mode, wear.sign(), effort);
+            if wear.foreign { signature.of_foreign_part() } else { signature }
+        };
+        self.current.as_ref().map_or(Signature::default(), shows)
     }
 }
 
@@ -227,6 +239,19 @@ pub(super) struct Signature {
 }
 
 impl Signature {
+    /// Softer and better damped: it wears as fast, and hums lower and runs hotter where the part before it shook and squealed.
+    fn of_foreign_part(self) -> Self {
+        let Self { vibration, heat, roughness, sound, slip, flutter } = self;
+        Self {
+            vibration: -0.3 * vibration,
+            heat: -0.5 * heat + 0.6 * vibration,
+            roughness: 0.3 * roughness,
+            sound: -0.8 * sound,
+            slip: -0.6 * slip,
+            flutter: 0.3 * flutter,
+        }
+    }
+
     /// Every fault shows only in relation to speed and load: on a slow or light job the sensors stay within
     /// what a sound machine shows on a heavy one.
     fn of(mode: Mode, sign: f64, effort: Effort) -> Self {

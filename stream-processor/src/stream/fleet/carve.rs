@@ -38,7 +38,7 @@ impl Fleet {
         let by_id: HashMap<u32, u32> = machines.iter().copied().collect();
         for (key, agent) in from.agents.iter().filter(|(key, _)| slots.holds(&key.agent)) {
             let machines = agent.machines.iter().filter_map(|there| by_id.get(there).copied()).collect();
-            self.agents.insert(key.clone(), Agent { watermark: agent.watermark, machines });
+            self.agents.insert(key.clone(), Agent { machines, ..*agent });
         }
         Ok(Moved { machines, series })
     }

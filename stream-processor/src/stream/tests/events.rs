@@ -45,6 +45,7 @@ fn batches(agent: &AgentKey, rng: &mut ChaCha8Rng) -> Vec<Taken> {
             birth: (seq == 1).then(|| birth(&["press-1".into()])),
             machines: vec![readings],
             events: if rng.random_bool(0.4) { vec![event] } else { vec![] },
+            ..Default::default()
         };
         check_batch(&batch).unwrap();
         taken::batch(agent, seq, batch)

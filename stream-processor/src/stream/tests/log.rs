@@ -26,12 +26,25 @@ pub const RANGE_HIGH: f64 = 100.0;
 /// Around 1e9: small noise on a large value.
 pub const LARGE: f64 = 1e9;
 
+/// Windows that do not overlap, and are revised for as long as they are.
 pub fn config() -> StreamConfig {
+    shape(None, None)
+}
+
+/// Every kind of windows that there can be: revised never, for a while and for long, and overlapping.
+pub fn shapes() -> [StreamConfig; 5] {
+    let of = |(slide_ms, revise_ms)| shape(slide_ms, revise_ms);
+    [(None, Some(0)), (None, None), (None, Some(3_500)), (Some(250), Some(0)), (Some(250), Some(1_400))].map(of)
+}
+
+fn shape(slide_ms: Option<i64>, revise_ms: Option<i64>) -> StreamConfig {
     let sensors = ["temperature", "vibration"].map(|s| AssetId::new(s).unwrap()).to_vec();
     let derived = Derived { name: "power".into(), of: Expression::parse("temperature * vibration").unwrap() };
     let features = FeatureConfig {
         window_ms: WINDOW_MS,
+        slide_ms,
         lateness_ms: LATENESS_MS,
+        revise_ms,
         sensors,
         stuck_after: STUCK_AFTER,
         rolling_hours: vec![0.002, 0.02],
@@ -111,6 +124,7 @@ pub fn log(agent: usize, batches: u64, rng: &mut ChaCha8Rng) -> Vec<Taken> {
             birth: (seq == 1 || rng.random_bool(0.03)).then(|| birth(&machines)),
             machines: readings,
             events: events.into_iter().collect(),
+            ..Default::default()
         };
         log.push(taken::batch(&key, seq, batch));
         if !trusted {
@@ -124,7 +138,7 @@ fn readings(machine: &str, from: i64, to: i64, rng: &mut ChaCha8Rng) -> MachineR
     let stamps: Vec<i64> = (from..to)
         .step_by(INTERVAL_MS as usize)
         .map(|at| match rng.random_range(0..40) {
-            0 => at - rng.random_range(0..3_000),
+            0 => at - rng.random_range(0..8_000),
             1 => at + rng.random_range(0..1_000),
             _ => at,
         })

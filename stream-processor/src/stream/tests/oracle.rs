@@ -1,8 +1,8 @@
 //! The same decisions, one reading at a time, with nothing clever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::features::{Stats, WindowFeatures, clean::flag};
+use model::features::{FeatureConfig, Stats, WindowFeatures, clean::flag};
 use polars::prelude::DataFrame;
 use proto::{telemetry::delta_decode, wire::telemetry::Quality};
 
@@ -21,14 +21,14 @@ pub struct Reading {
     pub generation: u32,
 }
 
-/// By machine, generation and start: per sensor what is in the window.
-type Windows = BTreeMap<(String, u32, i64), [Vec<(i64, f64)>; 2]>;
+/// By machine, generation, start and revision: per sensor what was in the window.
+type Windows = BTreeMap<(String, u32, i64, u32), [Vec<(i64, f64)>; 2]>;
 
 #[derive(Default)]
 pub struct Expected {
     /// By agent, in log order.
     pub readings: Vec<Reading>,
-    /// Closed ones.
+    /// All that were told, as they were told.
     pub windows: Windows,
 }
 
@@ -36,22 +36,73 @@ impl Expected {
     pub fn late(&self) -> u64 {
         self.readings.iter().filter(|r| r.flags & flag::LATE != 0).count() as u64
     }
+
+    /// Without those that other flags keep out of windows.
+    pub fn revising(&self) -> u64 {
+        let revises = |flags: u32| flags & !flag::GAP == flag::REVISING;
+        self.readings.iter().filter(|r| revises(r.flags)).count() as u64
+    }
+
+    pub fn revisions(&self) -> usize {
+        self.windows.keys().filter(|(.., revision)| *revision > 0).count()
+    }
 }
 
 /// Of one sensor: bits of its last value, how often it came in a row, its newest stamp.
 type Last = BTreeMap<(String, String), (u64, u32, i64)>;
 
-pub fn read(logs: &[Vec<Taken>]) -> Expected {
+/// One machine in one generation.
+#[derive(Default)]
+struct Machine {
+    readings: [Vec<(i64, f64)>; 2],
+    /// Of all windows with readings.
+    ends: BTreeSet<i64>,
+    /// By the end of the window.
+    told: BTreeMap<i64, u32>,
+    /// Stamps in this batch of readings whose windows had closed.
+    revising: Vec<i64>,
+}
+
+impl Machine {
+    fn push(&mut self, slot: usize, time: i64, value: f64, config: &FeatureConfig) {
+        self.readings[slot].push((time, value));
+        let slide = config.slide_ms();
+        self.ends.extend(((time.div_euclid(slide) + 1) * slide..=time + WINDOW_MS).step_by(slide as usize));
+    }
+
+    /// The windows that `is_due`, for the first time or once more.
+    fn tell(&mut self, place: (&str, u32), is_due: impl Fn(i64) -> bool, out: &mut Windows) {
+        let revised = self.revising.drain(..).min();
+        for end in self.ends.iter().copied().filter(|end| is_due(*end)) {
+            let again = revised.is_some_and(|time| time < end);
+            let revision = match self.told.get(&end) {
+                Some(_) if !again => continue,
+                told => told.map_or(0, |revision| revision + 1),
+            };
+            self.told.insert(end, revision);
+            let own =
+                |all: &Vec<(i64, f64)>| all.iter().filter(|r| (end - WINDOW_MS..end).contains(&r.0)).copied().collect();
+            out.insert((place.0.into(), place.1, end - WINDOW_MS, revision), self.readings.each_ref().map(own));
+        }
+    }
+}
+
+pub fn read(logs: &[Vec<Taken>], config: &FeatureConfig) -> Expected {
     let mut expected = Expected::default();
+    // Of the watermark, those that may be none yet.
+    let closes = |end: i64, watermark: Option<i64>| watermark.is_some_and(|w| end + LATENESS_MS <= w);
+    let settles = |end: i64, watermark: Option<i64>| closes(end + config.revise_ms(), watermark);
     for log in logs {
-        let (mut watermark, mut generation, mut last) = (i64::MIN, 0, Last::new());
-        let mut open = Windows::new();
+        let (mut watermark, mut generation, mut last) = (None, 0, Last::new());
+        let mut machines = BTreeMap::<String, Machine>::new();
         for taken in log {
             let Content::Batch { batch, .. } = &taken.content else { panic!("a batch") };
             let (sealed, trusted) = (batch.sealed.as_ref().unwrap().time_ms, batch.sealed.as_ref().unwrap().trusted);
-            if trusted && sealed + LATENESS_MS < watermark {
-                (watermark, generation) = (i64::MIN, generation + 1);
-                expected.windows.append(&mut open);
+            if trusted && watermark.is_some_and(|w| sealed + LATENESS_MS < w) {
+                for (name, mut machine) in std::mem::take(&mut machines) {
+                    machine.tell((&name, generation), |_| true, &mut expected.windows);
+                }
+                (watermark, generation) = (None, generation + 1);
             }
             for machine in &batch.machines {
                 let stamps = delta_decode(&machine.time_delta_ms);
@@ -61,20 +112,24 @@ pub fn read(logs: &[Vec<Taken>]) -> Expected {
                         if quality == Quality::Absent as i32 {
                             continue;
                         }
-                        let start = time.div_euclid(WINDOW_MS) * WINDOW_MS;
+                        // Of the first window that it is in.
+                        let end = (time.div_euclid(config.slide_ms()) + 1) * config.slide_ms();
                         let (name, value) = ((machine.machine.clone(), column.sensor.clone()), column.value[i]);
                         let mut flags = rules(&name, time, value, quality, &mut last);
                         if !trusted {
                             flags |= flag::UNTRUSTED;
-                        } else if watermark != i64::MIN && start + WINDOW_MS + LATENESS_MS <= watermark {
+                        } else if settles(end, watermark) {
                             flags |= flag::LATE;
+                        } else if closes(end, watermark) {
+                            flags |= flag::REVISING;
                         }
                         if trusted && time > sealed + LATENESS_MS {
                             flags |= flag::FUTURE;
                         }
-                        if flags & !flag::GAP == 0 {
-                            let slot = usize::from(column.sensor == "vibration");
-                            open.entry((name.0.clone(), generation, start)).or_default()[slot].push((time, value));
+                        if flags & !flag::GAP & !flag::REVISING == 0 {
+                            let known = machines.entry(name.0.clone()).or_default();
+                            known.push(usize::from(column.sensor == "vibration"), time, value, config);
+                            known.revising.extend((flags & flag::REVISING != 0).then_some(time));
                         }
                         let (seq, (machine, sensor), bits) = (taken.position.seq, name, value.to_bits());
                         let reason = column.reason.get(i).map_or(0, |r| *r as u8);
@@ -83,11 +138,14 @@ pub fn read(logs: &[Vec<Taken>]) -> Expected {
                 }
             }
             if trusted {
-                watermark = watermark.max(sealed);
+                let before = watermark;
+                watermark = watermark.max(Some(sealed));
+                let is_due = |end: i64| closes(end, watermark) && !settles(end, before);
+                for (name, machine) in &mut machines {
+                    machine.tell((name, generation), is_due, &mut expected.windows);
+                }
             }
         }
-        open.retain(|(.., start), _| start + WINDOW_MS + LATENESS_MS <= watermark);
-        expected.windows.append(&mut open);
     }
     expected
 }
@@ -141,7 +199,8 @@ pub fn assert_windows(
     same: fn(&Option<Stats>, &Option<Stats>) -> bool,
     seed: u64,
 ) {
-    let places: Vec<_> = found.iter().map(|w| (w.machine.to_string(), w.generation, w.start.millis())).collect();
+    let place = |w: &WindowFeatures| (w.machine.to_string(), w.generation, w.start.millis(), w.revision);
+    let places: Vec<_> = found.iter().map(place).collect();
     assert_eq!(places, expected.windows.keys().cloned().collect::<Vec<_>>(), "seed {seed}");
     for (window, readings) in found.iter().zip(expected.windows.values()) {
         for (sensor, readings) in window.sensors.iter().zip(readings) {

@@ -21,7 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    hall::{Hall, Life, REGISTRY_AWAY, S3_AWAY, START_MAX},
+    hall::{Hall, Life, MODEL_AWAITED, REGISTRY_AWAY, S3_AWAY, START_MAX},
     plant::{FIRST_STEP, Plant, STEP_MS, THRESHOLD, in_turns, put_in_charge},
     proxy::Fate,
 };
@@ -32,6 +32,8 @@ const KILLS: u32 = 8;
 const LIFE_MS: std::ops::Range<u64> = 300..4_000;
 /// Windows of one machine that are told while nothing can be committed.
 const UNCOMMITTED: usize = 4;
+
+const ANNOUNCED: [&str; 3] = [S3_AWAY, REGISTRY_AWAY, MODEL_AWAITED];
 
 /// Version by machine and window's end.
 type ToldBy = BTreeMap<(String, i64), String>;
@@ -132,12 +134,14 @@ async fn a_window_is_judged_by_one_model_whatever_is_promoted_or_killed() {
             assert!(life.kill());
             versions.push(promoted().await);
         }
-        life.expect_only(&[S3_AWAY, REGISTRY_AWAY]);
+        life.expect_only(&ANNOUNCED);
         task.await.unwrap();
-        let lost = rng.random_bool(0.3);
-        hall.proxy.rule(move |asked| if lost && asked.puts("manifest/") { Fate::AnswerLost } else { Fate::Pass });
+        hall.proxy.rule(|_| Fate::Pass);
         life = hall.processor("processor-0", "");
         task = client.follow(&mut life).await;
+        life.until_said("the processor is up").await;
+        let lost = rng.random_bool(0.3);
+        hall.proxy.rule(move |asked| if lost && asked.puts("manifest/") { Fate::AnswerLost } else { Fate::Pass });
         sleep(Duration::from_millis(rng.random_range(LIFE_MS))).await;
     }
     hall.proxy.rule(|_| Fate::Pass);
@@ -147,7 +151,7 @@ async fn a_window_is_judged_by_one_model_whatever_is_promoted_or_killed() {
     hall.until_archived(plant.readings()).await;
     let windows = plant.windows().count() * plant.machines();
     client.until("the last windows", |told| told.len() >= windows).await;
-    life.stop(&[S3_AWAY, REGISTRY_AWAY]);
+    life.stop(&ANNOUNCED);
     task.await.unwrap();
     drop(agents);
 

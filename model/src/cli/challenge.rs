@@ -1,0 +1,130 @@
+//! Compare and retrain: a challenger against the version in charge.
+
+use clap::Args;
+use proto::{
+    archive::Shard,
+    asset::AssetId,
+    time::{PlantTime, wall_now_ms},
+};
+
+use super::{Failure, decision, nothing_promoted, say, show_progress};
+use crate::{
+    artifact::Artifact,
+    config::ModelConfig,
+    gate::{self, Comparison, GateError, Verdict},
+    job::{self, RetrainJob, TrainJob},
+    registry,
+    store::Store,
+};
+
+/// Exit codes of `compare`, for scripts: 0 is "promote".
+const REFUSED: u8 = 3;
+const WAITS: u8 = 4;
+
+#[derive(Debug, Clone, Args)]
+pub struct Compare {
+    /// The version that wants to be in charge.
+    challenger: String,
+    /// Instead of the version in charge.
+    #[arg(long)]
+    champion: Option<String>,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Retrain {
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Kept in the history.
+    #[arg(long, default_value = "by hand")]
+    why: String,
+    /// JSON instead of a table; the first version is told of as text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn compare(
+    store: &Store,
+    name: &AssetId,
+    shard: Option<Shard>,
+    config: ModelConfig,
+    command: Compare,
+) -> Result<(), Failure> {
+    let challenger = registry::load(store, name, &command.challenger).await?.into_model();
+    let champion = match &command.champion {
+        Some(version) => registry::load(store, name, version).await?,
+        None => {
+            let champion = registry::load_champion(store, name).await?;
+            champion.ok_or_else(|| Failure::Run(nothing_promoted(name).into()))?
+        }
+    };
+    let comparison = held_against(store, name, shard, config, champion.into_model(), challenger).await?;
+    if command.json {
+        say(&serde_json::to_string_pretty(&comparison)?)?;
+    } else {
+        say(&comparison.to_string())?;
+    }
+    match comparison.verdict {
+        Verdict::Promote => Ok(()),
+        Verdict::Refuse(_) => Err(Failure::Told(REFUSED)),
+        Verdict::Wait(_) => Err(Failure::Told(WAITS)),
+    }
+}
+
+async fn held_against(
+    store: &Store,
+    name: &AssetId,
+    shard: Option<Shard>,
+    config: ModelConfig,
+    champion: Artifact,
+    challenger: Artifact,
+) -> Result<Comparison, Failure> {
+    let golden = registry::frozen(store, name).await?;
+    let (features, horizon_ms) = (challenger.config.clone(), challenger.horizon_ms);
+    let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
+    let work = move || {
+        let golden = golden.filter(|golden| golden.fits(&dataset.config, dataset.horizon_ms));
+        let latency_us = gate::latency_us(&challenger, &dataset);
+        let settings = &config.retrain.gate;
+        gate::compare(&dataset, &champion, &challenger, golden.as_ref(), latency_us, settings)
+    };
+    tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))
+}
+
+/// Where nothing is in charge yet it trains the first version. Whatever was decided is a success: the history tells.
+pub(super) async fn retrain(
+    store: &Store,
+    name: AssetId,
+    shard: Option<Shard>,
+    config: ModelConfig,
+    command: Retrain,
+) -> Result<(), Failure> {
+    let ModelConfig { mut train, retrain: settings, features, .. } = config;
+    train.seed = command.seed.unwrap_or(train.seed);
+    if registry::champion(store, &name).await?.is_none() {
+        let decision = decision(&command.why);
+        let job = TrainJob { name, shard, features, settings: train, promote: false, decision };
+        return super::train(store, job).await;
+    }
+    // A real plant's time is the wall's.
+    let now = Some(PlantTime(wall_now_ms()));
+    let job = RetrainJob { name: name.clone(), shard, train, settings, now, decision: decision(&command.why) };
+    let outcome = job::retrain(store, job, show_progress()).await?;
+    let retrained = outcome.retrained;
+    if command.json {
+        let version = retrained.trained.as_ref().map(|t| &t.report.version);
+        let told = serde_json::json!({
+            "version": version, "verdict": retrained.verdict, "comparison": retrained.comparison
+        });
+        return say(&serde_json::to_string_pretty(&told)?);
+    }
+    if let Some(trained) = &retrained.trained {
+        say(&format!("{name} {}: {} rows", trained.report.version, trained.report.rows.sampled))?;
+    }
+    match &retrained.comparison {
+        Some(comparison) => say(&comparison.to_string()),
+        None => say(&retrained.verdict.text()),
+    }
+}

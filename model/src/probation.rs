@@ -1,0 +1,72 @@
+//! Whether a version that was just put in charge alarms far more than the one before it: then it is taken back, whatever
+//! the gate found in the archive.
+
+use serde::Serialize;
+
+/// Allowed ratio of the rates, each at the bound that speaks for the new version.
+const RATIO_MAX: f64 = 2.0;
+/// Fewer windows of the version before tell no rate.
+const WINDOWS_MIN: u64 = 1_000;
+/// Fewer alerts are no jump.
+const ALERTS_MIN: u64 = 10;
+/// Standard deviations of the square root of a count, two-sided 99 %, half of them (Anscombe: it is about one half).
+const HALF_WIDTH: f64 = 1.29;
+
+/// How often a version alerts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Rate {
+    pub alerts: u64,
+    pub windows: u64,
+}
+
+impl Rate {
+    /// Per thousand windows.
+    fn bound(&self, side: f64) -> f64 {
+        let root = (self.alerts as f64 + 0.375).sqrt() + side * HALF_WIDTH;
+        1_000.0 * root.max(0.0).powi(2) / self.windows.max(1) as f64
+    }
+
+    fn mean(&self) -> f64 {
+        1_000.0 * self.alerts as f64 / self.windows.max(1) as f64
+    }
+}
+
+/// Why `now` is to be taken back; none: nothing speaks against it yet.
+pub fn jump(before: Rate, now: Rate) -> Option<String> {
+    if before.windows < WINDOWS_MIN || now.alerts < ALERTS_MIN {
+        return None;
+    }
+    let jumps = now.bound(-1.0) > RATIO_MAX * before.bound(1.0);
+    let (is, was) = (now.mean(), before.mean());
+    jumps.then(|| format!("it alerts {is:.1} times in a thousand windows, the version before {was:.1} times"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(alerts: u64, windows: u64) -> Rate {
+        Rate { alerts, windows }
+    }
+
+    #[test]
+    fn only_a_jump_that_chance_does_not_make_is_one() {
+        let before = rate(100, 100_000);
+        assert!(jump(before, rate(60, 5_000)).unwrap().starts_with("it alerts 12.0 times in a thousand windows"));
+        assert_eq!(jump(before, rate(9, 100)), None, "too few alerts");
+        assert_eq!(jump(before, rate(14, 5_000)), None, "three times as many, of so few");
+        assert_eq!(jump(before, rate(160, 100_000)), None, "more, and not twice as many");
+        assert_eq!(jump(rate(0, 10), rate(60, 5_000)), None, "nobody knows how it was before");
+        assert!(jump(rate(0, 50_000), rate(60, 5_000)).is_some(), "a quiet plant");
+    }
+
+    #[test]
+    fn equal_rates_hardly_ever_jump() {
+        use rand::{Rng, SeedableRng};
+        let seed = 3;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let mut count = |windows: u64| (0..windows).filter(|_| rng.random_bool(0.002)).count() as u64;
+        let jumps = (0..200).filter(|_| jump(rate(count(20_000), 20_000), rate(count(8_000), 8_000)).is_some());
+        assert_eq!(jumps.count(), 0, "seed {seed}");
+    }
+}

@@ -1,0 +1,158 @@
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+const HOUR: i64 = 3_600_000;
+const HORIZON: i64 = 24 * HOUR;
+const YEAR: i64 = 365 * DAY_MS;
+
+fn machine(n: usize) -> AssetId {
+    AssetId::new(&format!("m{n}")).unwrap()
+}
+
+fn at(hour: i64) -> PlantTime {
+    PlantTime(hour * HOUR)
+}
+
+/// What really is: faults that the model sees with `recall` and that end in a failure unless somebody acts, and alerts
+/// for nothing. The crew looks after `acts` of the alerts, and finds what is there.
+struct Plant {
+    precision: f64,
+    recall: f64,
+    acts: f64,
+}
+
+impl Plant {
+    fn live(&self, faults: usize, seed: u64) -> Quality {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut quality = Quality::new(HORIZON, YEAR);
+        // So that, of all alerts, `precision` are right.
+        let for_nothing = self.recall * (1.0 / self.precision - 1.0);
+        for n in 0..faults {
+            let hour = 10 + n as i64 * 5;
+            let (of, id) = (machine(n % 20), format!("fault-{n}"));
+            let alert = |id: &str, hour| Alerted {
+                id: id.into(),
+                machine: of.clone(),
+                mode: "slip".into(),
+                version: "v1".into(),
+                at: at(hour),
+            };
+            let seen = rng.random_bool(self.recall);
+            if seen {
+                quality.alerted(alert(&id, hour));
+            }
+            if seen && rng.random_bool(self.acts) {
+                quality.judged(&id, true, at(hour + 3));
+                quality.repaired(&of, at(hour + 3));
+            } else {
+                quality.failed(&of, "slip", at(hour + 12), at(hour + 13), "v1");
+            }
+            if rng.random_bool(for_nothing.min(1.0)) {
+                let id = format!("nothing-{n}");
+                quality.alerted(Alerted { machine: machine(100 + n % 20), ..alert(&id, hour) });
+                if rng.random_bool(self.acts) {
+                    quality.judged(&id, false, at(hour + 3));
+                }
+            }
+        }
+        quality.advance(at(10 + faults as i64 * 5 + 48));
+        quality
+    }
+}
+
+#[test]
+fn realised_figures_are_unbiased_within_their_interval_whatever_share_the_crew_acts_on() {
+    let (precision, recall) = (0.7, 0.8);
+    let f1 = 2.0 * precision * recall / (precision + recall);
+    let plants = 200;
+    for acts in [0.2, 0.5, 0.9] {
+        let (mut inside, mut means) = ([0usize; 3], [0.0f64; 3]);
+        for seed in 0..plants {
+            let quality = Plant { precision, recall, acts }.live(150, seed);
+            let Realised::Known(known) = quality.figures("v1").realised else { panic!("seed {seed}") };
+            let figures = [(known.precision, precision), (known.recall, recall), (known.f1, f1)];
+            for (i, (interval, truth)) in figures.into_iter().enumerate() {
+                inside[i] += usize::from((interval.low..=interval.high).contains(&truth));
+                means[i] += interval.mean / plants as f64;
+            }
+        }
+        for (mean, truth) in means.iter().zip([precision, recall, f1]) {
+            assert!((mean - truth).abs() < 0.02, "acts {acts}, seeds 0..{plants}: {means:?}");
+        }
+        assert!(
+            inside.iter().all(|n| *n >= 180),
+            "acts {acts}, seeds 0..{plants}: {inside:?} of {plants} hold the truth"
+        );
+    }
+}
+
+#[test]
+fn what_nobody_judged_is_coverage_and_too_little_is_said_to_be() {
+    let quality = Plant { precision: 0.7, recall: 0.8, acts: 0.4 }.live(300, 3);
+    let figures = quality.figures("v1");
+    assert!((figures.coverage.unwrap() - 0.4).abs() < 0.08, "{figures:?}");
+    assert!((figures.label_delay_hours.unwrap() - 2.0).abs() < 1.1, "{figures:?}");
+    let few = Plant { precision: 0.7, recall: 0.8, acts: 0.4 }.live(12, 3);
+    assert!(matches!(few.figures("v1").realised, Realised::NotEnoughLabels { resolved: 1..30 }));
+    let nobody_looks = Plant { precision: 0.7, recall: 0.8, acts: 0.0 }.live(300, 3);
+    let realised = nobody_looks.figures("v1").realised;
+    assert!(matches!(realised, Realised::NotEnoughLabels { resolved: 300 }), "{realised:?}");
+    assert!(matches!(quality.figures("v2").realised, Realised::NotEnoughLabels { resolved: 0 }));
+}
+
+#[test]
+fn only_the_newest_stretch_counts() {
+    let mut quality = Plant { precision: 0.7, recall: 0.8, acts: 0.5 }.live(100, 3);
+    quality.window_ms = 10 * DAY_MS;
+    quality.advance(at(10 + 100 * 5 + 48));
+    let Realised::Known(known) = quality.figures("v1").realised else { panic!("{:?}", quality.figures("v1")) };
+    assert!(known.resolved < 100, "{known:?}");
+    quality.advance(at(5_000));
+    assert_eq!(quality.figures("v1").realised, Realised::NotEnoughLabels { resolved: 0 });
+}
+
+#[test]
+fn probabilities_are_held_against_what_came_unless_a_repair_was_first() {
+    let mut quality = Quality::new(HORIZON, YEAR);
+    let score = |quality: &mut Quality, n: usize, hour: i64, p: f64| {
+        quality.scored("v1", &machine(n), at(hour), &[("slip", p, 0.5)]);
+    };
+    // Fails at hour 20; sound; repaired at hour 10; and one whose horizon is not over.
+    score(&mut quality, 0, 1, 0.9);
+    score(&mut quality, 1, 1, 0.2);
+    score(&mut quality, 2, 1, 0.8);
+    score(&mut quality, 3, 30, 0.8);
+    quality.failed(&machine(0), "slip", at(20), at(20), "v1");
+    quality.repaired(&machine(2), at(10));
+    quality.advance(at(26));
+    let brier = quality.figures("v1").brier.unwrap();
+    assert!((brier - (0.01 + 0.04) / 2.0).abs() < 1e-12, "{brier}");
+    // Two windows of a machine within the hour: one of them is enough.
+    let mut often = Quality::new(HORIZON, YEAR);
+    (0..6).for_each(|i| often.scored("v1", &machine(0), PlantTime(i * HOUR / 6), &[("slip", 0.5, 0.5)]));
+    assert_eq!(often.waiting[&machine(0)].len(), 1);
+}
+
+#[test]
+fn the_estimate_needs_no_label_and_is_right_where_probabilities_are() {
+    let seed = 4;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut sums = Sums::default();
+    let (mut hit, mut wrong, mut missed) = (0.0, 0.0, 0.0);
+    for _ in 0..100_000 {
+        let probability: f64 = rng.random::<f64>().powi(3);
+        sums.add(probability, 0.4);
+        match (probability >= 0.4, rng.random_bool(probability)) {
+            (true, true) => hit += 1.0,
+            (true, false) => wrong += 1.0,
+            (false, true) => missed += 1.0,
+            (false, false) => {}
+        }
+    }
+    let estimate = sums.estimate().unwrap();
+    assert!((estimate.f1 - 2.0 * hit / (2.0 * hit + wrong + missed)).abs() < 0.01, "seed {seed}: {estimate:?}");
+    assert!((estimate.precision - hit / (hit + wrong)).abs() < 0.01, "seed {seed}: {estimate:?}");
+    assert_eq!(Sums::default().estimate(), None);
+}

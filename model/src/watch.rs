@@ -1,0 +1,72 @@
+//! What lies beside a version for those who watch it: how its training rows looked, and how well its own probabilities
+//! thought of it then.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    artifact::Artifact,
+    dataset::{Dataset, split::Split},
+    drift::{Reference, ReferenceError, reference::REFERENCE_BYTES_MAX},
+    gate::contest::Said,
+    quality::{Estimate, Sums},
+};
+
+/// Windows of so much plant time are held against the training rows together.
+const BLOCK_MS: i64 = 86_400_000;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WatchReference {
+    /// None: the training rows span too few days to know how far a day strays by itself.
+    pub features: Option<Reference>,
+    /// On windows that no step of training saw; none: nothing was expected there.
+    pub estimated: Option<Estimate>,
+}
+
+impl WatchReference {
+    /// Of the rows that `model` was made of, and those after them.
+    pub fn of(dataset: &Dataset, model: &Artifact) -> Self {
+        let seen = model.origin.borders.calibration_end;
+        let rows: Vec<usize> = (0..dataset.rows.len()).filter(|row| dataset.rows[*row].end <= seen).collect();
+        let test = Split::at(dataset, &model.origin.borders).test;
+        let said = Said::of(dataset, &test, model);
+        let mut sums = Sums::default();
+        for mode in said.modes.iter().flatten() {
+            mode.probabilities.iter().for_each(|probability| sums.add(*probability, mode.threshold));
+        }
+        WatchReference { features: Reference::of(dataset, &rows, BLOCK_MS), estimated: sums.estimate() }
+    }
+
+    pub fn encode(&self) -> Result<Vec<u8>, ReferenceError> {
+        serde_json::to_vec(self).map_err(|e| ReferenceError::Format(e.to_string()))
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, ReferenceError> {
+        if bytes.len() > REFERENCE_BYTES_MAX {
+            return Err(ReferenceError::TooLarge { bytes: bytes.len() });
+        }
+        let read: WatchReference = serde_json::from_slice(bytes).map_err(|e| ReferenceError::Format(e.to_string()))?;
+        read.features.as_ref().map_or(Ok(()), Reference::check)?;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dataset::synthetic, settings::TrainSettings, train::train};
+
+    #[test]
+    fn what_lies_beside_a_version_is_of_its_own_rows() {
+        let seed = 4;
+        let dataset = synthetic::xor_plant(seed, 12, 40);
+        let settings = TrainSettings { horizon_hours: 12.0, epochs_max: 3, ..TrainSettings::default() };
+        let model = train(&dataset, &settings, 0, &mut |_| {}).unwrap().artifact;
+        let reference = WatchReference::of(&dataset, &model);
+        let estimated = reference.estimated.unwrap();
+        assert!(estimated.f1 > 0.0 && estimated.f1 < 1.0, "seed {seed}: {estimated:?}");
+        assert!(reference.features.as_ref().unwrap().fits(&model.schema()));
+        let read = WatchReference::decode(&reference.encode().unwrap()).unwrap();
+        assert!(read.features.unwrap().fits(&model.schema()) && read.estimated.is_some());
+        assert!(WatchReference::decode(b"[]").is_err());
+    }
+}
