@@ -45,9 +45,9 @@ PROTO_KEYS = [Path("proto/src/archive.rs"), *sorted(Path("proto/src/archive").rg
 EVERYBODY = ["model/src/store/manifests.rs"]
 READERS = [*EVERYBODY, "model/src/store/listing.rs"]
 CODE_OF_ROLE = {
-    "processor": [*EVERYBODY, *(f"stream-processor/src/archive/{part}" for part in ("claim.rs", "reshard", "uploader.rs"))],
+    "processor": [*EVERYBODY, *(f"stream-processor/src/archive/{part}" for part in ("claim.rs", "reshard", "uploader.rs")), "model/src/registry.rs", "model/src/registry"],
     "compactor": [*READERS, *(f"stream-processor/src/archive/{part}" for part in ("compact.rs", "compact", "files.rs", "verify.rs", "verify"))],
-    "trainer": [*READERS, "model/src/registry.rs", "model/src/dataset"],
+    "trainer": [*READERS, "model/src/registry.rs", "model/src/registry", "model/src/dataset"],
 }
 # The bucket below the store, and what gives the embedded factory one.
 BELOW = ("model/src/store.rs", "model/src/store/objects.rs", "stream-processor/src/embedded")

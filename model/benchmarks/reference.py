@@ -5,7 +5,7 @@
     venv/bin/python reference.py ai4i --data DIR --json ai4i.json
     venv/bin/python reference.py cmapss --data DIR
 
-AI4I's folds come from the JSON file. C-MAPSS has the features of cmapss-features.toml, worked out here on its own.
+AI4I's folds come from the JSON file. C-MAPSS has features like those of cmapss-features.toml, worked out here on their own.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 warnings.filterwarnings("ignore")
 SEED = 7
 CAP = 125
-WINDOWS = (10, 30)
+WINDOWS = (10, 30, 60)
 SENSORS = [2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21]
 
 
@@ -56,7 +56,7 @@ def ai4i(data, path):
         "LightGBM": lambda: lightgbm.LGBMClassifier(random_state=SEED, verbose=-1, n_jobs=1),
         "random forest": lambda: RandomForestClassifier(500, random_state=SEED, n_jobs=1),
         "plain MLP": lambda: make_pipeline(
-            StandardScaler(), MLPClassifier((32, 64, 32), early_stopping=True, random_state=SEED)
+            StandardScaler(), MLPClassifier(hidden_layer_sizes=(32, 64, 32), early_stopping=True, random_state=SEED)
         ),
     }
     for report in (r for r in reports if r["benchmark"].startswith("AI4I")):
@@ -84,7 +84,11 @@ def cmapss_features(path):
     for window in WINDOWS:
         grouped = frame.groupby("unit")[names].rolling(window, min_periods=1)
         mean, std = grouped.mean().reset_index(drop=True), grouped.std().fillna(0).reset_index(drop=True)
+        half = frame.groupby("unit")[names].rolling(window // 2, min_periods=1).mean().reset_index(drop=True)
         parts += [mean.add_suffix(f" mean {window}"), std.add_suffix(f" std {window}")]
+        parts += [(half - mean).add_suffix(f" trend {window}")]
+    since_first = frame.groupby("unit")[names].expanding().mean().reset_index(drop=True)
+    parts += [since_first.add_suffix(" since first")]
     return frame, pd.concat(parts, axis=1).to_numpy()
 
 
@@ -96,11 +100,11 @@ def cmapss(data):
     truth = np.loadtxt(f"{data}/cmapss/RUL_FD001.txt")
     models = {
         "LightGBM": lambda seed: lightgbm.LGBMRegressor(
-            n_estimators=400, learning_rate=0.02, num_leaves=31, subsample=0.7, subsample_freq=1,
+            n_estimators=300, learning_rate=0.03, num_leaves=31, subsample=0.7, subsample_freq=1,
             colsample_bytree=0.5, random_state=seed, verbose=-1, n_jobs=1,
         ),
         "plain MLP": lambda seed: make_pipeline(
-            StandardScaler(), MLPRegressor((32, 64, 32), early_stopping=True, random_state=seed)
+            StandardScaler(), MLPRegressor(hidden_layer_sizes=(32, 64, 32), early_stopping=True, random_state=seed)
         ),
     }
     for name, make in models.items():

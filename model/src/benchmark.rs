@@ -46,23 +46,24 @@ pub enum BenchmarkError {
     TooGood { contender: String, f1: f64, max: f64 },
 }
 
-/// Runs what is named; reports come one by one.
+/// Runs what is named; reports come one by one. `tuned`: also with settings that are chosen inside the training part.
 pub async fn run(
     name: Name,
     data: &Path,
     seed: u64,
+    tuned: bool,
     say: &mut (dyn FnMut(&Report) + Send),
 ) -> Result<Vec<Report>, BenchmarkError> {
     let mut reports = Vec::new();
     if matches!(name, Name::Ai4i | Name::All) {
         for set in [ai4i::Set::Sensors, ai4i::Set::Engineered] {
-            let report = ai4i::run(data, set, seed).await?;
+            let report = ai4i::run(data, set, seed, tuned).await?;
             say(&report);
             reports.push(report);
         }
     }
     if matches!(name, Name::Cmapss | Name::All) {
-        let report = cmapss::run(data, seed).await?;
+        let report = cmapss::run(data, seed, tuned).await?;
         say(&report);
         reports.push(report);
     }

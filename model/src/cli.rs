@@ -112,6 +112,9 @@ enum Command {
         data: PathBuf,
         #[arg(long, default_value_t = 7)]
         seed: u64,
+        /// Also with settings that are chosen inside the training part: some times as long.
+        #[arg(long)]
+        tuned: bool,
         /// Writes all figures here too.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -163,8 +166,8 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
-    if let Command::Benchmark { which, data, seed, json } = args.command {
-        return measure(which, &data, seed, json).await;
+    if let Command::Benchmark { which, data, seed, tuned, json } = args.command {
+        return measure(which, &data, seed, tuned, json).await;
     }
     let config = configuration(&args)?;
     let s3 = config.s3.as_ref().ok_or_else(|| {
@@ -204,13 +207,20 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
         Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
         Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
         Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
-        Command::Benchmark { which, data, seed, json } => measure(which, &data, seed, json).await,
+        Command::Benchmark { which, data, seed, tuned, json } => measure(which, &data, seed, tuned, json).await,
     }
 }
 
-async fn measure(which: benchmark::Name, data: &Path, seed: u64, json: Option<PathBuf>) -> Result<(), Failure> {
+async fn measure(
+    which: benchmark::Name,
+    data: &Path,
+    seed: u64,
+    tuned: bool,
+    json: Option<PathBuf>,
+) -> Result<(), Failure> {
     let mut unread = None;
-    let reports = benchmark::run(which, data, seed, &mut |report| unread = say(&report.to_string()).err()).await?;
+    let reports =
+        benchmark::run(which, data, seed, tuned, &mut |report| unread = say(&report.to_string()).err()).await?;
     if let Some(path) = json {
         fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
     }

@@ -17,7 +17,7 @@ pub fn suspicion(dataset: &Dataset, golden: Option<&Golden>) -> Option<String> {
 
 fn stuck_machine(dataset: &Dataset) -> Option<String> {
     let rows: Vec<usize> = (0..dataset.rows.len()).collect();
-    let windows_min = MACHINE_HORIZONS_MIN * dataset.horizon_ms as f64 / dataset.config.window_ms as f64;
+    let windows_min = MACHINE_HORIZONS_MIN * dataset.horizon_ms as f64 / dataset.config.slide_ms() as f64;
     dataset.by_machine(&rows).into_iter().find_map(|(machine, own)| {
         let share = positive_share(dataset, own);
         let name = &dataset.machines[machine].name;

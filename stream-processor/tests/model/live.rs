@@ -146,8 +146,8 @@ impl<'a> Live<'a> {
         let (failed, repaired) = self.down.get(&of.machine).copied().unwrap_or((PlantTime::MIN, PlantTime::MIN));
         let (track, open) = self.tracks.entry((of.machine, mode)).or_default();
         let quiet = self.policy.is_quiet(of.start, failed, repaired);
-        let slide_ms = self.dataset.config.slide_ms();
-        track.observe(&self.policy.scores, Slot { start: of.start, slide_ms, quiet }, strength);
+        let slot = Slot { start: of.start, slide_ms: self.dataset.config.slide_ms(), quiet };
+        track.observe(&self.policy.scores, slot, strength);
         if *open && track.has_faded(&self.policy.scores) {
             (*track, *open) = (Track::default(), false);
         } else if !*open && track.opens(&self.policy.scores).is_some() {

@@ -11,7 +11,8 @@ locals {
     trainer   = ["archive/v1/*", "manifest/v1/*", "models/*"]
   }
   write = {
-    processor = ["archive/v1/*", "manifest/*"]
+    # The pointer and its history: it takes a version back that alarms everywhere.
+    processor = ["archive/v1/*", "manifest/*", "models/*/champion.json", "models/*/history/*"]
     compactor = ["archive/v1/*", "manifest/v1/shard=*/compact/*"]
     trainer   = ["models/*"]
   }
