@@ -110,7 +110,7 @@ fn log(traffic: &Traffic, sensors: &[AssetId]) -> Vec<Taken> {
                 sealed: Some(SealTime { time_ms: from + traffic.flush_ms, trusted: true, ..Default::default() }),
                 birth: (flush == 0).then(|| birth(&names, sensors, traffic)),
                 machines: names.iter().map(|m| machine(m, &mut rng)).collect(),
-                events: vec![],
+                ..Default::default()
             };
             log.push(taken(agent, flush as u64 + 1, batch));
         }
