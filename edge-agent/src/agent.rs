@@ -25,6 +25,7 @@ pub mod clock;
 pub mod cutter;
 pub mod identity;
 pub mod sampler;
+pub mod trace;
 pub mod watchdog;
 pub mod writer;
 
@@ -48,6 +49,7 @@ use clock::{AgentClock, keeper::clocks, kept::KeptTime};
 use cutter::{CutError, Cutter};
 use identity::Identity;
 use sampler::{OpenSources, Replacement, Sampler};
+use trace::TraceSampler;
 use watchdog::Beats;
 use writer::{Writer, WriterRequest};
 
@@ -219,6 +221,7 @@ impl Agent {
             cutter,
             boot: identity.boot,
             flush: config.batch.flush,
+            traces: TraceSampler::one_in(config.batch.trace_every),
             replacements,
             beats: beats.clone(),
             backlog_bytes_max: config.spool.bytes_max / HISTORY_SPOOL_DIVISOR,

@@ -95,10 +95,12 @@ pub struct BatchConfig {
     /// Wall time between two batches, full or empty.
     pub flush: Duration,
     pub bytes_max: usize,
+    /// One in so many batches with readings begins a trace; 0: none does.
+    pub trace_every: u32,
 }
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        BatchConfig { flush: FLUSH_DEFAULT, bytes_max: BATCH_BYTES_DEFAULT }
+        BatchConfig { flush: FLUSH_DEFAULT, bytes_max: BATCH_BYTES_DEFAULT, trace_every: 0 }
     }
 }

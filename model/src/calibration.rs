@@ -27,6 +27,13 @@ impl Calibration {
         Some(if isotonic { Isotonic::fit(outcomes).into() } else { platt.into() })
     }
 
+    pub fn name(&self) -> &'static str {
+        match self {
+            Calibration::Platt(_) => "platt",
+            Calibration::Isotonic(_) => "isotonic",
+        }
+    }
+
     pub fn probability(&self, logit: f64) -> f64 {
         match self {
             Calibration::Platt(platt) => platt.probability(logit),

@@ -1,4 +1,4 @@
-//! `model train | retrain | evaluate | compare | promote | rollback | show | history`, and the same as
+//! `model import | train | retrain | evaluate | compare | promote | rollback | show | history | benchmark`, and the same as
 //! `stream-processor model ...`.
 
 mod challenge;
@@ -8,7 +8,7 @@ use std::{
     error::Error,
     fs,
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -19,11 +19,19 @@ use decisions::Decisions;
 
 use crate::{
     artifact::Artifact,
+    benchmark,
     config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
     evaluate::{evaluate, truth::Truth},
+    features::FeatureConfig,
+    import::{
+        Imported, import,
+        mapping::{MAPPING_BYTES_MAX, Mapping},
+    },
     job::{self, Step, TrainJob},
     registry::{self, Decision},
+    settings::TrainSettings,
     store::{S3Config, Store},
+    train::search::{self, TRIALS_MAX, Trial},
 };
 
 /// A truth file larger than this is not one of ours.
@@ -59,6 +67,15 @@ enum Command {
         promote: bool,
         #[arg(long)]
         seed: Option<u64>,
+        /// Settings of training in a file of their own instead of the configuration's [train].
+        #[arg(long)]
+        settings: Option<PathBuf>,
+        /// Searches the settings first, with so many trials inside the training slice, and trains with the best.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=TRIALS_MAX as u64))]
+        trials: Option<u64>,
+        /// Writes the settings that were trained with to this file, as --settings reads it.
+        #[arg(long)]
+        write_settings: Option<PathBuf>,
     },
     /// Measures a version on what was archived after all that it was made with, beside baselines.
     Evaluate {
@@ -78,6 +95,30 @@ enum Command {
     Compare(challenge::Compare),
     #[command(flatten)]
     Decisions(Decisions),
+    /// Brings foreign CSV files into an archive that is empty, with a mapping of their columns.
+    Import {
+        /// What the columns mean; see model/benchmarks for examples.
+        #[arg(long)]
+        mapping: PathBuf,
+        /// Folder that the mapping's file names begin at.
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Measures the network beside baselines on public data sets; needs no bucket.
+    Benchmark {
+        which: benchmark::Name,
+        /// Folder of the data sets; the README says where to get each.
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
+        /// Also with settings that are chosen inside the training part: some times as long.
+        #[arg(long)]
+        tuned: bool,
+        /// Writes all figures here too.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 enum Failure {
@@ -125,6 +166,9 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
+    if let Command::Benchmark { which, data, seed, tuned, json } = args.command {
+        return measure(which, &data, seed, tuned, json).await;
+    }
     let config = configuration(&args)?;
     let s3 = config.s3.as_ref().ok_or_else(|| {
         Failure::Config("no bucket: give --config FILE with an [s3] section, or --bucket NAME".to_owned())
@@ -137,9 +181,15 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
     };
     let shard = args.shard;
     match args.command {
-        Command::Train { promote, seed } => {
-            let mut settings = config.train;
+        Command::Train { promote, seed, settings, trials, write_settings } => {
+            let mut settings = settings.map(read_settings).transpose()?.unwrap_or(config.train);
             settings.seed = seed.unwrap_or(settings.seed);
+            if let Some(trials) = trials {
+                settings = search(&store, shard, &config.features, settings, trials as usize).await?;
+            }
+            if let Some(path) = write_settings {
+                fs::write(&path, toml::to_string(&settings)?)?;
+            }
             let decision = decision("first training, or asked for with --promote");
             let job = TrainJob { name, shard, features: config.features, settings, promote, decision };
             train(&store, job).await
@@ -156,7 +206,35 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
         Command::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
         Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
         Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
+        Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
+        Command::Benchmark { which, data, seed, tuned, json } => measure(which, &data, seed, tuned, json).await,
     }
+}
+
+async fn measure(
+    which: benchmark::Name,
+    data: &Path,
+    seed: u64,
+    tuned: bool,
+    json: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let mut unread = None;
+    let reports =
+        benchmark::run(which, data, seed, tuned, &mut |report| unread = say(&report.to_string()).err()).await?;
+    if let Some(path) = json {
+        fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
+    }
+    unread.map_or(Ok(()), Err)
+}
+
+async fn import_files(store: &Store, mapping: &PathBuf, data: &Path) -> Result<(), Failure> {
+    let text = read_bounded(mapping, MAPPING_BYTES_MAX).map_err(Failure::Config)?;
+    let file = mapping.display().to_string();
+    let mapping = Mapping::parse(&file, &text).map_err(|e| Failure::Config(e.to_string()))?;
+    let Imported { readings, events, machines, commits_found } =
+        import(store, &mapping, &text, data, wall_now_ms()).await?;
+    let before = if commits_found > 0 { "; a part was there from an earlier try" } else { "" };
+    say(&format!("{readings} readings and {events} events of {machines} machines are in the archive{before}"))
 }
 
 async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
@@ -176,6 +254,29 @@ async fn train(store: &Store, job: TrainJob) -> Result<(), Failure> {
         Some(champion) => say(&format!("in charge; before it {}", before(&champion.previous))),
         None => say("published; another version stays in charge (--promote changes that)"),
     }
+}
+
+/// The best settings of so many trials, each of which is told.
+async fn search(
+    store: &Store,
+    shard: Option<Shard>,
+    features: &FeatureConfig,
+    given: TrainSettings,
+    trials: usize,
+) -> Result<TrainSettings, Failure> {
+    let loaded = job::load(store, shard, features.clone(), given.horizon_ms(), show_progress()).await?;
+    let dataset = loaded.dataset;
+    let searching = move || {
+        let mut tell = |trial: &Trial| {
+            let TrainSettings { hidden, members, bins, learning_rate, dropout, .. } = &trial.settings;
+            eprintln!(
+                "trial {}: average precision {:.3} by hidden {hidden:?}, {members} members, {bins} bins, rate {learning_rate:.1e}, dropout {dropout}",
+                trial.number, trial.score
+            );
+        };
+        search::search(&dataset, &given, trials, &mut tell)
+    };
+    Ok(tokio::task::spawn_blocking(searching).await??)
 }
 
 async fn report(
@@ -210,6 +311,11 @@ fn configuration(args: &ModelArgs) -> Result<ModelConfig, Failure> {
         s3.bucket = args.bucket.clone().unwrap_or_else(|| s3.bucket.clone());
     }
     Ok(config)
+}
+
+fn read_settings(path: PathBuf) -> Result<TrainSettings, Failure> {
+    let text = read_bounded(&path, CONFIG_BYTES_MAX).map_err(Failure::Config)?;
+    TrainSettings::parse(&path.display().to_string(), &text).map_err(|e| Failure::Config(e.to_string()))
 }
 
 fn read_truth(path: PathBuf) -> Result<Truth, Failure> {

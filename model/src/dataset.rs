@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod label;
+pub(crate) mod order;
 pub mod split;
 
 use proto::{asset::AssetId, time::PlantTime};
@@ -79,7 +80,7 @@ impl Dataset {
         let mut windows: Vec<_> = windows.iter().filter(|w| w.features.len() == self.width).collect();
         windows.sort_by_key(|w| w.start);
         for window in windows {
-            if let Label::Known { fails } = labeller.label(&life.failures, window.start, window.end) {
+            if let Label::Known { fails } = labeller.label(&life, window.start, window.end) {
                 self.rows.push(Row { machine, start: window.start, end: window.end, fails });
                 self.features.extend(window.features.iter().map(|v| *v as f32));
             }

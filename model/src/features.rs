@@ -11,20 +11,27 @@ pub mod clean;
 pub mod aggregate;
 pub mod panes;
 pub mod derive;
+pub mod events;
+pub mod expression;
+pub mod rolling;
 pub mod schema;
 pub mod whole;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
+    archive::event_kind,
     asset::{AssetId, Unit},
     time::PlantTime,
+    wire::telemetry::EventKind,
 };
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{Catalogue, CatalogueError};
+pub use events::{Event, EventFeature};
+pub use expression::Expression;
 pub use schema::FeatureSchema;
-pub use whole::{FeatureError, whole};
+pub use whole::{FeatureError, whole, whole_with_events};
 
 /// What the windows and features are made of. Part of the model's schema: a model fits one configuration only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +54,46 @@ pub struct FeatureConfig {
     pub sensors: Vec<AssetId>,
     /// A sensor that repeats one value this many times in a row is stuck.
     pub stuck_after: u32,
+    /// What every sensor has of [`schema::PER_SENSOR`]; none: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_sensor: Vec<String>,
+    /// Mean, spread and slope of every sensor over so many hours.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rolling_hours: Vec<f64>,
+    /// Physical features: expressions of the sensors' means, of constants and of those before them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub derived: Vec<Derived>,
+    /// Numbers by name and kind of machine, for expressions.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub constants: BTreeMap<String, BTreeMap<AssetId, f64>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EventFeature>,
+    #[serde(skip_serializing_if = "MachineFeatures::is_empty")]
+    pub machine: MachineFeatures,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Derived {
+    pub name: String,
+    pub of: Expression,
+}
+
+/// Of the machine itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachineFeatures {
+    /// Years since it was installed.
+    pub age: bool,
+    /// Is it of this make: one feature each.
+    pub makes: Vec<String>,
+    pub models: Vec<String>,
+}
+
+impl MachineFeatures {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for FeatureConfig {
@@ -61,6 +108,12 @@ impl Default for FeatureConfig {
             revise_ms: None,
             sensors: SENSORS.iter().filter_map(|name| AssetId::new(name).ok()).collect(),
             stuck_after: 30,
+            per_sensor: vec![],
+            rolling_hours: vec![],
+            derived: vec![],
+            constants: BTreeMap::new(),
+            events: vec![],
+            machine: MachineFeatures::default(),
         }
     }
 }
@@ -69,6 +122,9 @@ impl Default for FeatureConfig {
 pub const SENSORS_MAX: usize = 64;
 /// Panes in one window and in the time in which windows are revised: what is kept of every machine.
 pub const PANES_MAX: i64 = 64;
+/// Of rolling horizons, derived features, kinds of events, makes and models, each.
+pub const EXTRA_MAX: usize = 64;
+const HORIZON_HOURS_MAX: f64 = 24.0 * 366.0;
 const DAY_MS: i64 = 24 * 3_600_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +161,7 @@ impl FeatureConfig {
         let sensors = once && (1..=SENSORS_MAX).contains(&self.sensors.len());
         let (window, slide, revise) = (self.window_ms, self.slide_ms(), self.revise_ms());
         let slides = (1..=window).contains(&slide) && window % slide == 0 && window / slide < PANES_MAX;
-        let revises = |kept: i64| (0..=DAY_MS).contains(&revise) && (revise - 1).div_euclid(slide) + 1 <= kept;
+        let revises = |kept: i64| (0..=DAY_MS).contains(&revise) && (revise - 1).div_euclid(slide) < kept;
         let demands = [
             ((1..=DAY_MS).contains(&window), "window_ms", "from 1 to 86400000, a day"),
             (slides, "slide_ms", "a divisor of window_ms, at least a 63rd of it"),
@@ -117,12 +173,46 @@ impl FeatureConfig {
             ),
             (sensors, "sensors", "from 1 to 64 names, each once"),
             (self.stuck_after >= 2, "stuck_after", "2 or more"),
+            (self.per_sensor_is_known(), "per_sensor", "names of what a sensor has, each once, like mean, std, slope"),
+            (hours_are(&self.rolling_hours), "rolling_hours", "up to 64 horizons above 0 and at most 8784"),
+            (
+                self.derived_is_known(),
+                "derived",
+                "names, each once, of expressions of sensors, constants and those before",
+            ),
+            (self.events_are_known(), "events", "up to 64, kind one of error, failure, maintenance, replacement"),
+            (
+                self.machine.makes.len().max(self.machine.models.len()) <= EXTRA_MAX,
+                "machine",
+                "up to 64 makes and models",
+            ),
         ];
         match demands.into_iter().find(|(met, ..)| !met) {
             Some((_, key, allowed)) => Err(InvalidFeatures { key, allowed }),
             None => Ok(()),
         }
     }
+
+    fn per_sensor_is_known(&self) -> bool {
+        let once = self.per_sensor.iter().collect::<BTreeSet<_>>().len() == self.per_sensor.len();
+        once && self.per_sensor.iter().all(|name| schema::PER_SENSOR.contains(&name.as_str()))
+    }
+
+    fn derived_is_known(&self) -> bool {
+        let mut known: BTreeSet<&str> = self.sensors.iter().map(AssetId::as_str).collect();
+        known.extend(self.constants.keys().map(String::as_str));
+        self.derived.len() <= EXTRA_MAX
+            && self.derived.iter().all(|d| d.of.names().iter().all(|n| known.contains(n)) && known.insert(&d.name))
+    }
+
+    fn events_are_known(&self) -> bool {
+        let known = |e: &EventFeature| event_kind(&e.kind) != EventKind::Unspecified && hours_are(&e.count_hours);
+        self.events.len() <= EXTRA_MAX && self.events.iter().all(known)
+    }
+}
+
+fn hours_are(hours: &[f64]) -> bool {
+    hours.len() <= EXTRA_MAX && hours.iter().all(|h| *h > 0.0 && *h <= HORIZON_HOURS_MAX)
 }
 
 /// One sensor in one closed window.
@@ -196,6 +286,14 @@ mod tests {
         assert!(refused(|c| c.sensors.clear()).starts_with("features.sensors: "));
         assert!(refused(|c| c.sensors.push(c.sensors[0].clone())).starts_with("features.sensors: "));
         assert!(refused(|c| c.stuck_after = 1).starts_with("features.stuck_after: "));
+        assert!(refused(|c| c.per_sensor = vec!["median".into()]).starts_with("features.per_sensor: "));
+        assert!(refused(|c| c.rolling_hours = vec![f64::NAN]).starts_with("features.rolling_hours: "));
+        let derived = |name: &str, of: &str| Derived { name: name.into(), of: Expression::parse(of).unwrap() };
+        let mut config = FeatureConfig::default();
+        config.derived = vec![derived("a", "sound * 2"), derived("b", "a / vibration")];
+        assert_eq!(config.check(), Ok(()));
+        config.derived.reverse();
+        assert_eq!(config.check().unwrap_err().key, "derived", "`b` comes before what it is made of");
         let allowed = |change: fn(&mut FeatureConfig)| {
             let mut config = FeatureConfig::default();
             change(&mut config);
@@ -205,6 +303,7 @@ mod tests {
         assert_eq!(allowed(|c| c.revise_ms = Some(0)), Ok(()));
         assert_eq!(allowed(|c| c.slide_ms = Some(60_000)), Ok(()));
     }
+
     #[test]
     fn how_long_windows_are_revised_and_a_slide_that_is_the_default_change_no_meaning() {
         let config = FeatureConfig::default();

@@ -261,16 +261,21 @@ impl Kernel for Adapt<'_> {
         for (row, y) in self.y.chunks_exact_mut(self.outputs).enumerate() {
             let own = row % members * self.outputs;
             let bias = &self.bias[own..own + self.outputs];
+            // Loops and not closures, which would be compiled for the oldest CPU where they are not inlined.
             if self.scale.is_empty() {
-                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                for (y, b) in y.iter_mut().zip(bias) {
+                    *y += b;
+                }
             } else {
                 let scale = &self.scale[own..own + self.outputs];
-                y.iter_mut()
-                    .zip(scale.iter().zip(bias))
-                    .for_each(|(y, (s, b))| *y = simd::mul_add::<FUSED>(*y, *s, *b));
+                for (y, (s, b)) in y.iter_mut().zip(scale.iter().zip(bias)) {
+                    *y = simd::mul_add::<FUSED>(*y, *s, *b);
+                }
             }
             if self.rectify {
-                y.iter_mut().for_each(|y| *y = y.max(0.0));
+                for y in y.iter_mut() {
+                    *y = y.max(0.0);
+                }
             }
         }
     }
@@ -298,7 +303,9 @@ impl Kernel for OwnProduct<'_> {
         let members = weight.len() / (inputs * outputs);
         for (row, (x, y)) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)).enumerate() {
             let own = &weight[row % members * inputs * outputs..][..inputs * outputs];
-            y.iter_mut().zip(own.chunks_exact(inputs)).for_each(|(y, w)| *y = dot::<FUSED>(x, w));
+            for (y, w) in y.iter_mut().zip(own.chunks_exact(inputs)) {
+                *y = dot::<FUSED>(x, w);
+            }
         }
     }
 }
@@ -308,7 +315,7 @@ impl Layer {
     fn check(&self, layer: usize, members: usize, bins: usize, own: bool) -> Result<(), ShapeError> {
         let Layer { inputs, outputs, weight, adapter, scale, bias } = self;
         let (weights, biases) = (weight.len(), bias.len());
-        let times = |a: usize, b: usize| a.checked_mul(b).unwrap_or(usize::MAX);
+        let times = usize::saturating_mul;
         let rows = if own { times(*inputs, members) } else { inputs.saturating_add(bins) };
         if weights != times(rows, *outputs) || biases != times(members, *outputs) || weight.is_empty() || *inputs == 0 {
             return Err(ShapeError::Layer { layer, inputs: *inputs, outputs: *outputs, weights, biases });

@@ -10,7 +10,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::forward::{Bins, Layer};
-use layer::{Adapted, First, Own, Rows, Shared, Sizes, with};
+pub(crate) use layer::with as with_numbers;
+use layer::{Adapted, First, Own, Rows, Shared, Sizes};
 
 /// The network while it learns. Variables lie in a vector in layer order: their order decides the order of additions,
 /// and with it every bit of the result.
@@ -111,7 +112,7 @@ impl Mlp {
     /// All weights as they are now, in the order of the variables.
     pub fn values(&self) -> Result<Vec<f32>> {
         let mut values = Vec::new();
-        self.vars.iter().try_for_each(|var| with(var, |own| values.extend_from_slice(own)))?;
+        self.vars.iter().try_for_each(|var| with_numbers(var, |own| values.extend_from_slice(own)))?;
         Ok(values)
     }
 
@@ -188,7 +189,7 @@ mod tests {
 
     /// Bins for every second input.
     fn bins() -> Bins {
-        let edges = |i: usize| if i % 2 == 0 { vec![-2.0, -0.5, 0.1, 1.5] } else { vec![] };
+        let edges = |i: usize| if i.is_multiple_of(2) { vec![-2.0, -0.5, 0.1, 1.5] } else { vec![] };
         Bins::new((0..INPUTS).map(edges).collect()).unwrap()
     }
 

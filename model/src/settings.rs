@@ -1,6 +1,6 @@
 //! What a training run is told; kept in its artefact, so that it can be repeated from there.
 
-use proto::time::PlantTime;
+use proto::{config::ConfigError, time::PlantTime};
 use serde::{Deserialize, Serialize};
 
 use crate::forward::MEMBERS_MAX;
@@ -93,7 +93,7 @@ impl Default for TrainSettings {
             rows_max: 40_000,
             epochs_max: 16,
             patience: 4,
-            batch_rows: 256,
+            batch_rows: 96,
             learning_rate: 2e-3,
             warm_up: 0.05,
             weight_decay: 1e-2,
@@ -119,6 +119,13 @@ impl Default for SplitShares {
 }
 
 impl TrainSettings {
+    /// A file of settings alone.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let settings: TrainSettings = proto::config::parse(file, text)?;
+        settings.check().map_err(|e| ConfigError::setting(file, "train", e.key, e.allowed))?;
+        Ok(settings)
+    }
+
     /// ms of plant time.
     pub fn horizon_ms(&self) -> i64 {
         (self.horizon_hours * 3_600_000.0) as i64
@@ -174,5 +181,14 @@ mod tests {
         assert_eq!(refused(|s| s.split.calibration = 0.0), "split");
         assert_eq!(refused(|s| s.hidden = vec![0]), "hidden");
         assert_eq!(refused(|s| s.costs.false_alarm = 0.0), "costs.false_alarm");
+    }
+
+    #[test]
+    fn what_is_written_as_a_file_of_settings_is_read_again() {
+        let settings = TrainSettings { members: 4, hidden: vec![48], class_weight: 0.25, ..TrainSettings::default() };
+        assert_eq!(TrainSettings::parse("best.toml", &toml::to_string(&settings).unwrap()), Ok(settings));
+        let refused = |text: &str| TrainSettings::parse("best.toml", text).unwrap_err().to_string();
+        assert!(refused("members = 0").contains("train.members"), "{}", refused("members = 0"));
+        assert!(refused("member = 2").contains("unknown field `member`"));
     }
 }

@@ -12,6 +12,8 @@ use tokio::{fs::File, io::AsyncWriteExt};
 mod config;
 mod error;
 pub mod objects;
+pub mod memory;
+pub mod schema;
 pub mod manifests;
 pub mod listing;
 

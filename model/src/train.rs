@@ -2,8 +2,11 @@
 
 pub mod fit;
 mod golden;
+mod optimizer;
 pub mod plan;
+pub mod reliability;
 mod sample;
+pub mod search;
 pub mod table;
 pub mod threshold;
 
@@ -19,6 +22,7 @@ use crate::{
 };
 use fit::{FitError, Fitted, Goal, Task};
 use plan::Plan;
+use reliability::ReliabilityBin;
 use sample::Sample;
 
 /// Below so many failures in the calibration slice a fit would be noise: only the class weights are undone. It is
@@ -37,6 +41,8 @@ pub enum TrainError {
     Fit(#[from] FitError),
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    #[error("the training slice is too short to search settings in it")]
+    TooShortToSearch,
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
 }
@@ -75,6 +81,9 @@ pub struct HeadReport {
     pub threshold: f64,
     /// Whether probabilities were fitted to what happened; else there were too few failures.
     pub calibrated: bool,
+    pub calibration: &'static str,
+    /// Said and seen on the test slice.
+    pub reliability: Vec<ReliabilityBin>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -95,7 +104,7 @@ pub struct Trained {
     pub report: TrainReport,
 }
 
-/// The same dataset and settings give the same version, bit for bit. `created_ms` is wall time, for the record.
+/// The same rows, in whatever order, and the same settings give the same version, bit for bit. `created_ms` is wall time, for the record.
 pub fn train(
     dataset: &Dataset,
     settings: &TrainSettings,
@@ -112,6 +121,7 @@ pub fn carry_out(
     created_ms: i64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Trained, TrainError> {
+    let dataset = &*dataset.in_order();
     let split = plan.split(dataset)?;
     let Plan { settings, borders, modes, refused } = plan;
     let sample = sample::draw(dataset, &split.train, &modes, &settings);
@@ -135,11 +145,14 @@ pub fn carry_out(
         threshold: thresholds[i],
     };
     let heads: Vec<Head> = (0..modes.len()).map(head).collect();
-    let metrics = modes.iter().enumerate().map(|(head, &mode)| {
+    let machine_of: Vec<usize> = split.test.iter().map(|row| dataset.rows[*row].machine).collect();
+    let measured = modes.iter().enumerate().map(|(head, &mode)| {
         let probabilities: Vec<f64> = split.test.iter().map(|r| probability(*r, head)).collect();
-        metrics::of_mode(&dataset.modes[mode], &probabilities, &dataset.positive(&split.test, mode), thresholds[head])
+        let positive = dataset.positive(&split.test, mode);
+        let metrics = metrics::of_mode(&dataset.modes[mode], &probabilities, &positive, thresholds[head]);
+        (metrics, reliability::bins(&probabilities, &positive, &machine_of))
     });
-    let metrics: Vec<ModeMetrics> = metrics.collect();
+    let (metrics, reliability): (Vec<ModeMetrics>, Vec<Vec<ReliabilityBin>>) = measured.unzip();
     let origin = Origin {
         settings,
         borders,
@@ -163,8 +176,14 @@ pub fn carry_out(
         calibration: split.calibration.len(),
         test: split.test.len(),
     };
-    let about = |h: &Head| HeadReport { mode: h.mode.clone(), threshold: h.threshold, calibrated: h.calibrated };
-    let heads = artifact.heads.iter().map(about).collect();
+    let about = |(h, reliability): (&Head, Vec<ReliabilityBin>)| HeadReport {
+        mode: h.mode.clone(),
+        threshold: h.threshold,
+        calibrated: h.calibrated,
+        calibration: if h.calibrated { h.calibration.name() } else { "none" },
+        reliability,
+    };
+    let heads = artifact.heads.iter().zip(reliability).map(about).collect();
     let report = TrainReport { version: artifact.version()?, heads, refused, rows, epochs: fitted.epochs, metrics };
     Ok(Trained { bytes: artifact.encode()?, artifact, report })
 }

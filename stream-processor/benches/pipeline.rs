@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, process, time::Instant};
 
 use bytes::Bytes;
 use model::{
-    explain,
+    explain::Explainer,
     features::{
         FeatureSchema, WindowFeatures,
         aggregate::{Cell, aggregate},
@@ -153,8 +153,9 @@ impl Bench {
 
     fn explain(&self, windows: &[WindowFeatures]) {
         let model = network::untrained().expect("a network");
+        let explainer = Explainer::new(&model, self.scorer.schema());
         for w in windows {
-            explain::shares(&model, self.scorer.schema(), &w.kind, &w.features, &w.normal);
+            explainer.explain(&model, &w.kind, &w.features, &w.normal);
         }
     }
 

@@ -161,10 +161,12 @@ impl Border<'_> {
             return flag::UNTRUSTED;
         }
         let pane = bin_of(time_ms, self.config.slide_ms());
-        let late = match () {
-            () if self.frontier.settles(pane, self.config) => flag::LATE,
-            () if self.frontier.closes(pane, self.config) => flag::REVISING,
-            () => 0,
+        let late = if self.frontier.settles(pane, self.config) {
+            flag::LATE
+        } else if self.frontier.closes(pane, self.config) {
+            flag::REVISING
+        } else {
+            0
         };
         // A device's clock may run ahead of its gateway's by as much as it may be behind. Further ahead, the stamp
         // says nothing, and its window would stay open for as long as it likes.

@@ -20,7 +20,7 @@ use proto::{
 };
 use serde::Deserialize;
 
-use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig};
+use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig, traces::TracesConfig};
 
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Names the instance where the file does not.
@@ -54,6 +54,7 @@ pub struct ProcessorConfig {
     /// Of a retraining; its figures are the metrics' too.
     pub trigger: TriggerSettings,
     pub clock: ClockConfig,
+    pub traces: TracesConfig,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +85,8 @@ struct File {
     retrain: RetrainSettings,
     #[serde(default)]
     clock: ClockConfig,
+    #[serde(default)]
+    traces: TracesConfig,
 }
 
 fn first_shard() -> Shard {
@@ -168,6 +171,7 @@ impl ProcessorConfig {
             trigger: file.retrain.trigger,
             model: file.model.name().map_err(|e| ConfigError::whole(name, e.to_string()))?,
             clock: file.clock,
+            traces: file.traces,
         })
     }
 }

@@ -237,6 +237,7 @@ impl Factory {
             refresh: REFRESH,
             trigger: config.retrain.trigger,
             clock: Default::default(),
+            traces: Default::default(),
         };
         let features = settings.features.clone();
         let model_name = settings.model.clone();

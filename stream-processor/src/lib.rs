@@ -20,6 +20,7 @@ pub mod watch;
 pub mod serve;
 pub mod crew;
 pub mod telemetry;
+pub mod traces;
 pub mod config;
 mod panics;
 pub mod tls;

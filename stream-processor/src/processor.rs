@@ -48,6 +48,7 @@ use crate::{
     },
     stream::{Stream, StreamConfig, StreamError},
     telemetry::{self, Decisions, Exporter, Metrics, ModelMetrics, TelemetryError},
+    traces::{Traces, TracesError},
     watch::{ModelWatch, beside::Follow},
 };
 use champion::Champion;
@@ -79,6 +80,8 @@ pub enum ProcessorError {
     Ingest(#[from] IngestError),
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -193,6 +196,7 @@ impl Processor {
             stop_by: stop_by.clone(),
             in_charge: None,
             stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
+            traces: Traces::start(&config.traces)?,
         };
         let (failed_out, failed) = watch::channel(None);
         let engine = spawn(engine, failed_out)?;

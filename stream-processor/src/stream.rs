@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, ptr, sync::Arc};
 
 use model::{
     features::{
-        FeatureConfig, FeatureSchema, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry,
+        Event, FeatureConfig, FeatureSchema, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry,
     },
     score::Scorer,
 };
@@ -34,7 +34,7 @@ use proto::{
     wire::{
         alert::Alert,
         prediction::Prediction,
-        telemetry::{EventRecord, GapReason, TelemetryBatch},
+        telemetry::{EventRecord, GapReason, TelemetryBatch, Verdict},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -204,6 +204,7 @@ impl Stream {
     pub fn record(&mut self, event: EventRecord, known: PlantTime) -> Derived {
         let alerts = self.desk.event(&event);
         let event = KnownEvent { agent: None, seq: 0, event, known: Some(known) };
+        self.learn(&event);
         Derived { alerts, events: vec![event], ..Derived::default() }
     }
 
@@ -269,15 +270,34 @@ impl Stream {
         steps.late += plan.late;
         let mut revising = plan.revising.as_slice();
         for (at, taken) in run.into_iter().enumerate() {
+            let known = self.waiting.take(&taken);
+            known.iter().for_each(|event| self.learn(event));
             let cells = revising.split_off(..revising.partition_point(|(of, _)| *of <= at)).unwrap_or_default();
             steps.revising += cells.iter().map(|(_, cell)| cell.partial.count()).sum::<u64>();
             let told = self.close(&taken, cells);
             let before = steps.happened.len();
-            steps.events.extend(self.waiting.take(&taken));
+            steps.events.extend(known);
             steps.take(taken);
             steps.happened.extend(told.into_iter().map(|window| Happened::Window(Box::new(window))));
             steps.happened[before..].sort_by_key(|happened| happened.due(&self.config.features));
         }
+    }
+
+    /// For the features of windows that close later; what nobody knows the time of is none.
+    fn learn(&mut self, KnownEvent { event, known, .. }: &KnownEvent) {
+        let features = &self.config.features;
+        let machine = self.fleet.catalogue().id(&event.machine);
+        let (Some(machine), Some(known), false) = (machine, *known, features.events.is_empty()) else { return };
+        let event = Event {
+            machine: self.fleet.name(machine).clone(),
+            time: PlantTime(event.time_ms),
+            kind: event.kind(),
+            code: event.code.clone(),
+            mode: event.mode.clone(),
+            answers_alert: !event.alert_id.is_empty() && event.verdict() != Verdict::FalseAlarm,
+            known,
+        };
+        self.windows.learn(machine, features, &event);
     }
 
     /// Moves the watermark by the batch's seal and tells the windows that it passed, and again those that `revising` is of.

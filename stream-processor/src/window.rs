@@ -15,7 +15,7 @@ pub mod watermark;
 use std::collections::{BTreeMap, VecDeque};
 
 use model::features::{
-    FeatureConfig, WindowFeatures, aggregate::Cell, catalogue::Catalogue, derive::History, panes::Panes,
+    Event, FeatureConfig, WindowFeatures, aggregate::Cell, catalogue::Catalogue, derive::History, panes::Panes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,12 @@ impl Windows {
         }
     }
 
+    /// What befell a machine, for the features of windows that close later.
+    pub fn learn(&mut self, machine: u32, config: &FeatureConfig, event: &Event) {
+        self.machines.resize_with(self.machines.len().max(machine as usize + 1), Default::default);
+        self.machines[machine as usize].history.learn(config, event);
+    }
+
     /// Tells the machine's windows that close by this step, and again those that `revised`, the oldest pane with readings that
     /// came after its window had closed, has a part in; oldest first. All that are kept are of one `generation`.
     pub fn close(
@@ -84,7 +90,8 @@ impl Windows {
     ) -> Vec<WindowFeatures> {
         let Some(windows) = self.machines.get_mut(machine as usize) else { return vec![] };
         let close = |history: &mut History, panes: &Panes, window: i64| {
-            history.close(catalogue, config, machine, generation, window, &panes.of_window(window, config))
+            let (cells, newest) = (panes.of_window(window, config), panes.newest_of(window));
+            history.close(catalogue, config, machine, generation, window, &cells, newest)
         };
         windows.close(step, revised, config, close)
     }

@@ -183,7 +183,8 @@ impl BatchBuilder {
         let machines = filled.map(Machine::take).collect();
         let events = std::mem::take(&mut self.events);
         self.bytes = 0;
-        (TelemetryBatch { sealed: Some(sealed), birth, machines, events }, std::mem::take(&mut self.readings))
+        let batch = TelemetryBatch { sealed: Some(sealed), birth, machines, events, trace: None };
+        (batch, std::mem::take(&mut self.readings))
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     clock::{AgentClock, Look, trust::NEAR_MS},
     cutter::{Cutter, Polled},
     identity::Boot,
+    trace::TraceSampler,
     watchdog::Beats,
     writer::SealedBatch,
 };
@@ -56,6 +57,7 @@ pub struct Sampler {
     pub cutter: Cutter,
     pub boot: Boot,
     pub flush: Duration,
+    pub traces: TraceSampler,
     pub replacements: mpsc::Receiver<Replacement>,
     pub beats: Arc<Beats>,
     /// With more than this in the spool, or while its disk fails, history waits; what is live never does.
@@ -131,6 +133,7 @@ impl Sampler {
             }
             self.cutter.set_bytes_max(batch.bytes_max);
             (self.flush, self.backlog_bytes_max) = (batch.flush, backlog_bytes_max);
+            self.traces = TraceSampler::one_in(batch.trace_every);
             birth
         });
         let _ = done.send(outcome);
@@ -222,7 +225,8 @@ impl Sampler {
             trusted: self.look.trusted,
             offset_ms: self.look.offset_ms,
         };
-        let (batch, readings) = self.cutter.cut(now, stamp);
+        let (mut batch, readings) = self.cutter.cut(now, stamp);
+        batch.trace = self.traces.next(readings);
         let batch = SealedBatch { batch: Box::new(batch), readings };
         self.batches.send(batch).await.map_err(|_| WRITER_ENDED)?;
         self.beats.cut(self.flush);

@@ -58,11 +58,12 @@ struct File {
 struct Batch {
     flush_ms: u64,
     bytes_max: usize,
+    trace_every: u32,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { flush_ms: FLUSH_DEFAULT.as_millis() as u64, bytes_max: BATCH_BYTES_DEFAULT }
+        Batch { flush_ms: FLUSH_DEFAULT.as_millis() as u64, bytes_max: BATCH_BYTES_DEFAULT, trace_every: 0 }
     }
 }
 
@@ -157,6 +158,7 @@ impl Gateway {
             batch: BatchConfig {
                 flush: Duration::from_millis(check.within("batch.flush_ms", file.batch.flush_ms, 10, 3_600_000)?),
                 bytes_max: check.within("batch.bytes_max", file.batch.bytes_max, 1024, BATCH_BYTES_MAX)?,
+                trace_every: file.batch.trace_every,
             },
             spool: check.spool(&file.spool)?,
             window: check.window(&file.publish)?,

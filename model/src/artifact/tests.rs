@@ -10,7 +10,7 @@ pub fn artifact() -> Artifact {
     let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin() / 5.0).collect::<Vec<_>>();
     let inputs = encoder.width();
     // Two members, and bins for every second input.
-    let edges = |i: usize| if i % 2 == 0 && i < features { vec![-1.0, 0.2, 0.9, 2.0] } else { vec![] };
+    let edges = |i: usize| if i.is_multiple_of(2) && i < features { vec![-1.0, 0.2, 0.9, 2.0] } else { vec![] };
     let bins = Bins::new((0..inputs).map(edges).collect()).unwrap();
     let weight = wave((inputs + bins.count()) * 4);
     let (adapter, scale) = (wave(2 * inputs), wave(8));

@@ -8,7 +8,7 @@ mod readings;
 use std::io::Cursor;
 
 use bytes::Bytes;
-use polars::prelude::{DataFrame, DataType, PolarsError, SerReader};
+use polars::prelude::{DataFrame, DataType, PolarsError, SerReader, StringChunked};
 use polars_io::parquet::read::ParquetReader;
 use proto::{
     archive::{DataObject, Shard, Table, column, event_kind},
@@ -22,10 +22,11 @@ use super::{
     label::{Event, Labeller},
 };
 use crate::{
-    features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole},
+    features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole_with_events},
     store::{
-        OBJECT_BYTES_MAX, Store, StoreError,
+        OBJECT_BYTES_MAX, StoreError,
         listing::{ListError, resolve_all},
+        objects::Objects,
     },
 };
 use readings::Readings;
@@ -33,6 +34,8 @@ use readings::Readings;
 /// The oldest objects beyond this are left out: about 2.7 GB of columns.
 pub const READINGS_MAX: u64 = 100_000_000;
 pub const EVENTS_MAX: usize = 10_000_000;
+/// The verdict that there was nothing, as the events table spells it.
+const FALSE_ALARM: &str = "false_alarm";
 /// What training needs.
 const TABLES: [Table; 3] = [Table::Readings, Table::Births, Table::Events];
 
@@ -75,7 +78,7 @@ pub struct Archive {
 
 /// Reads all that the manifests name, of one shard or of all, in the objects that hold it now.
 pub async fn read(
-    store: &Store,
+    store: &dyn Objects,
     shard: Option<Shard>,
     progress: &mut (dyn FnMut(ReadProgress) + Send),
 ) -> Result<Archive, ArchiveError> {
@@ -111,7 +114,7 @@ fn wanted(objects: Vec<DataObject>) -> Vec<DataObject> {
     wanted
 }
 
-async fn fetch(store: &Store, object: &DataObject) -> Result<Bytes, ArchiveError> {
+async fn fetch(store: &dyn Objects, object: &DataObject) -> Result<Bytes, ArchiveError> {
     let bad = |reason: String| ArchiveError::Object { key: object.object.key.clone(), reason };
     if object.object.bytes > OBJECT_BYTES_MAX {
         return Err(bad(format!("{} bytes are over the limit", object.object.bytes)));
@@ -156,6 +159,11 @@ impl Archive {
         let text = |name: &str| frame.column(name)?.str().cloned();
         let time = |name: &str| frame.column(name)?.to_physical_repr().cast(&DataType::Int64)?.i64().cloned();
         let (machine, kind, mode) = (text(column::MACHINE)?, text(column::KIND)?, text(column::MODE)?);
+        // Not in older files.
+        let [code, alert, verdict] = [column::CODE, column::ALERT_ID, column::VERDICT].map(|name| text(name).ok());
+        let word = |column: &Option<StringChunked>, row| {
+            column.as_ref().and_then(|c| c.get(row)).unwrap_or_default().to_owned()
+        };
         let (time, known) = (time(column::TIME)?, time(column::KNOWN)?);
         for row in 0..frame.height() {
             let machine = AssetId::new(machine.get(row).unwrap_or_default());
@@ -164,7 +172,9 @@ impl Archive {
                 machine,
                 time: PlantTime(time),
                 kind: event_kind(kind.get(row).unwrap_or_default()),
+                code: word(&code, row),
                 mode: mode.get(row).unwrap_or_default().into(),
+                answers_alert: !word(&alert, row).is_empty() && word(&verdict, row) != FALSE_ALARM,
                 known: PlantTime(known),
             });
         }
@@ -183,21 +193,50 @@ impl Archive {
 
     /// Features and labels, machine by machine; each machine's readings are let go before the next one's turn.
     pub fn into_dataset(self, config: &FeatureConfig, horizon_ms: i64) -> Result<Dataset, ArchiveError> {
-        let labeller = Labeller::new(&self.events, horizon_ms, self.newest());
+        let newest = self.newest();
+        self.into_dataset_as_of(config, horizon_ms, newest)
+    }
+
+    /// [`Archive::into_dataset`] where it is known until when the plant was watched.
+    pub fn into_dataset_as_of(
+        mut self,
+        config: &FeatureConfig,
+        horizon_ms: i64,
+        as_of: PlantTime,
+    ) -> Result<Dataset, ArchiveError> {
+        let labeller = Labeller::new(&self.events, horizon_ms, as_of);
+        // As the stream hears of them.
+        self.events.sort_by_key(|e| e.known);
         let mut dataset = Dataset::new(config.clone(), &labeller);
         for frame in self.readings.into_frames() {
-            let windows = whole(frame.map_err(FeatureError::from)?, &self.catalogue, config)?;
+            let frame = frame.map_err(FeatureError::from)?;
+            let windows = whole_with_events(frame, &self.events, &self.catalogue, config)?;
             dataset.push(&windows, &labeller);
         }
         Ok(dataset)
     }
+
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
 }
+
+const EVENT_COLUMNS: &[&str] = &[
+    column::MACHINE,
+    column::TIME,
+    column::KIND,
+    column::CODE,
+    column::MODE,
+    column::ALERT_ID,
+    column::VERDICT,
+    column::KNOWN,
+];
 
 /// The columns that are read; none: all.
 fn columns(table: Table) -> Option<&'static [&'static str]> {
     match table {
         Table::Readings => Some(readings::COLUMNS),
-        Table::Events => Some(&[column::MACHINE, column::TIME, column::KIND, column::MODE, column::KNOWN]),
+        Table::Events => Some(EVENT_COLUMNS),
         _ => None,
     }
 }

@@ -6,25 +6,18 @@ use proto::{asset::AssetId, time::PlantTime, wire::telemetry::EventKind};
 use serde::{Deserialize, Serialize};
 
 use super::MODES_MAX;
+pub use crate::features::Event;
 
 /// Nobody recorded the repair: the machine counts as down for so long.
 pub const DOWN_MS_MAX: i64 = 24 * 3_600_000;
-
-/// An event record, and when it became known.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    pub machine: AssetId,
-    pub time: PlantTime,
-    pub kind: EventKind,
-    pub mode: String,
-    pub known: PlantTime,
-}
 
 /// What befell one machine, each in time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Life {
     pub failures: Vec<Failure>,
     pub repairs: Vec<Repair>,
+    /// When work was done that an alert asked for: what would have failed without it nobody knows.
+    pub prevented: Vec<PlantTime>,
 }
 
 /// One breakdown, however many told of it.
@@ -64,7 +57,7 @@ impl Life {
 pub enum Label {
     /// Bit i: mode i fails within the horizon.
     Known { fails: u32 },
-    /// Broken down, or nobody can know yet.
+    /// Broken down, or nobody can know: not yet, or never, since work after an alert came before the horizon ended.
     Out,
 }
 
@@ -89,7 +82,9 @@ impl Labeller {
         let mut lives: BTreeMap<AssetId, Life> = BTreeMap::new();
         for event in others.iter().filter(|e| matches!(e.kind, EventKind::Maintenance | EventKind::Replacement)) {
             let mode = Some(event.mode.clone()).filter(|m| !m.is_empty());
-            lives.entry(event.machine.clone()).or_default().repairs.push(Repair { mode, at: event.time });
+            let life = lives.entry(event.machine.clone()).or_default();
+            life.prevented.extend(event.answers_alert.then_some(event.time));
+            life.repairs.push(Repair { mode, at: event.time });
         }
         for event in failures {
             let mode = modes.iter().position(|m| *m == event.mode);
@@ -112,13 +107,19 @@ impl Labeller {
 
     /// Positive for a mode that fails in `[end, end + horizon]`. Known only once the whole horizon has passed: a
     /// failure shows early and its absence late, so that the newest windows would all be positive.
-    pub fn label(&self, failures: &[Failure], start: PlantTime, end: PlantTime) -> Label {
+    pub fn label(&self, life: &Life, start: PlantTime, end: PlantTime) -> Label {
+        let Life { failures, prevented, .. } = life;
         let horizon = end.plus_millis(self.horizon_ms);
         if horizon > self.as_of || failures.iter().any(|f| end > f.at && start < f.repaired) {
             return Label::Out;
         }
         let ahead = || failures.iter().filter(|f| f.at >= end && f.at <= horizon);
         if ahead().any(|f| f.mode.is_none()) {
+            return Label::Out;
+        }
+        // What failed before the work was done was not prevented by it.
+        let open = |at: PlantTime| at >= end && at <= horizon && !ahead().any(|f| f.at <= at);
+        if prevented.iter().any(|at| open(*at)) {
             return Label::Out;
         }
         Label::Known { fails: ahead().filter_map(|f| f.mode).fold(0, |bits, mode| bits | 1 << mode) }
@@ -133,13 +134,14 @@ mod tests {
 
     fn event(hour: i64, kind: EventKind, mode: &str) -> Event {
         let time = PlantTime(hour * HOUR);
-        Event { machine: AssetId::new("m").unwrap(), time, kind, mode: mode.into(), known: time }
+        let machine = AssetId::new("m").unwrap();
+        Event { machine, time, kind, code: String::new(), mode: mode.into(), answers_alert: false, known: time }
     }
 
     fn labels(events: &[Event], as_of: i64, hours: &[i64]) -> Vec<Label> {
         let labeller = Labeller::new(events, 24 * HOUR, PlantTime(as_of * HOUR));
-        let failures = labeller.life(&AssetId::new("m").unwrap()).failures;
-        hours.iter().map(|h| labeller.label(&failures, PlantTime((h - 1) * HOUR), PlantTime(h * HOUR))).collect()
+        let life = labeller.life(&AssetId::new("m").unwrap());
+        hours.iter().map(|h| labeller.label(&life, PlantTime((h - 1) * HOUR), PlantTime(h * HOUR))).collect()
     }
 
     const HEALTHY: Label = Label::Known { fails: 0 };
@@ -179,6 +181,15 @@ mod tests {
         let late = Event { known: PlantTime(500 * HOUR), ..event(100, EventKind::Failure, "slip") };
         assert_eq!(labels(std::slice::from_ref(&late), 400, &[90]), [HEALTHY]);
         assert_eq!(labels(&[late], 500, &[90]), [FAILS]);
+    }
+
+    #[test]
+    fn what_was_prevented_after_an_alert_is_neither_healthy_nor_failing() {
+        let work = |hour, answers_alert| Event { answers_alert, ..event(hour, EventKind::Maintenance, "slip") };
+        assert_eq!(labels(&[work(100, true)], 1000, &[75, 76, 100, 101]), [HEALTHY, Label::Out, Label::Out, HEALTHY]);
+        assert_eq!(labels(&[work(100, false)], 1000, &[76, 100]), [HEALTHY, HEALTHY], "nobody was warned");
+        let repaired = [event(90, EventKind::Failure, "slip"), work(92, true)];
+        assert_eq!(labels(&repaired, 1000, &[80]), [FAILS], "it failed first");
     }
 
     #[test]

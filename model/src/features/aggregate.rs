@@ -53,7 +53,7 @@ impl Serialize for Partial {
 
 impl Partial {
     /// `at`: ms from the middle of the pane.
-    fn one(time_ms: i64, value: f64, at: f64) -> Partial {
+    pub(super) fn one(time_ms: i64, value: f64, at: f64) -> Partial {
         Partial {
             count: 1,
             origin: value,
@@ -123,9 +123,9 @@ impl Partial {
         self.count
     }
 
-    /// As one of a pane that is so much later.
-    pub fn earlier(&self, ms: f64) -> Partial {
-        Partial { time_mean: self.time_mean - ms, ..*self }
+    /// With its stamps told from a middle that lies `by_ms` earlier.
+    pub fn moved(&self, by_ms: f64) -> Partial {
+        Partial { time_mean: self.time_mean + by_ms, ..*self }
     }
 
     pub fn finish(&self) -> Stats {

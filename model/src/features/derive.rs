@@ -9,16 +9,19 @@ mod joint;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FeatureConfig, Normal, SensorWindow, Stats, WindowFeatures,
+    Event, FeatureConfig, MachineFeatures, Normal, SensorWindow, Stats, WindowFeatures,
     aggregate::Partial,
-    catalogue::{Catalogue, SensorSpec},
-    schema::PER_SENSOR,
+    catalogue::{Catalogue, Machine, SensorSpec},
+    events::EventLog,
+    rolling::Rolling,
+    schema::{PER_SENSOR, per_sensor},
 };
 use joint::Joint;
 use normal::{Baseline, Slow};
 use proto::{asset::Unit, time::PlantTime};
 
 const HOUR_MS: f64 = 3_600_000.0;
+const YEAR_MS: f64 = 365.25 * 24.0 * HOUR_MS;
 const SLOW_MS: [f64; 2] = [3.0 * HOUR_MS, 24.0 * HOUR_MS];
 
 /// What is remembered of one machine's closed windows. Its size is fixed by the number of sensors.
@@ -26,6 +29,8 @@ const SLOW_MS: [f64; 2] = [3.0 * HOUR_MS, 24.0 * HOUR_MS];
 pub struct History {
     sensors: Vec<SensorHistory>,
     joint: Joint,
+    #[serde(default, skip_serializing_if = "EventLog::is_empty")]
+    events: EventLog,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,11 +41,19 @@ struct SensorHistory {
     max: Baseline,
     slow: [Slow; 2],
     unexplained: [Slow; 2],
+    /// Per horizon of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rolling: Vec<Rolling>,
 }
 
 impl History {
+    /// What befell the machine; windows that close later see it if it was known in time.
+    pub fn learn(&mut self, config: &FeatureConfig, event: &Event) {
+        self.events.push(&config.events, event);
+    }
+
     /// Closes the machine's window `bin` of a generation: `cells` are its aggregates in the order of the configuration's
-    /// sensors. None where the machine's kind is not known. Windows have the number of their last pane.
+    /// sensors, `newest` those of its newest pane. None where the machine's kind is not known. Windows have the number of their last pane.
     pub fn close(
         &mut self,
         catalogue: &Catalogue,
@@ -49,6 +62,7 @@ impl History {
         generation: u32,
         bin: i64,
         cells: &[Option<Partial>],
+        newest: &[Option<Partial>],
     ) -> Option<WindowFeatures> {
         let about = &catalogue.machines()[machine as usize];
         let kind = about.kind.clone()?;
@@ -56,7 +70,16 @@ impl History {
         let start = end.saturating_sub(config.window_ms);
         let stats: Vec<Option<Stats>> = cells.iter().map(|c| c.as_ref().map(Partial::finish)).collect();
         let specs = catalogue.specs(machine, config);
-        let (sensors, features, normal) = self.derive(config, &specs, &stats, end);
+        let (sensors, mut features, mut normal) = self.derive(config, &specs, &stats, end);
+        self.roll(config, newest, end.saturating_sub(config.slide_ms()), &mut features, &mut normal);
+        let constant = |name: &str| config.constants.get(name).and_then(|of| of.get(&kind)).copied();
+        features.extend(physical(config, constant, |sensor| stats[sensor].map(|s| s.mean)));
+        normal.extend(physical(config, constant, |sensor| sensors[sensor].normal.map(|n| n.mean)));
+        let mut own = self.events.close(&config.events, end, config.lateness_ms);
+        own.extend(of_machine(config, about, end));
+        // What a machine is, and what befell it, is its normal too.
+        features.extend(&own);
+        normal.extend(own);
         let (machine, start, end) = (about.name.clone(), PlantTime(start), PlantTime(end));
         Some(WindowFeatures { machine, kind, generation, start, end, revision: 0, sensors, features, normal })
     }
@@ -74,6 +97,7 @@ impl History {
         let unexplained = self.joint.unexplained(&deviations);
         self.joint.learn(&deviations);
         let (mut windows, mut features, mut normals) = (vec![], vec![], vec![]);
+        let places = per_sensor(config);
         for (i, history) in self.sensors.iter_mut().enumerate() {
             let (spec, stats) = (specs[i], stats[i]);
             windows.push(SensorWindow {
@@ -84,10 +108,33 @@ impl History {
             });
             let missing = missing_share(stats.map_or(0, |s| s.count), spec, config.window_ms);
             let (own, at_normal) = history.close(stats, before[i], missing, unexplained[i], end, config.slide_ms());
-            features.extend(own);
-            normals.extend(at_normal);
+            features.extend(places.iter().map(|place| own[*place]));
+            normals.extend(places.iter().map(|place| at_normal[*place]));
         }
         (windows, features, normals)
+    }
+
+    /// Over the longer horizons of the configuration, each reading once: by the panes that windows share.
+    fn roll(
+        &mut self,
+        config: &FeatureConfig,
+        newest: &[Option<Partial>],
+        start: i64,
+        features: &mut Vec<f64>,
+        normals: &mut Vec<f64>,
+    ) {
+        const NONE: f64 = f64::NAN;
+        for (i, history) in self.sensors.iter_mut().enumerate() {
+            let cell = newest.get(i).and_then(Option::as_ref);
+            history.rolling.resize_with(config.rolling_hours.len(), Default::default);
+            let usual = |b: &Baseline| b.normal().map_or(NONE, |n| n.mean);
+            let at_normal = [usual(&history.mean), usual(&history.std), 0.0];
+            for (rolling, hours) in history.rolling.iter_mut().zip(&config.rolling_hours) {
+                let own = rolling.follow(cell, start, config.slide_ms(), *hours);
+                features.extend(own.unwrap_or([NONE; 3]));
+                normals.extend(at_normal);
+            }
+        }
     }
 }
 
@@ -158,6 +205,32 @@ impl SensorHistory {
         ];
         (own.map(|f| f.unwrap_or(f64::NAN)), at_normal.map(|f| f.unwrap_or(f64::NAN)))
     }
+}
+
+/// The expressions' values over means of sensors, by their places; those before count as well.
+fn physical(
+    config: &FeatureConfig,
+    constant: impl Fn(&str) -> Option<f64>,
+    mean: impl Fn(usize) -> Option<f64>,
+) -> Vec<f64> {
+    let mut values: Vec<f64> = Vec::with_capacity(config.derived.len());
+    for derived in &config.derived {
+        let value = derived.of.value(&|name| {
+            let before = config.derived.iter().zip(&values).find(|(d, _)| d.name == name).map(|(_, value)| *value);
+            let sensor = || config.sensors.iter().position(|s| s.as_str() == name).and_then(&mean);
+            before.or_else(sensor).or_else(|| constant(name)).unwrap_or(f64::NAN)
+        });
+        values.push(value);
+    }
+    values
+}
+
+fn of_machine(config: &FeatureConfig, machine: &Machine, end: i64) -> Vec<f64> {
+    let MachineFeatures { age, makes, models } = &config.machine;
+    let is = |found: &str, wanted: &String| f64::from(u8::from(found == wanted));
+    let years = age.then(|| (end - machine.installed.millis()) as f64 / YEAR_MS);
+    let makes = makes.iter().map(|make| is(&machine.make, make));
+    years.into_iter().chain(makes).chain(models.iter().map(|model| is(&machine.model, model))).collect()
 }
 
 /// In standard deviations of the normal.

@@ -42,21 +42,26 @@ impl Panes {
         }
     }
 
+    /// What is in a window's newest pane; empty if it has no readings.
+    pub fn newest_of(&self, window: i64) -> &[Option<Partial>] {
+        self.0.get(&window).map_or(&[], Vec::as_slice)
+    }
+
     fn merged(&self, oldest: i64, window: i64, config: &FeatureConfig) -> Row {
         let mut all = vec![None; config.sensors.len()];
         for (pane, row) in self.0.range(oldest..=window) {
             // Stamps in a partial are relative to the middle of its pane.
-            let earlier_ms = (window - pane) as f64 * config.slide_ms() as f64;
+            let by_ms = (pane - window) as f64 * config.slide_ms() as f64;
             for (slot, partial) in all.iter_mut().zip(row) {
                 if let Some(partial) = partial {
-                    merge(slot, partial.earlier(earlier_ms));
+                    merge(slot, partial.moved(by_ms));
                 }
             }
         }
         all
     }
 
-    /// No window from this one on is without need of what is kept.
+    /// Keeps what this window needs, and those after it.
     pub fn forget_before(&mut self, window: i64, config: &FeatureConfig) {
         let oldest = window.saturating_sub(config.panes() - 1);
         while let Some(entry) = self.0.first_entry().filter(|entry| *entry.key() < oldest) {

@@ -1,15 +1,14 @@
 //! The names of the features, in order, and a fingerprint that a model is bound to.
 
-use proto::asset::AssetId;
 use sha2::{Digest, Sha256};
 
-use super::FeatureConfig;
+use super::{EventFeature, FeatureConfig, MachineFeatures, rolling};
 
 /// Counts up when the meaning of a feature changes under the same name; a test holds the values against it.
 const FEATURES_VERSION: u32 = 1;
 
 /// Of every sensor, in this order; see [`super::derive`].
-pub(super) const PER_SENSOR: [&str; 17] = [
+pub const PER_SENSOR: [&str; 17] = [
     "mean",
     "std",
     "min",
@@ -33,14 +32,31 @@ pub(super) const PER_SENSOR: [&str; 17] = [
 pub struct FeatureSchema {
     /// `sensor.feature`
     pub names: Vec<String>,
-    sensors: Vec<AssetId>,
+    /// Of the first features the sensor that they are about.
+    sensors: Vec<Option<usize>>,
     fingerprint: String,
 }
 
 impl FeatureSchema {
     pub fn of(config: &FeatureConfig) -> Self {
-        let of_sensor = |sensor: &AssetId| PER_SENSOR.map(|feature| format!("{sensor}.{feature}"));
-        let names: Vec<String> = config.sensors.iter().flat_map(of_sensor).collect();
+        let places = per_sensor(config);
+        let (mut names, mut sensors) = (vec![], vec![]);
+        for (at, sensor) in config.sensors.iter().enumerate() {
+            names.extend(places.iter().map(|place| format!("{sensor}.{}", PER_SENSOR[*place])));
+            sensors.resize(names.len(), Some(at));
+        }
+        for (at, sensor) in config.sensors.iter().enumerate() {
+            for hours in &config.rolling_hours {
+                names.extend(rolling::FEATURES.map(|feature| format!("{sensor}.{feature}_over_{hours}h")));
+            }
+            sensors.resize(names.len(), Some(at));
+        }
+        names.extend(config.derived.iter().map(|d| format!("derived.{}", d.name)));
+        names.extend(config.events.iter().flat_map(EventFeature::names));
+        let MachineFeatures { age, makes, models } = &config.machine;
+        names.extend(age.then(|| "machine.age".into()));
+        names.extend(makes.iter().map(|make| format!("machine.make.{make}")));
+        names.extend(models.iter().map(|model| format!("machine.model.{model}")));
         let mut hash = Sha256::new();
         hash.update(FEATURES_VERSION.to_le_bytes());
         for number in [config.window_ms, config.lateness_ms, config.stuck_after.into()] {
@@ -54,8 +70,13 @@ impl FeatureSchema {
             hash.update((name.len() as u64).to_le_bytes());
             hash.update(name);
         }
+        // What an expression says its name does not.
+        let defined: Vec<_> = config.derived.iter().map(|d| &d.of).collect();
+        if !defined.is_empty() {
+            hash.update(format!("{defined:?}{:?}", config.constants));
+        }
         let fingerprint = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        Self { names, sensors: config.sensors.clone(), fingerprint }
+        Self { names, sensors, fingerprint }
     }
 
     /// SHA-256 of names and configuration: equal only where the features mean the same.
@@ -63,11 +84,16 @@ impl FeatureSchema {
         self.fingerprint.clone()
     }
 
-    /// Index in [`FeatureConfig::sensors`] of the sensor that the feature is about; None past the last feature.
+    /// Index in [`FeatureConfig::sensors`] of the sensor that the feature is about; None: it is about none or several.
     pub fn sensor_of(&self, feature: usize) -> Option<usize> {
-        let sensor = feature / PER_SENSOR.len();
-        (sensor < self.sensors.len()).then_some(sensor)
+        self.sensors.get(feature).copied().flatten()
     }
+}
+
+/// Places in [`PER_SENSOR`] of what the configuration's sensors have.
+pub(super) fn per_sensor(config: &FeatureConfig) -> Vec<usize> {
+    let has = |name: &str| config.per_sensor.is_empty() || config.per_sensor.iter().any(|wanted| wanted == name);
+    (0..PER_SENSOR.len()).filter(|place| has(PER_SENSOR[*place])).collect()
 }
 
 #[cfg(test)]
@@ -79,7 +105,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::features::{Catalogue, whole};
+    use crate::features::{Catalogue, Derived, Expression, whole};
 
     #[test]
     fn every_feature_is_about_the_sensor_that_it_is_named_after() {
@@ -99,12 +125,20 @@ mod tests {
         assert_eq!(fingerprint(&config), fingerprint(&config.clone()));
         let mut fewer = config.clone();
         fewer.sensors.pop();
+        let derived = |of: &str| {
+            let of = Expression::parse(of).unwrap();
+            FeatureConfig { derived: vec![Derived { name: "d".into(), of }], ..config.clone() }
+        };
+        assert_ne!(fingerprint(&derived("sound * 2")), fingerprint(&derived("sound * 3")));
         let others = [
             fewer,
             FeatureConfig { window_ms: 1, ..config.clone() },
             FeatureConfig { lateness_ms: 1, ..config.clone() },
             FeatureConfig { slide_ms: Some(60_000), ..config.clone() },
             FeatureConfig { stuck_after: 1, ..config.clone() },
+            FeatureConfig { per_sensor: vec!["mean".into()], ..config.clone() },
+            FeatureConfig { rolling_hours: vec![3.0], ..config.clone() },
+            derived("sound * 2"),
         ];
         assert!(others.iter().all(|other| fingerprint(other) != fingerprint(&config)));
     }

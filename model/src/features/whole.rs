@@ -6,7 +6,7 @@ use polars::prelude::*;
 use proto::{archive::column, asset::Unit};
 
 use super::{
-    FeatureConfig, WindowFeatures,
+    Event, FeatureConfig, WindowFeatures,
     aggregate::{Cell, aggregate},
     catalogue::{Catalogue, CatalogueError},
     clean::{clean, flag, inner, unit_code},
@@ -33,6 +33,16 @@ pub fn whole(
     catalogue: &Catalogue,
     config: &FeatureConfig,
 ) -> Result<Vec<WindowFeatures>, FeatureError> {
+    whole_with_events(readings, &[], catalogue, config)
+}
+
+/// [`whole`] with what befell the machines, in the order in which it became known.
+pub fn whole_with_events(
+    readings: DataFrame,
+    events: &[Event],
+    catalogue: &Catalogue,
+    config: &FeatureConfig,
+) -> Result<Vec<WindowFeatures>, FeatureError> {
     let mut catalogue = catalogue.clone();
     let rows = with_ids(&readings, &mut catalogue)?;
     let generation = readings.column(column::GENERATION).ok().cloned();
@@ -44,7 +54,7 @@ pub fn whole(
     for (generation, part) in by_generation(cleaned, generation)? {
         cells.extend(aggregate(&part, &wanted, config.slide_ms())?.into_iter().map(|cell| (generation, cell)));
     }
-    Ok(fold(cells, &slots, &catalogue, config))
+    Ok(fold(cells, events, &slots, &catalogue, config))
 }
 
 /// Rows of one time and two generations must not meet in a window.
@@ -120,6 +130,7 @@ impl<'a> Ids<'a> {
 /// Closes the windows of every machine in order.
 fn fold(
     mut cells: Vec<(u32, Cell)>,
+    events: &[Event],
     slots: &[Option<usize>],
     catalogue: &Catalogue,
     config: &FeatureConfig,
@@ -133,6 +144,8 @@ fn fold(
         let (id, generation) = time(&cells[0]);
         if history.0 != id {
             history = (id, History::default());
+            let own = events.iter().filter(|e| e.machine == catalogue.machines()[id as usize].name);
+            own.for_each(|event| history.1.learn(config, event));
         }
         let mut panes = Panes::default();
         for (_, cell) in cells {
@@ -143,7 +156,7 @@ fn fold(
         let mut next = panes.window_after(i64::MIN, config);
         while let Some(window) = next {
             let row = panes.of_window(window, config);
-            windows.extend(history.1.close(catalogue, config, id, generation, window, &row));
+            windows.extend(history.1.close(catalogue, config, id, generation, window, &row, panes.newest_of(window)));
             next = panes.window_after(window, config);
         }
     }

@@ -81,7 +81,10 @@ pub fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
             lanes[lane] = mul_add::<FUSED>(a[lane], b[lane], lanes[lane]);
         }
     }
-    let rest = a_rest.iter().zip(b_rest).fold(0.0, |sum, (a, b)| mul_add::<FUSED>(*a, *b, sum));
+    let mut rest = 0.0;
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        rest = mul_add::<FUSED>(*a, *b, rest);
+    }
     total(lanes) + rest
 }
 
@@ -109,10 +112,14 @@ impl Kernel for Product<'_> {
             for place in 0..TILE_ROWS {
                 let row = &x[(first + place) * inputs..][..inputs];
                 if adapter.is_empty() {
-                    tile.iter_mut().zip(row).for_each(|(t, x)| t[place] = *x);
+                    for (tile, x) in tile.iter_mut().zip(row) {
+                        tile[place] = *x;
+                    }
                 } else {
                     let adapter = &adapter[(first + place) % members * inputs..][..inputs];
-                    tile.iter_mut().zip(row.iter().zip(adapter)).for_each(|(t, (x, r))| t[place] = x * r);
+                    for (tile, (x, r)) in tile.iter_mut().zip(row.iter().zip(adapter)) {
+                        tile[place] = x * r;
+                    }
                 }
             }
             tile_product::<FUSED, TILE_ROWS>(&tile, weight, outputs, &mut y[first * outputs..]);

@@ -1,19 +1,16 @@
 //! The training loop: AdamW on shuffled batches, the learning rate on a cosine, stopped by rows that it does not learn from.
 
 use candle_core::{Device, Tensor};
-use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use rand::{Rng, seq::SliceRandom};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::StandardNormal;
 
-use super::TrainSettings;
+use super::{TrainSettings, optimizer::Optimizer};
 use crate::{
     forward::{Bins, Network, ShapeError},
     mlp::{Mlp, huber, loss},
 };
 
-/// Of the average weights at every step: an average over about so many steps.
-const AVERAGE_STEPS: f32 = 500.0;
 /// Of the learning rate at the end.
 const RATE_LEFT: f64 = 0.05;
 
@@ -61,18 +58,14 @@ pub fn fit(
     let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
     let sizes = [&[task.width], &settings.hidden[..], &[task.heads]].concat();
     let mlp = Mlp::new(&sizes, task.bins.clone(), settings.members, &mut rng)?;
-    let params = ParamsAdamW { weight_decay: settings.weight_decay, ..ParamsAdamW::default() };
-    let mut optimizer = AdamW::new(mlp.vars(), params)?;
+    let mut optimizer = Optimizer::new(mlp.vars(), settings.weight_decay)?;
     let mut order: Vec<usize> = (0..rows).collect();
-    let mut average = Average::default();
     let mut best: Option<(f64, Fitted)> = None;
     let schedule = Schedule { steps: settings.epochs_max * rows.div_ceil(settings.batch_rows), settings };
     let mut step = 0;
     for epoch in 1..=settings.epochs_max {
         order.shuffle(&mut rng);
         for batch in order.chunks(settings.batch_rows) {
-            optimizer.set_learning_rate(schedule.rate(step));
-            step += 1;
             let outputs =
                 mlp.logits(task.inputs_of(batch, settings.input_noise, &mut rng), Some((settings.dropout, &mut rng)))?;
             let (targets, weights) =
@@ -81,10 +74,10 @@ pub fn fit(
                 Goal::Classes => loss(&outputs, &targets, &weights)?,
                 Goal::Numbers => huber(&outputs, &targets, &weights)?,
             };
-            optimizer.backward_step(&loss)?;
-            average.add(mlp.values()?);
+            optimizer.step(&loss.backward()?, schedule.rate(step))?;
+            step += 1;
         }
-        let network = Network::ensemble(mlp.bins().clone(), mlp.members(), mlp.layers(&average.values))?;
+        let network = Network::ensemble(mlp.bins().clone(), mlp.members(), mlp.layers(&optimizer.average()))?;
         let good = judge(epoch, &network);
         match (&best, good) {
             (Some((top, fitted)), Some(good)) if good <= *top => {
@@ -115,26 +108,6 @@ impl Schedule<'_> {
             RATE_LEFT + (1.0 - RATE_LEFT) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
         };
         self.settings.learning_rate * share
-    }
-}
-
-/// The weights averaged over the steps, the latest counting most: calmer than any single step's.
-#[derive(Default)]
-struct Average {
-    values: Vec<f32>,
-    steps: f32,
-}
-
-impl Average {
-    fn add(&mut self, now: Vec<f32>) {
-        self.steps += 1.0;
-        if self.values.is_empty() {
-            self.values = now;
-            return;
-        }
-        // In the beginning short, so that the first weights are soon forgotten.
-        let kept = (self.steps / (self.steps + 10.0)).min(1.0 - 1.0 / AVERAGE_STEPS);
-        self.values.iter_mut().zip(&now).for_each(|(a, n)| *a = kept * *a + (1.0 - kept) * n);
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     artifact::Shortage,
-    dataset::{split::Split, synthetic},
+    dataset::{order::tests::shuffled, split::Split, synthetic},
     score::Scorer,
     settings::{Borders, SplitShares},
 };
@@ -16,6 +16,36 @@ fn the_same_rows_and_seed_give_the_same_bytes() {
     let bytes = |seed| train(&dataset, &TrainSettings { seed, ..settings() }, 5, &mut |_| {}).unwrap().bytes;
     assert!(bytes(1) == bytes(1));
     assert!(bytes(1) != bytes(2));
+}
+
+#[test]
+fn rows_in_another_order_give_the_same_bytes() {
+    let dataset = synthetic::xor_plant(3, 4, 40);
+    let other = shuffled(&dataset, 8);
+    let trained = |dataset: &Dataset| train(dataset, &settings(), 5, &mut |_| {}).unwrap();
+    assert!(trained(&dataset).bytes == trained(&other).bytes);
+}
+
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Run by the test below, in a process with so many threads.
+#[test]
+#[ignore = "is run by another test"]
+fn says_its_version() {
+    let settings = TrainSettings { hidden: vec![256, 128], ..settings() };
+    let trained = train(&synthetic::xor_plant(3, 4, 40), &settings, 5, &mut |_| {}).unwrap();
+    println!("version {}", trained.report.version);
+}
+
+#[test]
+fn one_thread_and_two_give_the_same_version() {
+    let version = |threads: &str| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "train::tests::says_its_version", "--ignored", "--nocapture"]).env(THREADS, threads);
+        let output = String::from_utf8(child.output().unwrap().stdout).unwrap();
+        output.lines().find_map(|line| line.split_once("version ")).map(|(_, v)| v.to_owned()).expect("a version")
+    };
+    assert_eq!(version("1"), version("2"));
 }
 
 #[test]

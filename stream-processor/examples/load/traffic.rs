@@ -65,7 +65,7 @@ impl Traffic {
             sealed: Some(SealTime { time_ms: plant.sealed_ms(seq), trusted: true, ..Default::default() }),
             birth: (seq == 1).then(|| plant.birth(gateway)),
             machines: (0..plant.machines).map(|m| plant.readings(gateway, m, seq, &mut rng)).collect(),
-            events: vec![],
+            ..Default::default()
         })
     }
 

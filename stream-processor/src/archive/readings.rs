@@ -6,10 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use model::features::clean::{inner, unit_of};
+use model::{
+    features::clean::{inner, unit_of},
+    store::schema,
+};
 use polars::prelude::{
-    ArrayRef, ChunkApply, Column, CompatLevel, DataFrame, DataType, IntoColumn, PolarsError, PolarsResult, Schema,
-    SchemaExt, TimeUnit, TimeZone,
+    ArrayRef, ChunkApply, Column, CompatLevel, DataFrame, DataType, IntoColumn, PolarsError, PolarsResult, SchemaExt,
 };
 use polars_arrow::{
     array::{DictionaryArray, PrimitiveArray, Utf8ViewArray},
@@ -114,7 +116,7 @@ pub fn write(
     group_rows: usize,
     options: WriteOptions,
 ) -> PolarsResult<Vec<u8>> {
-    let mut file = FileWriter::try_new(Vec::new(), schema().to_arrow(CompatLevel::newest()), options)?;
+    let mut file = FileWriter::try_new(Vec::new(), schema::readings().to_arrow(CompatLevel::newest()), options)?;
     for from in (0..rows.height()).step_by(group_rows) {
         let mut group = rows.slice(from as i64, group_rows);
         group.rechunk_mut();
@@ -131,24 +133,6 @@ pub fn write(
     }
     file.end(None)?;
     Ok(file.into_inner())
-}
-
-fn schema() -> Schema {
-    let utc = DataType::Datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC));
-    let columns = [
-        (column::AGENT, DataType::String),
-        (column::SEQ, DataType::UInt64),
-        (column::MACHINE, DataType::String),
-        (column::SENSOR, DataType::String),
-        (column::TIME, utc),
-        (column::VALUE, DataType::Float64),
-        (column::UNIT, DataType::String),
-        (column::QUALITY, DataType::UInt8),
-        (column::REASON, DataType::UInt8),
-        (column::FLAGS, DataType::UInt32),
-        (column::GENERATION, DataType::UInt32),
-    ];
-    Schema::from_iter(columns.map(|(name, dtype)| (name.into(), dtype)))
 }
 
 /// Of one row group, in the order of the schema.

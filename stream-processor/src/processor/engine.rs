@@ -3,8 +3,9 @@
 //! Natural batching: each turn takes whatever is queued, so runs grow with the load and no timer adds latency.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use proto::{
@@ -39,6 +40,7 @@ use crate::{
     },
     stream::{Derived, Loss, Lost, Steps, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
+    traces::{self, Outcome, Stages, Traced, Traces},
     watch::ModelWatch,
 };
 
@@ -106,12 +108,14 @@ pub struct Engine {
     pub in_charge: Option<String>,
     /// Anybody who reaches the broker can cause these.
     pub stray_warnings: Throttle,
+    pub traces: Option<Traces>,
 }
 
 /// What a run of batches has led to, and when these came.
 pub struct Unjudged {
     steps: Steps,
     received: Vec<Instant>,
+    traced: Vec<Traced>,
 }
 
 impl Engine {
@@ -125,6 +129,7 @@ impl Engine {
         }
         self.send_acks(self.now() + ACK_INTERVAL);
         self.ingest.ended().await;
+        self.traces.iter().for_each(Traces::close);
         outcome
     }
 
@@ -238,6 +243,7 @@ impl Engine {
 
     fn apply(&mut self, run: Vec<Taken>) -> Result<(), EngineError> {
         let received: Vec<Instant> = run.iter().map(|t| t.received).collect();
+        let traced: Vec<Traced> = self.traces.iter().flat_map(|_| run.iter().filter_map(Traced::of)).collect();
         for taken in &run {
             if let Some(position) = self.intake.received(&taken.agent) {
                 self.acks.received(&taken.agent, position);
@@ -251,7 +257,7 @@ impl Engine {
             self.kinds.send_replace(Arc::new(self.stream.fleet().kinds()));
         }
         self.metrics.window_seconds.record(began.elapsed().as_secs_f64(), &[]);
-        self.judge(Unjudged { steps, received })
+        self.judge(Unjudged { steps, received, traced })
     }
 
     fn judge(&mut self, unjudged: Unjudged) -> Result<(), EngineError> {
@@ -259,14 +265,31 @@ impl Engine {
             self.held = Some(unjudged);
             return Ok(());
         }
-        let began = Instant::now();
+        let scoring = Instant::now();
         let derived = self.stream.judge(unjudged.steps, self.models.loaded())?;
-        self.metrics.scoring_seconds.record(began.elapsed().as_secs_f64(), &[]);
+        let scored = Instant::now();
+        self.metrics.scoring_seconds.record(scored.duration_since(scoring).as_secs_f64(), &[]);
+        self.trace(&unjudged.traced, &derived, Stages { scoring, scored, done: Instant::now() });
         self.keep(derived);
         for at in unjudged.received {
             self.metrics.batch_seconds.record(at.elapsed().as_secs_f64(), &[]);
         }
         Ok(())
+    }
+
+    /// Tells the collector what the traced ones of a run led to.
+    fn trace(&self, traced: &[Traced], derived: &Derived, stages: Stages) {
+        let (clock, now) = (*self.clock.borrow(), (Instant::now(), SystemTime::now()));
+        for (traces, traced) in self.traces.iter().flat_map(|traces| traced.iter().map(move |t| (traces, t))) {
+            let fleet = self.stream.fleet();
+            let machines = fleet.machines_of(&traced.agent).iter().map(|id| fleet.name(*id).as_str());
+            let machines: HashSet<&str> = machines.collect();
+            let outcome = Outcome {
+                windows: derived.windows.iter().filter(|w| machines.contains(w.machine.as_str())).count(),
+                alerts: derived.alerts.iter().filter(|alert| machines.contains(alert.machine.as_str())).collect(),
+            };
+            traces.tell(traces::spans(traced, &outcome, stages, &clock, now));
+        }
     }
 
     fn introduce(&mut self, taken: &Taken) {

@@ -17,14 +17,16 @@ use model::features::{
 };
 use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray, PolarsResult};
 
+/// Of readings whose windows had closed, with the place of their batch in the run; in the order of batches.
+pub type Revising = Vec<(usize, Cell)>;
+
 /// What a run of batches will do to the state, once it is committed.
 #[derive(Default)]
 pub struct Plan {
     /// Of the series that had readings.
     pub carry: HashMap<u32, Carry>,
     pub cells: Vec<Cell>,
-    /// Of readings whose windows had closed, with the place of their batch in the run; in the order of batches.
-    pub revising: Vec<(usize, Cell)>,
+    pub revising: Revising,
     pub archive: Option<Stretch>,
     pub late: u64,
 }
@@ -52,12 +54,7 @@ impl Stream {
 
 /// Readings that come in time are merged whatever batch of the run they are of, since none of their windows is told before
 /// the last of them. Those that revise a window are its next revision, of their own batch; they are few.
-fn cells(
-    cleaned: &DataFrame,
-    taken: &[u32],
-    wanted: &[bool],
-    slide_ms: i64,
-) -> PolarsResult<(Vec<Cell>, Vec<(usize, Cell)>)> {
+fn cells(cleaned: &DataFrame, taken: &[u32], wanted: &[bool], slide_ms: i64) -> PolarsResult<(Vec<Cell>, Revising)> {
     let flags = cleaned.column(inner::FLAGS)?.u32()?.cont_slice()?;
     let is_revising = |flags: &u32| flags & flag::REVISING != 0;
     if !flags.iter().any(is_revising) {

@@ -1,6 +1,7 @@
 //! Random logs of several agents, cut and interleaved at random, against a plain scalar oracle.
 
 mod delivery;
+mod events;
 mod generations;
 mod log;
 mod models;

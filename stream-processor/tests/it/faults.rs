@@ -1,5 +1,6 @@
 //! The processor as a process while everything around it fails.
 
+mod calls;
 mod hall;
 mod kill;
 mod outage;

@@ -17,4 +17,5 @@ mod start;
 mod store;
 mod takeover;
 mod tls;
+mod traces;
 mod writers;

@@ -97,7 +97,9 @@ impl Log {
                 time: PlantTime(event.time_ms),
                 kind: event.kind(),
                 known: PlantTime(event.time_ms),
+                code: event.code,
                 mode: event.mode,
+                answers_alert: false,
             }),
         }
     }

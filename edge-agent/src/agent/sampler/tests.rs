@@ -90,6 +90,7 @@ fn start(clock: AgentClock, sealed: Option<PlantTime>) -> Running {
         cutter: Cutter::new(vec![Box::new(sensor)], builder, 10_000, Birth::default(), sealed),
         boot: crate::agent::identity::Identity::load(&Memory::default()).unwrap().boot,
         flush: Duration::from_secs(1),
+        traces: TraceSampler::one_in(0),
         replacements: mpsc::channel(1).1,
         beats: Arc::default(),
         backlog_bytes_max: u64::MAX,

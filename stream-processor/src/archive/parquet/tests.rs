@@ -220,3 +220,14 @@ fn alerts_events_and_dead_letters_are_rows_too() {
 fn nothing_makes_no_file() {
     assert!(encode(&content()).unwrap().is_empty());
 }
+
+/// `model import` writes them too.
+#[test]
+fn tables_that_others_write_have_one_schema() {
+    let shape = |frame: &DataFrame| (*frame.drop(SITE).unwrap().schema()).clone();
+    let births = shape(&crate::stream::tables::Births::default().frame().unwrap());
+    assert!(*births == model::store::schema::births());
+    let mut content = content();
+    content.events.push(KnownEvent { agent: None, seq: 0, event: EventRecord::default(), known: None });
+    assert!(*shape(&rows::events(&content).unwrap()) == model::store::schema::events());
+}

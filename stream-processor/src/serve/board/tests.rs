@@ -132,6 +132,18 @@ fn a_glance_stays_as_it_was_taken() {
 }
 
 #[test]
+fn a_revision_replaces_what_is_shown_of_its_window_and_nothing_newer() {
+    let board = Board::new();
+    let told =
+        |end, revision| Prediction { machine: "press-1".into(), window_end_ms: end, revision, ..Default::default() };
+    board.publish_predictions(&[told(10, 0), told(20, 0), told(10, 1)]);
+    let shown = || board.read().machines["press-1"].prediction.as_ref().map(|p| (p.window_end_ms, p.revision));
+    assert_eq!(shown(), Some((20, 0)));
+    board.publish_predictions(&[told(20, 1)]);
+    assert_eq!(shown(), Some((20, 1)));
+}
+
+#[test]
 fn a_part_that_stays_as_it_is_wakes_nobody() {
     let board = Board::new();
     let mut ready = board.follow_ready();

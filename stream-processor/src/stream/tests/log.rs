@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use model::features::FeatureConfig;
+use model::features::{Derived, Expression, FeatureConfig};
 use proto::{
     asset::AssetId,
     position::{Epoch, Position},
@@ -39,6 +39,7 @@ pub fn shapes() -> [StreamConfig; 5] {
 
 fn shape(slide_ms: Option<i64>, revise_ms: Option<i64>) -> StreamConfig {
     let sensors = ["temperature", "vibration"].map(|s| AssetId::new(s).unwrap()).to_vec();
+    let derived = Derived { name: "power".into(), of: Expression::parse("temperature * vibration").unwrap() };
     let features = FeatureConfig {
         window_ms: WINDOW_MS,
         slide_ms,
@@ -46,6 +47,9 @@ fn shape(slide_ms: Option<i64>, revise_ms: Option<i64>) -> StreamConfig {
         revise_ms,
         sensors,
         stuck_after: STUCK_AFTER,
+        rolling_hours: vec![0.002, 0.02],
+        derived: vec![derived],
+        ..Default::default()
     };
     StreamConfig { features, ..Default::default() }
 }
@@ -120,6 +124,7 @@ pub fn log(agent: usize, batches: u64, rng: &mut ChaCha8Rng) -> Vec<Taken> {
             birth: (seq == 1 || rng.random_bool(0.03)).then(|| birth(&machines)),
             machines: readings,
             events: events.into_iter().collect(),
+            ..Default::default()
         };
         log.push(taken::batch(&key, seq, batch));
         if !trusted {

@@ -141,7 +141,7 @@ fn steady(agent: usize, batches: u64) -> Vec<Taken> {
             sealed: Some(SealTime { time_ms: end, trusted: true, ..Default::default() }),
             birth: (seq == 1).then(|| log::birth(std::slice::from_ref(&machine))),
             machines: vec![readings],
-            events: vec![],
+            ..Default::default()
         }
     };
     (1..=batches).map(|seq| taken::batch(&key, seq, batch(seq))).collect()

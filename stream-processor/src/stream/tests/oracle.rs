@@ -55,6 +55,8 @@ type Last = BTreeMap<(String, String), (u64, u32, i64)>;
 #[derive(Default)]
 struct Machine {
     readings: [Vec<(i64, f64)>; 2],
+    /// Of all windows with readings.
+    ends: BTreeSet<i64>,
     /// By the end of the window.
     told: BTreeMap<i64, u32>,
     /// Stamps in this batch of readings whose windows had closed.
@@ -62,18 +64,16 @@ struct Machine {
 }
 
 impl Machine {
-    /// Ends of all windows with readings.
-    fn ends(&self, config: &FeatureConfig) -> BTreeSet<i64> {
+    fn push(&mut self, slot: usize, time: i64, value: f64, config: &FeatureConfig) {
+        self.readings[slot].push((time, value));
         let slide = config.slide_ms();
-        let first = |time: i64| (time.div_euclid(slide) + 1) * slide;
-        let of = |time: i64| (first(time)..=time + WINDOW_MS).step_by(slide as usize);
-        self.readings.iter().flatten().flat_map(|(time, _)| of(*time)).collect()
+        self.ends.extend(((time.div_euclid(slide) + 1) * slide..=time + WINDOW_MS).step_by(slide as usize));
     }
 
     /// The windows that `is_due`, for the first time or once more.
-    fn tell(&mut self, place: (&str, u32), config: &FeatureConfig, is_due: impl Fn(i64) -> bool, out: &mut Windows) {
+    fn tell(&mut self, place: (&str, u32), is_due: impl Fn(i64) -> bool, out: &mut Windows) {
         let revised = self.revising.drain(..).min();
-        for end in self.ends(config).into_iter().filter(|end| is_due(*end)) {
+        for end in self.ends.iter().copied().filter(|end| is_due(*end)) {
             let again = revised.is_some_and(|time| time < end);
             let revision = match self.told.get(&end) {
                 Some(_) if !again => continue,
@@ -100,7 +100,7 @@ pub fn read(logs: &[Vec<Taken>], config: &FeatureConfig) -> Expected {
             let (sealed, trusted) = (batch.sealed.as_ref().unwrap().time_ms, batch.sealed.as_ref().unwrap().trusted);
             if trusted && watermark.is_some_and(|w| sealed + LATENESS_MS < w) {
                 for (name, mut machine) in std::mem::take(&mut machines) {
-                    machine.tell((&name, generation), config, |_| true, &mut expected.windows);
+                    machine.tell((&name, generation), |_| true, &mut expected.windows);
                 }
                 (watermark, generation) = (None, generation + 1);
             }
@@ -128,7 +128,7 @@ pub fn read(logs: &[Vec<Taken>], config: &FeatureConfig) -> Expected {
                         }
                         if flags & !flag::GAP & !flag::REVISING == 0 {
                             let known = machines.entry(name.0.clone()).or_default();
-                            known.readings[usize::from(column.sensor == "vibration")].push((time, value));
+                            known.push(usize::from(column.sensor == "vibration"), time, value, config);
                             known.revising.extend((flags & flag::REVISING != 0).then_some(time));
                         }
                         let (seq, (machine, sensor), bits) = (taken.position.seq, name, value.to_bits());
@@ -142,7 +142,7 @@ pub fn read(logs: &[Vec<Taken>], config: &FeatureConfig) -> Expected {
                 watermark = watermark.max(Some(sealed));
                 let is_due = |end: i64| closes(end, watermark) && !settles(end, before);
                 for (name, machine) in &mut machines {
-                    machine.tell((name, generation), config, is_due, &mut expected.windows);
+                    machine.tell((name, generation), is_due, &mut expected.windows);
                 }
             }
         }

@@ -41,6 +41,7 @@ pub const ANY: &str = "127.0.0.1:0";
 /// What a processor says when its surroundings fail, and nothing is lost by it.
 pub const S3_AWAY: &str = "S3 is away: segments wait in staging";
 pub const BROKER_LOST: &str = "the connection to the broker is lost; nothing is: gateways keep it";
+pub const BROKER_NOT_YET: &str = "no connection to the broker yet; it is tried again until there is one";
 pub const REGISTRY_AWAY: &str = "the registry can't be read; the model in charge stays";
 pub const MODEL_AWAITED: &str = "windows wait for the manifest that enters their model";
 /// Its last words, if S3 does not answer at the start.

@@ -1,0 +1,248 @@
+//! Azure predictive maintenance: which component fails within 24 hours? Learnt from the months before a day, asked of those
+//! after it, a day apart. Rows around failures are in the file more often than they happen (case-control): recall carries
+//! over to the plant, precision does not, so false alarms are told per machine-year of healthy hours.
+
+mod score;
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{
+    BenchmarkError,
+    contender::{logistic, trees},
+    data::{self, DataError, Known},
+    folds::interval,
+    report::{Contender, Reference, Remark, Report},
+};
+use crate::{
+    dataset::Dataset,
+    evaluate::metrics::average_precision,
+    features::Event,
+    settings::TrainSettings,
+    train::table::{Parts, Table, fit_classifier},
+};
+use score::{Said, errors_alone, figures, macro_f1};
+
+const FILES: [Known; 5] = [
+    ("azure-pdm/PdM_telemetry_partial.csv", "0e8bfebf97ddbc7ca152f3d0a2740d74ef574b45739e7cf05f4d8856cc89cac9"),
+    ("azure-pdm/PdM_errors.csv", "8673a2a724af5040e1a20e520ad091d0be456def0bbfa85b7c7eb0196994cfde"),
+    ("azure-pdm/PdM_failures.csv", "cbef46d5e18e7e1c445aa105ec7f9d8e238fddca29e26ec5dea89be71f54938b"),
+    ("azure-pdm/PdM_maint.csv", "6d725c67d805e1a2a9a9918b1ff6f9081591dfb38826b3d78e8a36ff2e046f78"),
+    ("azure-pdm/PdM_machines.csv", "711f25f2e88ebd77ba1633f347edb0fd8144bfd7a1ff1ba30fe245e7e04dafb0"),
+];
+pub const HOUR_MS: i64 = 3_600_000;
+pub const DAY_HOURS: i64 = 24;
+const DAY_MS: i64 = DAY_HOURS * HOUR_MS;
+/// 2015-07-31, and a month later: what ends by then is learnt from; what begins a day later is asked.
+const TRAIN_ENDS: [(&str, i64); 2] = [("2015-07-31", 1_438_300_800_000), ("2015-08-31", 1_440_979_200_000)];
+/// The last one in so many training rows, in time, is held out to say when to stop.
+const INNER_PARTS: usize = 5;
+
+pub struct Task {
+    pub dataset: Dataset,
+    pub events: Vec<Event>,
+    names: Vec<String>,
+    values: Vec<f32>,
+    /// Hours of the day before the row's end that are there.
+    present: Vec<usize>,
+}
+
+impl Task {
+    fn table(&self) -> Table<'_> {
+        Table { width: self.names.len(), values: &self.values }
+    }
+
+    fn labels(&self) -> Vec<Vec<bool>> {
+        (0..self.dataset.modes.len())
+            .map(|mode| self.dataset.rows.iter().map(|r| r.is_positive(mode)).collect())
+            .collect()
+    }
+}
+
+/// Which hours are there, and when, tells the label in this file.
+pub fn guard(names: &[String]) -> Result<(), BenchmarkError> {
+    const PRESENCE: [&str; 7] = ["count", "missing", "gap", "run", "hour", "src", "slope"];
+    let leaks = |name: &String| {
+        let part = name.rsplit('.').next().unwrap_or_default();
+        // The slope of one reading an hour is of none.
+        PRESENCE.contains(&part) || name.starts_with("event.failure") || name.contains("machineID")
+    };
+    match names.iter().find(|name| leaks(name)) {
+        Some(name) => {
+            Err(BenchmarkError::Leak { feature: name.clone(), why: "which hours are there follows the label" })
+        }
+        None => Ok(()),
+    }
+}
+
+async fn load(folder: &Path) -> Result<Task, BenchmarkError> {
+    data::check(folder, &FILES)?;
+    let features = toml::from_str(include_str!("../../benchmarks/azure-features.toml")).map_err(DataError::from)?;
+    let archive = data::archive(include_str!("../../benchmarks/azure.toml"), folder).await?;
+    let events = archive.events().to_vec();
+    let dataset = data::dataset(archive, &features, DAY_MS)?;
+    let (names, values) = data::table(&dataset);
+    guard(&names)?;
+    let present = present(&dataset);
+    Ok(Task { dataset, events, names, values, present })
+}
+
+fn present(dataset: &Dataset) -> Vec<usize> {
+    let rows = &dataset.rows;
+    let within = |row: usize| {
+        let own = |before: &&usize| {
+            let (before, now) = (&rows[**before], &rows[row]);
+            before.machine == now.machine && before.end.millis() > now.end.millis() - DAY_MS
+        };
+        let back: Vec<usize> = (row.saturating_sub(DAY_HOURS as usize - 1)..=row).collect();
+        back.iter().filter(own).count()
+    };
+    (0..rows.len()).map(within).collect()
+}
+
+pub async fn run(folder: &Path, seed: u64) -> Result<Vec<Report>, BenchmarkError> {
+    let task = load(folder).await?;
+    TRAIN_ENDS.into_iter().map(|(day, ends)| measure(&task, day, ends, seed)).collect()
+}
+
+fn measure(task: &Task, day: &str, ends: i64, seed: u64) -> Result<Report, BenchmarkError> {
+    let (rows, labels, table) = (&task.dataset.rows, task.labels(), task.table());
+    let all = || 0..rows.len();
+    let train: Vec<usize> = all().filter(|r| rows[*r].end.millis() <= ends).collect();
+    let complete = |r: &usize| rows[*r].start.millis() >= ends + DAY_MS && task.present[*r] == DAY_HOURS as usize;
+    let test: Vec<usize> = all().filter(complete).collect();
+    let each = |fit: &dyn Fn(&[bool]) -> Result<Option<Vec<f64>>, BenchmarkError>| {
+        labels.iter().map(|label| fit(label)).collect::<Result<Option<Vec<_>>, _>>()
+    };
+    let mut contenders: Vec<(String, Said)> = Vec::new();
+    let settings = TrainSettings { seed, ..TrainSettings::default() };
+    contenders.push(("network, default settings".into(), network(task, &labels, &train, &test, &settings)?));
+    let grown = each(&|label| trees(table, label, &train, &test))?;
+    contenders.extend(grown.map(|said| ("gradient-boosted trees (smartcore)".to_owned(), said)));
+    let line = each(&|label| logistic(table, label, &train, &test).map(Some))?;
+    contenders.extend(line.map(|said| ("logistic regression".to_owned(), said)));
+    contenders.push(("always no".into(), vec![vec![0.0; test.len()]; labels.len()]));
+    let mut remarks: Vec<Remark> =
+        contenders[1..].iter().map(|other| lead(task, &contenders[0], other, &test)).collect();
+    remarks.extend(errors_alone(task, ends + DAY_MS));
+    remarks.push(probe(task, &train, ends)?);
+    let mut figures: Vec<Contender> = contenders.iter().map(|(name, said)| figures(name, said, task, &test)).collect();
+    figures.retain(|c| !c.figures.is_empty());
+    let reference = |(name, figure)| Reference { name, figure };
+    Ok(Report {
+        benchmark: "Azure PdM, component within 24 h".into(),
+        protocol: format!("learnt before {day}, asked from a day later on, {} rows, {} asked", train.len(), test.len()),
+        seed,
+        columns: vec!["macro F1", "recall (ev.)", "failures", "false/m.yr", "low", "high"],
+        contenders: figures,
+        references: [("LightGBM, macro F1", 0.996), ("plain MLP, macro F1", 0.973)].map(reference).to_vec(),
+        remarks,
+        folds: vec![],
+    })
+}
+
+/// The newest part of the training rows says when to stop.
+fn network(
+    task: &Task,
+    labels: &[Vec<bool>],
+    train: &[usize],
+    test: &[usize],
+    settings: &TrainSettings,
+) -> Result<Said, BenchmarkError> {
+    let mut in_time = train.to_vec();
+    in_time.sort_by_key(|row| task.dataset.rows[*row].end);
+    let (fit, newest) = in_time.split_at(in_time.len() - in_time.len() / INNER_PARTS);
+    let border = newest.first().map_or(i64::MAX, |row| task.dataset.rows[*row].start.millis());
+    let fit = fit.iter().copied().filter(|row| task.dataset.rows[*row].end.millis() + DAY_MS <= border);
+    // As many as training takes of any archive, evenly.
+    let fit: Vec<usize> = fit.collect();
+    let step = fit.len().div_ceil(settings.rows_max).max(1);
+    let mut fit: Vec<usize> = fit.into_iter().step_by(step).collect();
+    fit.sort_unstable();
+    let parts = Parts { train: &fit, validation: newest, ..Parts::default() };
+    let model = fit_classifier(task.table(), labels, parts, settings)?;
+    let rows: Vec<Vec<f64>> = test.iter().map(|row| model.probabilities(task.table().row(*row))).collect();
+    Ok((0..labels.len()).map(|mode| rows.iter().map(|p| p[mode]).collect()).collect())
+}
+
+/// By how much `a` has the better macro F1, over machines that are drawn anew.
+fn lead(task: &Task, (a, said_a): &(String, Said), (b, said_b): &(String, Said), test: &[usize]) -> Remark {
+    let machines = task.dataset.machines.len();
+    let difference = |times: &[f64]| macro_f1(task, said_a, test, times) - macro_f1(task, said_b, test, times);
+    Remark { text: format!("macro F1 of {a} less that of {b}"), interval: Some(interval(machines, difference)) }
+}
+
+/// How much the mere presence of hours and the hour of the day tell: what no feature may show.
+fn probe(task: &Task, train: &[usize], ends: i64) -> Result<Remark, BenchmarkError> {
+    let rows = &task.dataset.rows;
+    let hour = |row: usize| rows[row].end.millis().div_euclid(HOUR_MS).rem_euclid(DAY_HOURS);
+    let of = |row: usize| {
+        let mut values = vec![0.0; 1 + DAY_HOURS as usize];
+        values[0] = task.present[row] as f32;
+        values[1 + hour(row) as usize] = 1.0;
+        values
+    };
+    let values: Vec<f32> = (0..rows.len()).flat_map(of).collect();
+    let table = Table { width: 1 + DAY_HOURS as usize, values: &values };
+    let positive: Vec<bool> = rows.iter().map(|r| r.fails != 0).collect();
+    let test: Vec<usize> = (0..rows.len()).filter(|r| rows[*r].start.millis() >= ends + DAY_MS).collect();
+    let known: Vec<bool> = test.iter().map(|r| positive[*r]).collect();
+    let said = logistic(table, &positive, train, &test)?;
+    let share = known.iter().filter(|k| **k).count() as f64 / known.len().max(1) as f64;
+    let text = format!(
+        "presence and hour alone: average precision {:.3} of any failure, chance {share:.3}",
+        average_precision(&said, &known)
+    );
+    Ok(Remark { text, interval: None })
+}
+
+/// Times of failures by machine and mode, from `from` on.
+pub fn failures(dataset: &Dataset, from: i64) -> BTreeMap<(usize, usize), Vec<i64>> {
+    let mut failures: BTreeMap<_, Vec<i64>> = BTreeMap::new();
+    for (machine, of) in dataset.machines.iter().enumerate() {
+        for failure in of.life.failures.iter().filter(|f| f.at.millis() >= from) {
+            if let Some(mode) = failure.mode {
+                failures.entry((machine, mode)).or_default().push(failure.at.millis());
+            }
+        }
+    }
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_which_hours_are_there_is_refused() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        guard(&names(&["volt.mean", "volt.slope_over_24h", "event.error.error1.count_24h", "machine.age"])).unwrap();
+        for leak in
+            ["volt.missing", "volt.count", "volt.gap", "volt.run", "clock.hour", "src", "event.failure.count_24h"]
+        {
+            assert!(guard(&names(&["volt.mean", leak])).is_err(), "{leak}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_knows_the_component_that_fails_and_no_repair_that_comes_of_it() {
+        let Some(folder) = std::env::var_os("MILLWRIGHT_DATA") else {
+            eprintln!("skipped: MILLWRIGHT_DATA is not set");
+            return;
+        };
+        let task = load(Path::new(&folder)).await.unwrap();
+        assert_eq!(task.dataset.modes, ["comp1", "comp2", "comp3", "comp4"]);
+        let since = task.names.iter().position(|n| n == "event.replacement.comp4.hours_since").unwrap();
+        // Machine 1: component 4 failed and was replaced on 2015-01-05 at 6.
+        let at = 1_420_437_600_000;
+        let machine = task.dataset.machines.iter().position(|m| m.name.as_str() == "m1").unwrap();
+        let row = |end: i64| {
+            let found =
+                |r: &usize| task.dataset.rows[*r].machine == machine && task.dataset.rows[*r].end.millis() == end;
+            (0..task.dataset.rows.len()).find(found).unwrap()
+        };
+        let hours = |end| task.table().row(row(end))[since];
+        assert!(task.dataset.rows[row(at)].is_positive(3) && !task.dataset.rows[row(at + HOUR_MS)].is_positive(3));
+        assert!(hours(at) > 24.0, "{}", hours(at));
+        assert_eq!(hours(at + HOUR_MS), 1.0);
+    }
+}
