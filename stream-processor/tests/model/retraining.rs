@@ -160,7 +160,6 @@ fn swapped_modes_are_refused_by_the_golden_set() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet"]
 fn labels_a_horizon_late_are_refused() {
     let shift = |mut events: Vec<Event>, horizon_ms: i64| {
         for event in events.iter_mut() {
