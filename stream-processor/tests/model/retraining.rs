@@ -145,7 +145,6 @@ fn flipped_labels_do_no_harm() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet"]
 fn swapped_modes_are_refused_by_the_golden_set() {
     let swap = |mut events: Vec<Event>, _: i64| {
         let modes = ["bearing_wear", "overheating", "imbalance", "belt_slip", "lubrication_loss"];
