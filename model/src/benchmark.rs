@@ -30,6 +30,9 @@ pub enum Name {
     All,
 }
 
+/// What a contender says of each row, a probability or a number; None where it does not take part.
+pub type Predicted = Result<Option<Vec<f64>>, BenchmarkError>;
+
 #[derive(Debug, thiserror::Error)]
 pub enum BenchmarkError {
     #[error(transparent)]

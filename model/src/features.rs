@@ -289,8 +289,8 @@ mod tests {
         assert!(refused(|c| c.per_sensor = vec!["median".into()]).starts_with("features.per_sensor: "));
         assert!(refused(|c| c.rolling_hours = vec![f64::NAN]).starts_with("features.rolling_hours: "));
         let derived = |name: &str, of: &str| Derived { name: name.into(), of: Expression::parse(of).unwrap() };
-        let mut config = FeatureConfig::default();
-        config.derived = vec![derived("a", "sound * 2"), derived("b", "a / vibration")];
+        let derived = vec![derived("a", "sound * 2"), derived("b", "a / vibration")];
+        let mut config = FeatureConfig { derived, ..FeatureConfig::default() };
         assert_eq!(config.check(), Ok(()));
         config.derived.reverse();
         assert_eq!(config.check().unwrap_err().key, "derived", "`b` comes before what it is made of");

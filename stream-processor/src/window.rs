@@ -90,8 +90,7 @@ impl Windows {
     ) -> Vec<WindowFeatures> {
         let Some(windows) = self.machines.get_mut(machine as usize) else { return vec![] };
         let close = |history: &mut History, panes: &Panes, window: i64| {
-            let (cells, newest) = (panes.of_window(window, config), panes.newest_of(window));
-            history.close(catalogue, config, machine, generation, window, &cells, newest)
+            history.close(catalogue, config, machine, generation, window, panes)
         };
         windows.close(step, revised, config, close)
     }

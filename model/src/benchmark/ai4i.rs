@@ -7,7 +7,7 @@ use std::path::Path;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    BenchmarkError,
+    BenchmarkError, Predicted,
     contender::{logistic, network, said, trees},
     data::{self, DataError, Known},
     folds::{interval, stratified},
@@ -137,7 +137,7 @@ pub async fn run(folder: &Path, set: Set, seed: u64, tuned: bool) -> Result<Repo
     let (table, positive) = (task.table(), &task.positive);
     let default = [TrainSettings { seed, ..TrainSettings::default() }];
     let mut explained = explanations::Score::new(&task.dataset, &events);
-    let of = |name: &str, fit: &mut dyn FnMut(&[usize], &[usize]) -> Result<Option<Vec<f64>>, BenchmarkError>| {
+    let of = |name: &str, fit: &mut dyn FnMut(&[usize], &[usize]) -> Predicted| {
         let said = cross(&splits, positive.len(), fit)?;
         Ok::<_, BenchmarkError>(said.map(|said| (name.to_owned(), said)))
     };
@@ -210,7 +210,7 @@ fn splits(positive: &[bool], seed: u64) -> Vec<Vec<usize>> {
 fn cross(
     splits: &[Vec<usize>],
     rows: usize,
-    fit: &mut dyn FnMut(&[usize], &[usize]) -> Result<Option<Vec<f64>>, BenchmarkError>,
+    fit: &mut dyn FnMut(&[usize], &[usize]) -> Predicted,
 ) -> Result<Option<Said>, BenchmarkError> {
     let mut all = Vec::with_capacity(splits.len());
     for folds in splits {

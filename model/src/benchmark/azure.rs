@@ -7,7 +7,7 @@ mod score;
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    BenchmarkError,
+    BenchmarkError, Predicted,
     contender::{logistic, trees},
     data::{self, DataError, Known},
     folds::interval,
@@ -110,7 +110,7 @@ fn measure(task: &Task, day: &str, ends: i64, seed: u64) -> Result<Report, Bench
     let train: Vec<usize> = all().filter(|r| rows[*r].end.millis() <= ends).collect();
     let complete = |r: &usize| rows[*r].start.millis() >= ends + DAY_MS && task.present[*r] == DAY_HOURS as usize;
     let test: Vec<usize> = all().filter(complete).collect();
-    let each = |fit: &dyn Fn(&[bool]) -> Result<Option<Vec<f64>>, BenchmarkError>| {
+    let each = |fit: &dyn Fn(&[bool]) -> Predicted| {
         labels.iter().map(|label| fit(label)).collect::<Result<Option<Vec<_>>, _>>()
     };
     let mut contenders: Vec<(String, Said)> = Vec::new();

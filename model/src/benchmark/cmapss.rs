@@ -49,7 +49,7 @@ impl Task {
 
     /// Rows whose engines are learnt from, and those whose are held out: never some of both.
     fn inner(&self) -> (Vec<usize>, Vec<usize>) {
-        (0..self.engine.len()).partition(|row| self.engine[*row] % INNER_PARTS != 0)
+        (0..self.engine.len()).partition(|row| !self.engine[*row].is_multiple_of(INNER_PARTS))
     }
 }
 

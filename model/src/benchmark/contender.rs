@@ -1,6 +1,6 @@
 //! Who is compared: the network as it is shipped, and baselines that learn from the same rows.
 
-use super::{BenchmarkError, folds::inner};
+use super::{BenchmarkError, Predicted, folds::inner};
 use crate::{
     evaluate::metrics::average_precision,
     settings::TrainSettings,
@@ -57,13 +57,13 @@ pub fn said(model: &Classifier, table: Table, rows: &[usize]) -> Vec<f64> {
 
 /// None: built without the cargo feature `benchmark`.
 #[cfg(not(feature = "benchmark"))]
-pub fn trees_number(_: Table, _: &[f64], _: Table) -> Result<Option<Vec<f64>>, BenchmarkError> {
+pub fn trees_number(_: Table, _: &[f64], _: Table) -> Predicted {
     Ok(None)
 }
 
 /// None: built without the cargo feature `benchmark`.
 #[cfg(not(feature = "benchmark"))]
-pub fn trees(_: Table, _: &[bool], _: &[usize], _: &[usize]) -> Result<Option<Vec<f64>>, BenchmarkError> {
+pub fn trees(_: Table, _: &[bool], _: &[usize], _: &[usize]) -> Predicted {
     Ok(None)
 }
 
@@ -90,12 +90,7 @@ mod boosted {
     type Trees = XGRegressor<f64, f64, DenseMatrix<f64>, Vec<f64>>;
 
     /// Boosted on the squared error: what they say is the share of positives, for which 0.5 is the threshold too.
-    pub fn trees(
-        table: Table,
-        positive: &[bool],
-        train: &[usize],
-        test: &[usize],
-    ) -> Result<Option<Vec<f64>>, BenchmarkError> {
+    pub fn trees(table: Table, positive: &[bool], train: &[usize], test: &[usize]) -> Predicted {
         let step = train.len().div_ceil(ROWS_MAX).max(1);
         let train: Vec<usize> = train.iter().copied().step_by(step).collect();
         let labels: Vec<f64> = train.iter().map(|row| f64::from(u8::from(positive[*row]))).collect();
@@ -103,7 +98,7 @@ mod boosted {
     }
 
     /// A number per row of `test`, learnt from `table`.
-    pub fn trees_number(table: Table, targets: &[f64], test: Table) -> Result<Option<Vec<f64>>, BenchmarkError> {
+    pub fn trees_number(table: Table, targets: &[f64], test: Table) -> Predicted {
         let step = targets.len().div_ceil(ROWS_MAX).max(1);
         let train: Vec<usize> = (0..targets.len()).step_by(step).collect();
         let all: Vec<usize> = (0..test.values.len() / test.width).collect();

@@ -13,6 +13,7 @@ use super::{
     aggregate::Partial,
     catalogue::{Catalogue, Machine, SensorSpec},
     events::EventLog,
+    panes::Panes,
     rolling::Rolling,
     schema::{PER_SENSOR, per_sensor},
 };
@@ -52,8 +53,7 @@ impl History {
         self.events.push(&config.events, event);
     }
 
-    /// Closes the machine's window `bin` of a generation: `cells` are its aggregates in the order of the configuration's
-    /// sensors, `newest` those of its newest pane. None where the machine's kind is not known. Windows have the number of their last pane.
+    /// Closes the machine's window `bin` of a generation, whose aggregates are in `panes`. None where the machine's kind is not known. Windows have the number of their last pane.
     pub fn close(
         &mut self,
         catalogue: &Catalogue,
@@ -61,17 +61,17 @@ impl History {
         machine: u32,
         generation: u32,
         bin: i64,
-        cells: &[Option<Partial>],
-        newest: &[Option<Partial>],
+        panes: &Panes,
     ) -> Option<WindowFeatures> {
         let about = &catalogue.machines()[machine as usize];
         let kind = about.kind.clone()?;
         let end = bin.saturating_add(1).saturating_mul(config.slide_ms());
         let start = end.saturating_sub(config.window_ms);
+        let cells = panes.of_window(bin, config);
         let stats: Vec<Option<Stats>> = cells.iter().map(|c| c.as_ref().map(Partial::finish)).collect();
         let specs = catalogue.specs(machine, config);
         let (sensors, mut features, mut normal) = self.derive(config, &specs, &stats, end);
-        self.roll(config, newest, end.saturating_sub(config.slide_ms()), &mut features, &mut normal);
+        self.roll(config, panes.newest_of(bin), end.saturating_sub(config.slide_ms()), &mut features, &mut normal);
         let constant = |name: &str| config.constants.get(name).and_then(|of| of.get(&kind)).copied();
         features.extend(physical(config, constant, |sensor| stats[sensor].map(|s| s.mean)));
         normal.extend(physical(config, constant, |sensor| sensors[sensor].normal.map(|n| n.mean)));

@@ -155,8 +155,7 @@ fn fold(
         }
         let mut next = panes.window_after(i64::MIN, config);
         while let Some(window) = next {
-            let row = panes.of_window(window, config);
-            windows.extend(history.1.close(catalogue, config, id, generation, window, &row, panes.newest_of(window)));
+            windows.extend(history.1.close(catalogue, config, id, generation, window, &panes));
             next = panes.window_after(window, config);
         }
     }

@@ -155,7 +155,7 @@ async fn every_decision_is_in_the_history_even_if_its_writer_died_before_it_was_
         metrics: vec![],
     };
     store.put(&champion_key(&model), serde_json::to_vec(&died).unwrap().into()).await.unwrap();
-    assert_eq!(registry::history(&store, &model).await.unwrap(), [died.clone()]);
+    assert_eq!(registry::history(&store, &model).await.unwrap(), std::slice::from_ref(&died));
     let told = |e: &Entry| (e.number, e.action, e.version.clone(), e.previous.clone());
 
     registry::promote(&store, &model, &two, decided_by("bob")).await.unwrap();
