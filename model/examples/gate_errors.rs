@@ -107,6 +107,7 @@ fn comparison(episodes: Vec<Episode>) -> Comparison {
         latency_us: 0.0,
         baselines: vec![],
         golden: None,
+        drifted: vec![],
         verdict: Verdict::Promote,
     };
     comparison.verdict = comparison.judge(&settings);

@@ -115,6 +115,10 @@ pub struct Comparison {
     /// Average precision of the challenger less that of what is cheaper.
     pub baselines: Vec<Baseline>,
     pub golden: Option<GoldenScore>,
+    /// Features of the plant that have drifted since the champion was made. The golden set is of the plant before: it is
+    /// told and no veto then.
+    #[serde(default)]
+    pub drifted: Vec<String>,
     pub verdict: Verdict,
 }
 
@@ -142,12 +146,13 @@ pub enum Verdict {
 }
 
 /// Holds `challenger` against `champion` on the windows after all that either was made with, and whose outcome is known.
-/// `latency_us`: see [`latency_us`].
+/// `latency_us`: see [`latency_us`]; `drifted`: see [`crate::watch::drifted_since`].
 pub fn compare(
     dataset: &Dataset,
     champion: &Artifact,
     challenger: &Artifact,
     golden: Option<&Golden>,
+    drifted: Vec<String>,
     latency_us: f64,
     settings: &GateSettings,
 ) -> Result<Comparison, GateError> {
@@ -177,6 +182,7 @@ pub fn compare(
             Baseline { name: "logistic regression".into(), lead: evaluation.lead_over_logistic },
         ],
         golden: golden.map(|golden| golden.score(challenger)),
+        drifted,
         verdict: Verdict::Promote,
     };
     comparison.verdict = comparison.judge(settings);
@@ -292,7 +298,8 @@ impl Comparison {
         if self.all.challenger.caught == 0.0 {
             reasons.push("it catches nothing, as one that never alerts".into());
         }
-        reasons.extend(self.golden.as_ref().and_then(|golden| golden.falls_short(settings.golden_margin)));
+        let golden = self.golden.as_ref().filter(|_| self.drifted.is_empty());
+        reasons.extend(golden.and_then(|golden| golden.falls_short(settings.golden_margin)));
         if reasons.is_empty() { Verdict::Promote } else { Verdict::Refuse(reasons) }
     }
 }

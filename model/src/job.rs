@@ -122,7 +122,7 @@ where
     let RetrainJob { name, shard, train, settings, now, decision } = job;
     let before = registry::champion(store, &name).await?.ok_or(JobError::NothingInCharge)?;
     let champion = registry::load(store, &name, &before.version).await?.into_model();
-    let frozen = registry::frozen(store, &name).await?;
+    let frozen = registry::frozen(store, &name, &before.version).await?;
     let features = champion.config.clone();
     let Loaded { dataset, newest, mut progress } = load(store, shard, features, train.horizon_ms(), progress).await?;
     let created_ms = decision.when_ms;
@@ -134,9 +134,10 @@ where
         let told = &mut |p| progress(Step::Training(p));
         let retrained = retrain::retrain(&dataset, &champion, golden, age_ms, (&train, &settings), created_ms, told)?;
         let watch = retrained.trained.as_ref().map(|t| WatchReference::of(&dataset, &t.artifact));
-        Ok::<_, GateError>((retrained, fresh, watch))
+        let next = next_golden(&retrained, &dataset, frozen);
+        Ok::<_, GateError>((retrained, fresh, watch, next))
     };
-    let (mut retrained, fresh, watch) =
+    let (mut retrained, fresh, watch, next) =
         tokio::task::spawn_blocking(work).await.map_err(|_| JobError::Interrupted)??;
     if let Some(golden) = fresh {
         registry::freeze(store, &name, &golden).await?;
@@ -147,6 +148,9 @@ where
         retrained.verdict = Verdict::Refuse(vec!["it was in charge before and was taken back".into()]);
     }
     if let (Some(trained), Some(watch)) = (&retrained.trained, &watch) {
+        if let Some(golden) = next {
+            registry::freeze_beside(store, &name, &version, &golden).await?;
+        }
         publish(store, &name, trained, watch).await?;
     }
     if let Some(comparison) = &retrained.comparison {
@@ -160,6 +164,15 @@ where
         Verdict::Wait(_) => None,
     };
     Ok(Outcome { retrained, decided })
+}
+
+/// What the challengers of the new version will be held against: what it was held against itself, or, where the plant has
+/// changed, what it has not seen of the plant as it is now.
+fn next_golden(retrained: &Retrained, dataset: &Dataset, frozen: Option<Golden>) -> Option<Golden> {
+    let trained = retrained.trained.as_ref().filter(|_| retrained.verdict == Verdict::Promote)?;
+    let changed = retrained.comparison.as_ref().is_some_and(|comparison| !comparison.drifted.is_empty());
+    let own = if changed { Golden::freeze(dataset, &trained.artifact) } else { None };
+    own.or(frozen)
 }
 
 /// The artefact last: what lies beside it is there when somebody can load it.

@@ -32,6 +32,8 @@ pub use history::{Action, Entry, history};
 pub const MODEL_FILE: &str = "model.safetensors";
 /// What training had to say about it.
 pub const REPORT_FILE: &str = "report.json";
+/// The golden set of a plant that has changed, beside the first version made for it and those after.
+const GOLDEN_FILE: &str = "golden.safetensors";
 /// What it is watched by.
 pub const WATCH_FILE: &str = "watch.json";
 /// How it compared with the one in charge, when it was last held against it.
@@ -101,19 +103,30 @@ pub async fn load(store: &Store, name: &AssetId, version: &str) -> Result<Scorer
     Ok(scorer)
 }
 
-/// The golden set as it is frozen; `golden` becomes it if there is none yet.
-pub async fn freeze(store: &Store, name: &AssetId, golden: &Golden) -> Result<Golden, RegistryError> {
-    let key = golden_key(name);
-    let encoded = golden.encode().map_err(|error| RegistryError::Artifact { key: key.clone(), error })?;
-    store.put_if_absent(&key, encoded.into()).await?;
-    frozen(store, name).await?.ok_or(RegistryError::Missing { key })
+/// `golden` becomes the golden set, if there is none yet.
+pub async fn freeze(store: &Store, name: &AssetId, golden: &Golden) -> Result<(), RegistryError> {
+    put_golden(store, golden_key(name), golden).await
 }
 
-/// None: nothing was frozen yet.
-pub async fn frozen(store: &Store, name: &AssetId) -> Result<Option<Golden>, RegistryError> {
-    let key = golden_key(name);
-    let Some(bytes) = store.get(&key).await? else { return Ok(None) };
-    Golden::decode(&bytes).map(Some).map_err(|error| RegistryError::Artifact { key, error })
+/// The golden set that goes with a version: from it on, since the plant has changed; or handed on since then.
+pub async fn freeze_beside(store: &Store, name: &AssetId, version: &str, golden: &Golden) -> Result<(), RegistryError> {
+    put_golden(store, model_key(name, version, GOLDEN_FILE), golden).await
+}
+
+async fn put_golden(store: &Store, key: String, golden: &Golden) -> Result<(), RegistryError> {
+    let encoded = golden.encode().map_err(|error| RegistryError::Artifact { key: key.clone(), error })?;
+    store.put_if_absent(&key, encoded.into()).await?;
+    Ok(())
+}
+
+/// What a challenger of this version is held against: its own golden set, or the first. None: nothing was frozen yet.
+pub async fn frozen(store: &Store, name: &AssetId, version: &str) -> Result<Option<Golden>, RegistryError> {
+    for key in [model_key(name, version, GOLDEN_FILE), golden_key(name)] {
+        if let Some(bytes) = store.get(&key).await? {
+            return Golden::decode(&bytes).map(Some).map_err(|error| RegistryError::Artifact { key, error });
+        }
+    }
+    Ok(None)
 }
 
 /// The decision that put a version in charge. None: no version was ever promoted.

@@ -13,6 +13,7 @@ use crate::{
     gate::{self, Comparison, GateError, GateSettings, Verdict, compare, golden::Golden, labels},
     train::{Progress, TrainError, TrainSettings, Trained, train},
     trigger::TriggerSettings,
+    watch::drifted_since,
 };
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -105,7 +106,8 @@ pub fn retrain(
         return Ok(Retrained { trained: Some(trained), comparison: None, verdict: Verdict::Wait(vec![reason]) });
     }
     let latency_us = gate::latency_us(challenger, recent);
-    match compare(recent, champion, challenger, golden, latency_us, &settings.gate) {
+    let drifted = drifted_since(dataset, champion);
+    match compare(recent, champion, challenger, golden, drifted, latency_us, &settings.gate) {
         Ok(comparison) => {
             let verdict = comparison.verdict.clone();
             Ok(Retrained { trained: Some(trained), comparison: Some(comparison), verdict })

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::Artifact,
     dataset::{Dataset, split::Split},
-    drift::{Reference, ReferenceError, reference::REFERENCE_BYTES_MAX},
+    drift::{Reference, ReferenceError, Watch, reference::REFERENCE_BYTES_MAX},
     gate::contest::Said,
     quality::{Estimate, Sums},
 };
@@ -48,6 +48,21 @@ impl WatchReference {
         read.features.as_ref().map_or(Ok(()), Reference::check)?;
         Ok(read)
     }
+}
+
+/// Features that look otherwise in the newest days of `dataset` than in the rows that `model` was made of; the strongest first.
+pub fn drifted_since(dataset: &Dataset, model: &Artifact) -> Vec<String> {
+    let seen = model.origin.borders.calibration_end;
+    let (before, mut after): (Vec<usize>, Vec<usize>) =
+        (0..dataset.rows.len()).partition(|row| dataset.rows[*row].end <= seen);
+    let Some(reference) = Reference::of(dataset, &before, BLOCK_MS) else { return vec![] };
+    after.sort_by_key(|row| dataset.rows[*row].end);
+    let mut watch = Watch::new(reference);
+    let newest = after.into_iter().filter_map(|row| {
+        let features: Vec<f64> = dataset.features(row).iter().map(|v| f64::from(*v)).collect();
+        watch.observe(dataset.rows[row].end, &features)
+    });
+    newest.last().map_or(vec![], |block| block.drifted().iter().map(|feature| feature.name.clone()).collect())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::{
     job::{self, RetrainJob, TrainJob},
     registry,
     store::Store,
+    watch::drifted_since,
 };
 
 /// Exit codes of `compare`, for scripts: 0 is "promote".
@@ -81,14 +82,16 @@ async fn held_against(
     champion: Artifact,
     challenger: Artifact,
 ) -> Result<Comparison, Failure> {
-    let golden = registry::frozen(store, name).await?;
+    let version = champion.version()?;
+    let golden = registry::frozen(store, name, &version).await?;
     let (features, horizon_ms) = (challenger.config.clone(), challenger.horizon_ms);
     let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
     let work = move || {
         let golden = golden.filter(|golden| golden.fits(&dataset.config, dataset.horizon_ms));
         let latency_us = gate::latency_us(&challenger, &dataset);
         let settings = &config.retrain.gate;
-        gate::compare(&dataset, &champion, &challenger, golden.as_ref(), latency_us, settings)
+        let drifted = drifted_since(&dataset, &champion);
+        gate::compare(&dataset, &champion, &challenger, golden.as_ref(), drifted, latency_us, settings)
     };
     tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::{Comparison, Part, Standing};
 
+const DRIFTED_SHOWN: usize = 3;
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Comparison { champion, challenger, from, until, windows, episodes, .. } = self;
@@ -31,6 +33,14 @@ impl fmt::Display for Comparison {
                 writeln!(f, "golden set             {:.3}, the first version {:.3}", golden.challenger, golden.first)?;
             }
             None => writeln!(f, "golden set             none")?,
+        }
+        if !self.drifted.is_empty() {
+            let some = self.drifted.iter().take(DRIFTED_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let all = self.drifted.len();
+            writeln!(
+                f,
+                "drifted                {all} features, {some} first: the golden set is of another plant, no veto"
+            )?;
         }
         write!(f, "\n{}", self.verdict.text())
     }

@@ -20,7 +20,7 @@ fn duel() -> (Dataset, Artifact, Artifact) {
 }
 
 fn judged(dataset: &Dataset, champion: &Artifact, challenger: &Artifact) -> Comparison {
-    compare(dataset, champion, challenger, None, 5.0, &GateSettings::default()).unwrap()
+    compare(dataset, champion, challenger, None, vec![], 5.0, &GateSettings::default()).unwrap()
 }
 
 #[test]
@@ -56,6 +56,12 @@ fn each_budget_is_a_reason_of_its_own() {
     assert!(
         refused(&|c| c.golden = Some(GoldenScore { first: 0.9, challenger: 0.1 })).starts_with("on the golden set")
     );
+    let changed = Comparison {
+        golden: Some(GoldenScore { first: 0.9, challenger: 0.1 }),
+        drifted: vec!["temperature.mean".into()],
+        ..good.clone()
+    };
+    assert_eq!(changed.judge(&settings), Verdict::Promote, "the golden set is of a plant that is no more");
     let worse = Interval { mean: -0.2, low: -0.3, high: -0.1 };
     assert!(refused(&|c| c.modes[0].standing.difference = worse).ends_with("gets worse by 0.200, allowed is 0.100"));
 
@@ -72,7 +78,7 @@ fn each_budget_is_a_reason_of_its_own() {
 fn where_too_little_happened_everybody_waits() {
     let (dataset, weak, strong) = duel();
     let settings = GateSettings { events_min: 10_000, part_events_min: 9_000, ..GateSettings::default() };
-    let comparison = compare(&dataset, &weak, &strong, None, 5.0, &settings).unwrap();
+    let comparison = compare(&dataset, &weak, &strong, None, vec![], 5.0, &settings).unwrap();
     let Verdict::Wait(reasons) = &comparison.verdict else { panic!("{comparison}") };
     assert!(reasons[0].contains("10000 are needed"), "{reasons:?}");
     let modes = &comparison.modes;
@@ -84,6 +90,6 @@ fn where_too_little_happened_everybody_waits() {
 fn models_of_other_features_are_not_compared() {
     let (dataset, weak, mut strong) = duel();
     strong.config.window_ms += 1;
-    let refused = compare(&dataset, &weak, &strong, None, 5.0, &GateSettings::default()).unwrap_err();
+    let refused = compare(&dataset, &weak, &strong, None, vec![], 5.0, &GateSettings::default()).unwrap_err();
     assert!(matches!(refused, GateError::Schema { who: "the challenger" }), "{refused}");
 }

@@ -271,3 +271,16 @@ async fn a_champion_that_cannot_be_used_is_refused_and_the_one_in_charge_stays()
     watch.until_in_charge(&better).await;
     watch.stop.cancel();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_golden_set_goes_with_a_version_and_without_one_the_first_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, store) = endpoint(folder.path()).await;
+    let (model, golden) = (name("plant"), &super::retraining::CHAMPION.1);
+    let frozen = async |version| registry::frozen(&store, &model, version).await.unwrap().is_some();
+    registry::freeze_beside(&store, &model, "after-the-change", golden).await.unwrap();
+    assert!(frozen("after-the-change").await && !frozen("before-it").await);
+    registry::freeze(&store, &model, golden).await.unwrap();
+    assert!(frozen("before-it").await);
+    server.stop().await;
+}
