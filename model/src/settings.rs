@@ -8,6 +8,9 @@ use crate::forward::MEMBERS_MAX;
 /// Hidden layers, and units in one of them: more would not fit an artefact, nor a gateway.
 const HIDDEN_MAX: usize = 8;
 const UNITS_MAX: usize = 1024;
+/// Of a run whose settings give no number of epochs: 16 over 40,000 rows.
+const STEPS_PLANNED: usize = 2_500;
+const EPOCHS_MAX: usize = 1_000;
 /// More would find few rows between two edges.
 const BINS_MAX: usize = 64;
 
@@ -27,8 +30,10 @@ pub struct TrainSettings {
     pub min_failures: usize,
     /// Rows that are trained on at most; a larger slice is sampled, and the sample weighted.
     pub rows_max: usize,
+    /// 0: as many as make 2,500 steps, since a small table needs more of them.
     pub epochs_max: usize,
-    /// Epochs without improvement on the validation slice after which training stops.
+    /// Epochs without improvement on the validation slice after which training stops; at least a quarter of all where
+    /// these follow from the number of rows.
     pub patience: usize,
     /// Rows of one step.
     pub batch_rows: usize,
@@ -91,7 +96,7 @@ impl Default for TrainSettings {
             bins: 8,
             min_failures: 10,
             rows_max: 40_000,
-            epochs_max: 16,
+            epochs_max: 0,
             patience: 4,
             batch_rows: 96,
             learning_rate: 2e-3,
@@ -131,6 +136,18 @@ impl TrainSettings {
         (self.horizon_hours * 3_600_000.0) as i64
     }
 
+    /// How many epochs a run over so many rows has at most, and how many of them may bring nothing.
+    pub fn epochs_and_patience(&self, rows: usize) -> (usize, usize) {
+        match self.epochs_max {
+            0 => {
+                let steps = rows.div_ceil(self.batch_rows.max(1)).max(1);
+                let epochs = STEPS_PLANNED.div_ceil(steps).min(EPOCHS_MAX);
+                (epochs, self.patience.max(epochs / 4))
+            }
+            epochs => (epochs, self.patience),
+        }
+    }
+
     /// What a type can't say.
     pub fn check(&self) -> Result<(), InvalidTrainSettings> {
         let TrainSettings {
@@ -143,7 +160,7 @@ impl TrainSettings {
             (*horizon_hours > 0.0 && *horizon_hours <= 10_000.0, "horizon_hours", "above 0 and at most 10000"),
             (self.min_failures >= 1, "min_failures", "1 or more"),
             (self.rows_max >= 100, "rows_max", "100 or more"),
-            (self.epochs_max >= 1, "epochs_max", "1 or more"),
+            (self.epochs_max <= EPOCHS_MAX, "epochs_max", "0, or up to 1000"),
             (self.learning_rate > 0.0 && self.learning_rate <= 1.0, "learning_rate", "above 0 and at most 1"),
             ((0.0..1.0).contains(&self.weight_decay), "weight_decay", "from 0 to below 1"),
             ((0.0..1.0).contains(&self.dropout), "dropout", "from 0 to below 1"),
@@ -180,6 +197,7 @@ mod tests {
         assert_eq!(refused(|s| s.horizon_hours = f64::NAN), "horizon_hours");
         assert_eq!(refused(|s| s.split.calibration = 0.0), "split");
         assert_eq!(refused(|s| s.hidden = vec![0]), "hidden");
+        assert_eq!(refused(|s| s.epochs_max = 1_001), "epochs_max");
         assert_eq!(refused(|s| s.costs.false_alarm = 0.0), "costs.false_alarm");
     }
 
@@ -190,5 +208,15 @@ mod tests {
         let refused = |text: &str| TrainSettings::parse("best.toml", text).unwrap_err().to_string();
         assert!(refused("members = 0").contains("train.members"), "{}", refused("members = 0"));
         assert!(refused("member = 2").contains("unknown field `member`"));
+    }
+
+    #[test]
+    fn a_small_table_is_gone_over_more_often() {
+        let settings = TrainSettings { batch_rows: 256, patience: 4, ..TrainSettings::default() };
+        assert_eq!(settings.epochs_and_patience(40_000), (16, 4));
+        assert_eq!(settings.epochs_and_patience(8_000), (79, 19));
+        assert_eq!(settings.epochs_and_patience(0), (1_000, 250));
+        let given = TrainSettings { epochs_max: 3, ..settings };
+        assert_eq!(given.epochs_and_patience(8_000), (3, 4));
     }
 }

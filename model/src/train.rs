@@ -216,9 +216,10 @@ fn learn(
     }
     task.level_weights();
     let unseen: Vec<f32> = validation.iter().flat_map(|row| encoded(dataset, encoder, *row)).collect();
+    let (epochs_max, _) = settings.epochs_and_patience(sample.rows.len());
     let mut judge = |epoch: usize, network: &Network| {
         let average_precision = mean_average_precision(dataset, validation, modes, &network.all_logits(&unseen));
-        progress(Progress { epoch, epochs_max: settings.epochs_max, average_precision });
+        progress(Progress { epoch, epochs_max, average_precision });
         Some(average_precision)
     };
     fit::fit(&task, settings, &mut judge)

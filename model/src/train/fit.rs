@@ -61,9 +61,10 @@ pub fn fit(
     let mut optimizer = Optimizer::new(mlp.vars(), settings.weight_decay)?;
     let mut order: Vec<usize> = (0..rows).collect();
     let mut best: Option<(f64, Fitted)> = None;
-    let schedule = Schedule { steps: settings.epochs_max * rows.div_ceil(settings.batch_rows), settings };
+    let (epochs, patience) = settings.epochs_and_patience(rows);
+    let schedule = Schedule { steps: epochs * rows.div_ceil(settings.batch_rows), settings };
     let mut step = 0;
-    for epoch in 1..=settings.epochs_max {
+    for epoch in 1..=epochs {
         order.shuffle(&mut rng);
         for batch in order.chunks(settings.batch_rows) {
             let outputs =
@@ -81,7 +82,7 @@ pub fn fit(
         let good = judge(epoch, &network);
         match (&best, good) {
             (Some((top, fitted)), Some(good)) if good <= *top => {
-                if epoch - fitted.epochs >= settings.patience {
+                if epoch - fitted.epochs >= patience {
                     break;
                 }
             }
