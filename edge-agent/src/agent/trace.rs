@@ -3,6 +3,10 @@
 
 use proto::wire::telemetry::TraceContext;
 
+use super::identity::random_bytes;
+
+const SPAN_ID_BYTES: usize = 8;
+
 #[derive(Debug)]
 pub struct TraceSampler {
     every: u32,
@@ -26,8 +30,9 @@ impl TraceSampler {
             return None;
         }
         self.passed = 0;
-        let (trace_id, span_id): ([u8; 16], [u8; 8]) = (rand::random(), rand::random());
-        Some(TraceContext { trace_id: trace_id.to_vec(), span_id: span_id.to_vec() })
+        // A system that has no random bytes has no traces.
+        let (trace_id, span_id) = (random_bytes().ok()?, random_bytes().ok()?);
+        Some(TraceContext { trace_id: trace_id.to_vec(), span_id: span_id[..SPAN_ID_BYTES].to_vec() })
     }
 }
 
