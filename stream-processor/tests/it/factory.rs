@@ -79,17 +79,21 @@ async fn a_fault_raises_its_alert_before_the_failure_and_every_reading_is_archiv
             && a.source() == AlertSource::Model
             && a.state() == AlertState::Open
     };
+    let mut others = Vec::new();
     let alert = timeout(ALERT_MAX, async {
         loop {
             let event = alerts.message().await.unwrap().expect("the stream goes on").event;
-            if let Some(Event::Alert(alert)) = event
-                && right(&alert)
-            {
-                return alert;
+            match event {
+                Some(Event::Alert(alert)) if right(&alert) => return alert,
+                Some(Event::Alert(alert)) if alert.machine == worn => {
+                    others.push((alert.mode, alert.source, alert.state, alert.probability));
+                }
+                _ => {}
             }
         }
     });
-    let alert = alert.await.unwrap_or_else(|_| panic!("no alert for {worn}"));
+    let alert = alert.await;
+    let alert = alert.unwrap_or_else(|_| panic!("no alert of a worn bearing for {worn}, but {others:?}"));
     println!("alert: {} at {}", alert.summary, PlantTime(alert.opened_ms));
     assert!((0.0..=1.0).contains(&alert.probability) && !alert.contributions.is_empty() && !alert.action.is_empty());
 

@@ -43,6 +43,8 @@ pub const S3_AWAY: &str = "S3 is away: segments wait in staging";
 pub const BROKER_LOST: &str = "the connection to the broker is lost; nothing is: gateways keep it";
 pub const BROKER_NOT_YET: &str = "no connection to the broker yet; it is tried again until there is one";
 pub const REGISTRY_AWAY: &str = "the registry can't be read; the model in charge stays";
+/// Likewise of what lies beside the version in charge.
+pub const FIGURES_AWAY: &str = "the figures beside the model can't be read; they are tried again";
 pub const MODEL_AWAITED: &str = "windows wait for the manifest that enters their model";
 /// Its last words, if S3 does not answer at the start.
 pub const NO_START: &str = "S3 ";

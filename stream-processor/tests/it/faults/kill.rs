@@ -13,7 +13,9 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::sleep;
 
 use super::{
-    hall::{BROKER_LOST, BROKER_NOT_YET, Hall, MODEL_AWAITED, NO_START, REGISTRY_AWAY, S3_AWAY, check_balance},
+    hall::{
+        BROKER_LOST, BROKER_NOT_YET, FIGURES_AWAY, Hall, MODEL_AWAITED, NO_START, REGISTRY_AWAY, S3_AWAY, check_balance,
+    },
     plant::{FIRST_STEP, Plant, STEP_MS, in_turns},
     proxy::{Asked, Fate},
     told::Told,
@@ -66,7 +68,7 @@ async fn nothing_is_lost_doubled_or_told_otherwise_however_often_the_processor_i
     let mut agents = hall.agents(&plant);
     hall.proxy.rule(faults(ChaCha8Rng::seed_from_u64(rng.random())));
     let kills = std::env::var("MILLWRIGHT_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
-    let announced = [S3_AWAY, BROKER_LOST, BROKER_NOT_YET, REGISTRY_AWAY, MODEL_AWAITED, NO_START];
+    let announced = [S3_AWAY, BROKER_LOST, BROKER_NOT_YET, REGISTRY_AWAY, FIGURES_AWAY, MODEL_AWAITED, NO_START];
     let (mut killed, mut gave_up, mut restarts, mut crashes) = (0, 0, 0, 0);
     while killed < kills {
         // Small segments while there is a backlog.

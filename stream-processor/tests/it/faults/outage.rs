@@ -8,7 +8,7 @@ use proto::time::PlantTime;
 use tokio::time::sleep;
 
 use super::{
-    hall::{Hall, Life, REGISTRY_AWAY, S3_AWAY, STALL_MAX, check_balance},
+    hall::{FIGURES_AWAY, Hall, Life, REGISTRY_AWAY, S3_AWAY, STALL_MAX, check_balance},
     plant::{FIRST_STEP, Plant, STEP_MS, in_turns},
     proxy::{Asked, Fate},
 };
@@ -126,7 +126,7 @@ async fn all_refused(fate: impl Fn(&Asked) -> Fate + Send + 'static, announced: 
     outage.hall.proxy.rule(|_| Fate::Pass);
     outage.processor.until_said(ROOM_AGAIN).await;
     // The registry is looked at meanwhile.
-    outage.ends_well(&[&[STAGING_FULL, REGISTRY_AWAY], announced].concat()).await;
+    outage.ends_well(&[&[STAGING_FULL, REGISTRY_AWAY, FIGURES_AWAY], announced].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
