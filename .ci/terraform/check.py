@@ -51,6 +51,8 @@ CODE_OF_ROLE = {
 }
 # The bucket below the store, and what gives the embedded factory one.
 BELOW = ("model/src/store.rs", "model/src/store/objects.rs", "stream-processor/src/embedded")
+# A person runs it once, with rights of their own, on a bucket that is empty.
+BY_PEOPLE = ("model/src/import",)
 
 
 class Module:
@@ -291,7 +293,7 @@ def nobodys_problems(calls):
     """Code that reaches the bucket past the store, or under no role."""
     claimed = {file for paths in CODE_OF_ROLE.values() for path in paths for file in rust_files(Path(path))}
     for file in (file for crate in ("model", "stream-processor") for file in rust_files(Path(crate, "src"))):
-        if str(file).startswith(BELOW):
+        if str(file).startswith(BELOW + BY_PEOPLE):
             continue
         past = re.findall(r"client\s*\.(\w+)\(\)\s*\.bucket", file.read_text())
         if past:
