@@ -29,11 +29,11 @@ use tokio::time::timeout;
 
 use crate::archive::{self, Readings, assert_same, canonical_bits, count};
 
-const HISTORY_DAYS: u32 = 21;
+const HISTORY_DAYS: u32 = 42;
 const DAY_MS: i64 = 86_400_000;
 /// Far above what it takes; a test that hangs must end.
 const LIVE_MAX: Duration = Duration::from_secs(900);
-const ALERT_MAX: Duration = Duration::from_secs(180);
+const ALERT_MAX: Duration = Duration::from_secs(300);
 
 pub fn config(data: &std::path::Path, history_days: u32) -> FactoryConfig {
     let any = "127.0.0.1:0".parse().unwrap();

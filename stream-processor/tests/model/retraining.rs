@@ -85,7 +85,10 @@ fn a_changed_plant_is_noticed() {
     let changed = SimulatorConfig { change: Some(change()), ..plant() };
     let dataset = plant::dataset(&changed, HISTORY_WEEKS + CHANGED_WEEKS, settings().horizon_ms());
     let outcome = Live::run(&changed, &dataset, champion, live_start(), &TriggerSettings::default());
-    println!("{} alerts, {:?}", outcome.alerts, outcome.figures);
+    println!(
+        "{} of {} days with drift, {} alerts, {:?}",
+        outcome.drifted_days, outcome.days, outcome.alerts, outcome.figures
+    );
     for (at, cause) in &outcome.causes {
         let days = (at.millis() - live_start().millis()) as f64 / 86_400_000.0;
         println!("{days:.1} days after the change: {cause}");
