@@ -44,9 +44,9 @@ pub fn config(data: &std::path::Path, history_days: u32) -> FactoryConfig {
 fn plant() -> (Plant, String, String) {
     let mut plant = Plant::default();
     plant.gateways[0][0].healthy = true;
-    plant.gateways[1][0].healthy = true;
+    plant.gateways[1][1].healthy = true;
     let live = plant.start.plus_millis(i64::from(HISTORY_DAYS) * DAY_MS);
-    let worn = plant.gateways[1][0].id.clone();
+    let worn = plant.gateways[1][1].id.clone();
     plant.scripted.push(ScriptedFault {
         machine: worn.clone(),
         mode: Mode::BearingWear,
@@ -73,8 +73,8 @@ async fn a_fault_raises_its_alert_before_the_failure_and_every_reading_is_archiv
 
     let mut client = AlertServiceClient::connect(format!("http://{}", factory.addresses.grpc)).await.unwrap();
     let mut alerts = client.stream_alerts(StreamAlertsRequest::default()).await.unwrap().into_inner();
-    // Whatever mode it names: the ensemble takes this bearing for a rotor out of balance (ARCHITECTURE.md, "Measured").
-    let right = |a: &Alert| a.machine == worn && a.source() == AlertSource::Model && a.state() == AlertState::Open;
+    let of_model = |a: &Alert| a.machine == worn && a.source() == AlertSource::Model && a.state() == AlertState::Open;
+    let right = |a: &Alert| of_model(a) && a.mode == "bearing_wear";
     let mut others = Vec::new();
     let alert = timeout(ALERT_MAX, async {
         loop {
