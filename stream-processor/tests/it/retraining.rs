@@ -1,5 +1,5 @@
 //! The whole loop in the embedded factory: the plant changes, accuracy falls, the fall is seen, a retraining starts, the gate
-//! passes it, it is promoted and swapped in live, accuracy recovers.
+//! passes it, it is a canary for a while, is promoted and swapped in live, accuracy recovers.
 
 use std::{
     collections::BTreeMap,
@@ -210,7 +210,8 @@ async fn a_changed_plant_is_seen_retrained_for_and_foreseen_again() {
     for refused in history(&factory).await.iter().filter(|e| e.action == Action::Refused) {
         println!("            refused before: {}: {}", refused.version, refused.why);
     }
-    assert!(promoted.why.starts_with("realised F1 is") && promoted.previous.as_ref() == Some(&first.version));
+    assert!(promoted.why.starts_with("nothing spoke against it in ") && promoted.why.contains("; realised F1 is"));
+    assert!(promoted.who == "processor" && promoted.previous.as_ref() == Some(&first.version));
 
     until("it is swapped in", async || {
         let live = ProcessorState::Live { model_version: promoted.version.clone() };
