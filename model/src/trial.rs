@@ -151,15 +151,17 @@ impl TrialWatch {
         }
     }
 
-    /// `probation_hours`: after which it passes; none: that is for a person to say.
-    pub fn outcome(&self, probation_hours: Option<f64>) -> Outcome {
+    /// `probation_hours`: after which it passes; none: that is for a person to say. `drifted`: the plant looks otherwise than
+    /// when the version in charge was made, so that what that one expects of itself is no measure.
+    pub fn outcome(&self, probation_hours: Option<f64>, drifted: bool) -> Outcome {
         if self.errors > 0 {
             return Outcome::Fails(format!("it could not score {} of its windows", self.errors));
         }
         if let Some(why) = jump(self.rate_of_others, self.rate) {
             return Outcome::Fails(why);
         }
-        if let Some(Interval { mean, high, .. }) = self.estimated().filter(|estimated| estimated.high < -F1_MARGIN) {
+        let estimated = if drifted { None } else { self.estimated() };
+        if let Some(Interval { mean, high, .. }) = estimated.filter(|estimated| estimated.high < -F1_MARGIN) {
             return Outcome::Fails(format!(
                 "its estimated F1 is {:.2} below that of the version in charge on the same windows, at least {:.2}",
                 -mean, -high

@@ -90,7 +90,7 @@ impl Follow {
             return Ok(None);
         };
         let version = watched.trial.version.as_str();
-        match watched.outcome(canary.probation_hours) {
+        match watched.outcome(canary.probation_hours, !report.drifted.is_empty()) {
             Outcome::GoesOn => Ok(None),
             Outcome::Passes(why) => {
                 tracing::info!(version, why, "the version on trial is put in charge");

@@ -1,5 +1,5 @@
 //! The whole loop in the embedded factory: the plant changes, accuracy falls, the fall is seen, a retraining starts, the gate
-//! passes it, it is a canary for a while, is promoted and swapped in live, accuracy recovers.
+//! passes it, it is promoted and swapped in live, accuracy recovers. Without a trial in between: `canary.rs` is about those.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,7 @@ use model::{
     registry::{self, Action, Decision, Entry},
     retrain::RetrainSettings,
     train::TrainSettings,
+    trial::TrialSettings,
     trigger::TriggerSettings,
 };
 use proto::{
@@ -65,7 +66,8 @@ fn changing_plant() -> Plant {
 
 fn retraining() -> RetrainSettings {
     let trigger = TriggerSettings { f1_min: F1_MIN, figures_days: 10.0, cool_down_hours: 96.0, ..Default::default() };
-    RetrainSettings { window_days: 30.0, trigger, ..RetrainSettings::default() }
+    let canary = TrialSettings { share: 0.0, ..TrialSettings::default() };
+    RetrainSettings { window_days: 30.0, canary, trigger, ..RetrainSettings::default() }
 }
 
 /// Looks after some of the alerts and says what it finds: whether something was wrong with the machine.
@@ -209,8 +211,7 @@ async fn a_changed_plant_is_seen_retrained_for_and_foreseen_again() {
     for refused in history(&factory).await.iter().filter(|e| e.action == Action::Refused) {
         println!("            refused before: {}: {}", refused.version, refused.why);
     }
-    assert!(promoted.why.starts_with("nothing spoke against it in ") && promoted.why.contains("; realised F1 is"));
-    assert!(promoted.who == "processor" && promoted.previous.as_ref() == Some(&first.version));
+    assert!(promoted.why.starts_with("realised F1 is") && promoted.previous.as_ref() == Some(&first.version));
 
     until("it is swapped in", async || {
         let live = ProcessorState::Live { model_version: promoted.version.clone() };
