@@ -180,10 +180,7 @@ impl ModelWatch {
 type Said<'a> = (AssetId, PlantTime, Vec<(&'a str, f64, f64)>);
 
 /// None: it does not count. A revision tells of the same time again.
-fn said<'a>(
-    thresholds: &BTreeMap<String, Thresholds>,
-    prediction: &'a Prediction,
-) -> Option<Said<'a>> {
+fn said<'a>(thresholds: &BTreeMap<String, Thresholds>, prediction: &'a Prediction) -> Option<Said<'a>> {
     let thresholds = thresholds.get(&prediction.model_version).filter(|_| prediction.revision == 0)?;
     let machine = AssetId::new(&prediction.machine).ok()?;
     let of_mode = |m: &ModeProbability| thresholds.iter().find(|(mode, _)| *mode == m.mode);
