@@ -89,7 +89,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Trains a challenger, holds it against the version in charge, and promotes it if it passes the gate.
+    /// Trains a challenger, holds it against the version in charge, and puts it on trial if it passes the gate.
     Retrain(challenge::Retrain),
     /// Holds a published version against the one in charge. Exit code 0: it passes the gate, 3: refused, 4: wait.
     Compare(challenge::Compare),

@@ -10,10 +10,11 @@ use crate::{
     drift::ReferenceError,
     features::FeatureConfig,
     gate::{GateError, Verdict, golden::Golden},
-    registry::{self, COMPARISON_FILE, Decision, Entry, REPORT_FILE, RegistryError, WATCH_FILE},
+    registry::{self, COMPARISON_FILE, Decision, Entry, REPORT_FILE, RegistryError, WATCH_FILE, canary},
     retrain::{self, RetrainSettings, Retrained},
     store::Store,
     train::{Progress, TrainError, TrainSettings, Trained, train},
+    trial::{Trial, divides},
     watch::WatchReference,
 };
 
@@ -113,14 +114,19 @@ pub struct Outcome {
     pub decided: Option<Entry>,
 }
 
-/// Reads the archive, trains a challenger, holds it against the version in charge, and promotes or refuses it, with the
-/// reason in the history. It is promoted only over the version that it was compared with.
+/// Reads the archive, trains a challenger, holds it against the version in charge, and puts it on trial beside that one or
+/// refuses it, with the reason in the history. Where the share of a trial holds no machine, or all, it is promoted at once.
+/// Both only over the version that it was compared with, and not while another one is on trial.
 pub async fn retrain<F>(store: &Store, job: RetrainJob, progress: F) -> Result<Outcome, JobError>
 where
     F: FnMut(Step) + Send + 'static,
 {
     let RetrainJob { name, shard, train, settings, now, decision } = job;
     let before = registry::champion(store, &name).await?.ok_or(JobError::NothingInCharge)?;
+    if let Some(canary) = &before.canary {
+        let reason = format!("{} is on trial", canary.trial.version);
+        return Ok(Outcome { retrained: Retrained::waits(reason), decided: None });
+    }
     let champion = registry::load(store, &name, &before.version).await?.into_model();
     let frozen = registry::frozen(store, &name, &before.version).await?;
     let features = champion.config.clone();
@@ -135,9 +141,10 @@ where
         let retrained = retrain::retrain(&dataset, &champion, golden, age_ms, (&train, &settings), created_ms, told)?;
         let watch = retrained.trained.as_ref().map(|t| WatchReference::of(&dataset, &t.artifact));
         let next = next_golden(&retrained, &dataset, frozen);
-        Ok::<_, GateError>((retrained, fresh, watch, next))
+        let divides = divides(settings.canary.share, dataset.machines.iter().map(|machine| &machine.name));
+        Ok::<_, GateError>((retrained, fresh, watch, next, divides))
     };
-    let (mut retrained, fresh, watch, next) =
+    let (mut retrained, fresh, watch, next, divides) =
         tokio::task::spawn_blocking(work).await.map_err(|_| JobError::Interrupted)??;
     if let Some(golden) = fresh {
         registry::freeze(store, &name, &golden).await?;
@@ -158,8 +165,13 @@ where
         registry::publish_beside(store, &name, &version, COMPARISON_FILE, json.into()).await?;
     }
     let decision = Decision { why: format!("{}; {}", decision.why, retrained.verdict.text()), ..decision };
+    let over = before.version.as_str();
     let decided = match retrained.verdict {
-        Verdict::Promote => Some(registry::promote_over(store, &name, &version, &before.version, decision).await?),
+        Verdict::Promote if divides => {
+            let (trial, hours) = (Trial { version, share: settings.canary.share }, settings.canary.probation_hours);
+            Some(canary::try_beside(store, &name, trial, Some(hours), Some(over), decision).await?)
+        }
+        Verdict::Promote => Some(registry::promote_over(store, &name, &version, over, decision).await?),
         Verdict::Refuse(_) => Some(registry::refuse(store, &name, &version, decision).await?),
         Verdict::Wait(_) => None,
     };

@@ -27,6 +27,7 @@ pub mod quality;
 pub mod watch;
 pub mod trigger;
 pub mod probation;
+pub mod trial;
 pub mod retrain;
 pub mod registry;
 pub mod benchmark;

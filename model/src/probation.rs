@@ -31,14 +31,15 @@ impl Rate {
     }
 }
 
-/// Why `now` is to be taken back; none: nothing speaks against it yet.
+/// Why `now` is to be taken back, beside the version before it or the one on the other machines; none: nothing speaks
+/// against it yet.
 pub fn jump(before: Rate, now: Rate) -> Option<String> {
     if before.windows < WINDOWS_MIN || now.alerts < ALERTS_MIN {
         return None;
     }
     let jumps = now.bound(-1.0) > RATIO_MAX * before.bound(1.0);
     let (is, was) = (now.mean(), before.mean());
-    jumps.then(|| format!("it alerts {is:.1} times in a thousand windows, the version before {was:.1} times"))
+    jumps.then(|| format!("it alerts {is:.1} times in a thousand windows, the other version {was:.1} times"))
 }
 
 #[cfg(test)]

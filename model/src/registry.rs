@@ -11,6 +11,7 @@
 //! The pointer is itself the newest entry of the history, and nobody changes it before its entry is filed. So a crash
 //! between any two of the steps loses nothing, and the history tells of nothing that did not happen.
 
+pub mod canary;
 pub mod history;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use crate::{
     store::{PutOutcome, ReplaceOutcome, Store, StoreError},
     watch::WatchReference,
 };
+pub use canary::Canary;
 pub use history::{Action, Entry, history};
 
 /// The artefact's file name under its version.
@@ -64,6 +66,12 @@ pub enum RegistryError {
     Overtaken { name: AssetId, expected: String, found: Option<String> },
     #[error("there is no version of {name} before the one in charge")]
     NothingBefore { name: AssetId },
+    #[error("no version of {name} is in charge that another one could be tried beside")]
+    NothingInCharge { name: AssetId },
+    #[error("{} of {name} is on trial", .version.as_deref().map_or("nothing".into(), |v| format!("no version {v}")))]
+    NotOnTrial { name: AssetId, version: Option<String> },
+    #[error("{version} can't be tried: it is in charge, or its share is not from 0 to below 1")]
+    NoTrial { version: String },
 }
 
 /// Writes a version. Fine if it is there already: the same version scores the same.
@@ -182,8 +190,8 @@ async fn pointer_at(store: &Store, name: &AssetId, expected: &str) -> Result<Opt
     }
 }
 
-/// Puts the version in charge again that was before the one in charge, or `to`. One rollback after another goes further
-/// back, and not to and fro.
+/// Ends the trial of a version, if one is on trial; or puts the version in charge again that was before the one in charge,
+/// or `to`. One rollback after another goes further back, and not to and fro.
 pub async fn rollback(
     store: &Store,
     name: &AssetId,
@@ -193,6 +201,9 @@ pub async fn rollback(
     let before = pointer(store, name).await?;
     let nothing = || RegistryError::NothingBefore { name: name.clone() };
     let (champion, _) = before.as_ref().ok_or_else(nothing)?;
+    if let (None, Some(canary)) = (to, &champion.canary) {
+        return canary::take_back(store, name, &canary.trial.version, decision).await;
+    }
     let target = match to {
         Some(version) => version.to_owned(),
         None => history::before(&history(store, name).await?, champion).ok_or_else(nothing)?,
@@ -226,12 +237,21 @@ async fn change(
     before: Option<(Entry, String)>,
 ) -> Result<Entry, RegistryError> {
     let metrics = load(store, name, version).await?.into_model().origin.metrics;
-    if let Some((champion, _)) = &before {
-        history::file(store, name, champion).await?;
-    }
     let number = before.as_ref().map_or(0, |(champion, _)| champion.number) + 1;
     let previous = before.as_ref().map(|(champion, _)| champion.version.clone());
-    let champion = Entry::new(number, action, version, previous, decision, metrics);
+    written(store, name, Entry::new(number, action, version, previous, decision, metrics), before).await
+}
+
+/// The three steps of a change.
+async fn written(
+    store: &Store,
+    name: &AssetId,
+    champion: Entry,
+    before: Option<(Entry, String)>,
+) -> Result<Entry, RegistryError> {
+    if let Some((before, _)) = &before {
+        history::file(store, name, before).await?;
+    }
     let key = champion_key(name);
     let json = champion.encode(&key)?;
     let written = match before {

@@ -1,7 +1,7 @@
 //! One retraining, from labels to a verdict: the same by schedule, by alarm, from the command line and in a Job.
 //!
 //! ```text
-//! dataset ─> labels that can be true? ─> without the golden set ─> train ─> gate ─> promote | wait | refuse, and why
+//! dataset ─> labels that can be true? ─> without the golden set ─> train ─> gate ─> try | wait | refuse, and why
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use crate::{
     evaluate::EvaluateError,
     gate::{self, Comparison, GateError, GateSettings, Verdict, compare, golden::Golden, labels},
     train::{Progress, TrainError, TrainSettings, Trained, train},
+    trial::TrialSettings,
     trigger::TriggerSettings,
     watch::plant_change,
 };
@@ -27,13 +28,15 @@ pub struct RetrainSettings {
     /// An archive whose newest reading is older than this is not retrained on, hours; not set: it may be of any age.
     pub stale_hours_max: Option<f64>,
     pub gate: GateSettings,
+    /// Of a version that has passed the gate.
+    pub canary: TrialSettings,
     pub trigger: TriggerSettings,
 }
 
 impl Default for RetrainSettings {
     fn default() -> Self {
-        let (gate, trigger) = Default::default();
-        RetrainSettings { window_days: 365.0, stale_hours_max: None, gate, trigger }
+        let (gate, canary, trigger) = Default::default();
+        RetrainSettings { window_days: 365.0, stale_hours_max: None, gate, canary, trigger }
     }
 }
 
@@ -47,6 +50,7 @@ impl RetrainSettings {
             return Err(("stale_hours_max", "above 0"));
         }
         self.gate.check()?;
+        self.canary.check()?;
         self.trigger.check()
     }
 }
@@ -62,6 +66,11 @@ pub struct Retrained {
 }
 
 impl Retrained {
+    /// Nothing was begun.
+    pub fn waits(reason: String) -> Self {
+        Retrained { trained: None, comparison: None, verdict: Verdict::Wait(vec![reason]) }
+    }
+
     fn without_training(reason: String) -> Self {
         Retrained { trained: None, comparison: None, verdict: Verdict::Refuse(vec![reason]) }
     }

@@ -102,6 +102,9 @@ pub mod column {
     pub const GENERATION: &str = "generation";
     pub const ID: &str = "id";
     pub const MODEL_VERSION: &str = "model_version";
+    /// Who scored: `champion`, `canary`, or `shadow`, which decided nothing. Older files do not have it, or null when
+    /// merged with newer ones: `champion`.
+    pub const ROLE: &str = "role";
     pub const PROBABILITY: &str = "probability";
     pub const STATE: &str = "state";
     pub const SOURCE: &str = "source";

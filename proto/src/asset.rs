@@ -45,6 +45,13 @@ impl AssetId {
     pub fn slot(&self) -> u8 {
         Sha256::digest(self.0.as_bytes())[0] % SLOTS
     }
+
+    /// Where the name lies from 0 to 1: the first four bytes of SHA-256 of it, as a big-endian part of 2^32. The same on
+    /// every instance and in every release, so that a share of the machines is the same ones everywhere.
+    pub fn fraction(&self) -> f64 {
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(self.0.as_bytes()));
+        f64::from(u32::from_be_bytes([a, b, c, d])) / 4_294_967_296.0
+    }
 }
 
 impl fmt::Display for AssetId {
@@ -241,6 +248,15 @@ mod tests {
         // Fixed for ever: a change would move agents between shards.
         assert_eq!(AssetId::new("gateway-1").unwrap().slot(), Sha256::digest(b"gateway-1")[0] % 64);
         assert!(AssetId::new("gateway-2").unwrap().slot() < SLOTS);
+    }
+
+    #[test]
+    fn fractions_never_change_and_are_even() {
+        let fraction = |name: &str| AssetId::new(name).unwrap().fraction();
+        // Computed elsewhere: a change would give a canary other machines on other instances.
+        assert_eq!((fraction("press-1"), fraction("gateway-1")), (0.121_513_701_509_684_32, 0.879_377_962_788_567));
+        let below = (0..10_000).filter(|n| fraction(&format!("press-{n}")) < 0.2).count();
+        assert!((1_900..2_100).contains(&below), "{below}");
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Processor {
             refused: telemetry::models_refused(&exporter.meter()),
         };
         let loaded = champion.recall(stream.schedule()).await;
-        let seen = champion.begin(stream.schedule().newest().map(|charge| charge.version.clone())).await;
+        let seen = champion.begin(stream.schedule().newest().cloned(), &loaded).await;
         let champion = tokio::spawn(champion.watch(seen, asked, stop.clone()));
 
         let ingest = Ingest::start(&config.mqtt, &config.site, recovered.slots, &config.client(), ingest_stop.clone())?;
@@ -254,7 +254,7 @@ impl Processor {
         }
         self.stop.cancel();
         self.serving.stopped(until).await;
-        // They only read, and may be waiting for an S3 that is away.
+        // They may be waiting for an S3 that is away; what they were about to decide, the next start decides.
         self.champion.abort();
         self.follow.abort();
     }

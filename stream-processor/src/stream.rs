@@ -11,12 +11,13 @@ pub mod predict;
 mod prediction;
 mod requests;
 pub mod schedule;
+mod scoring;
 pub mod shards;
 mod snapshot;
 pub mod tables;
 mod waiting;
 
-use std::{collections::BTreeMap, ptr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
     features::{
@@ -33,7 +34,7 @@ use proto::{
     topic::{Channel, Topic},
     wire::{
         alert::Alert,
-        prediction::Prediction,
+        prediction::{Prediction, Role},
         telemetry::{EventRecord, GapReason, TelemetryBatch, Verdict},
     },
 };
@@ -42,7 +43,7 @@ use serde::{Deserialize, Serialize};
 pub use snapshot::SNAPSHOT_BYTES_MAX;
 
 use crate::{
-    alert::{AcknowledgeError, AlertConfig, AlertDesk, Generation, Judgement, Scored},
+    alert::{self, AcknowledgeError, AlertConfig, AlertDesk, Generation, Judgement},
     archive::readings::{Readings, Stretch},
     clean::{sealed_ms, trusted_seal_ms},
     decode::{AgentKey, Content, DeadLetter, Taken},
@@ -52,7 +53,8 @@ use fleet::Fleet;
 use generation::Run;
 use plan::Plan;
 use requests::Requests;
-use schedule::Schedule;
+use schedule::{Schedule, Scorers};
+use scoring::Scored;
 use tables::Births;
 use waiting::Waiting;
 
@@ -95,7 +97,12 @@ pub struct Derived {
     pub readings: Readings,
     pub births: DataFrame,
     pub windows: Vec<WindowFeatures>,
+    /// At most one for each window: of the version that decides.
     pub predictions: Vec<Prediction>,
+    /// Of versions that decide nothing: for the archive, and to be held against those.
+    pub shadows: Vec<Prediction>,
+    /// Windows that a version could not score.
+    pub unscored: BTreeMap<String, u64>,
     /// Alerts that opened, changed or closed.
     pub alerts: Vec<Alert>,
     pub events: Vec<KnownEvent>,
@@ -165,7 +172,8 @@ impl Stream {
     /// [`Stream::read`], then judged by this model, whatever the schedule says.
     pub fn apply(&mut self, taken: Vec<Taken>, scorer: Option<&Scorer>) -> Result<Derived, StreamError> {
         let steps = self.read(taken)?;
-        let scorers = vec![scorer; steps.windows().count()];
+        let alone = |decides| Scorers { decides, role: Role::Champion, beside: None };
+        let scorers = vec![scorer.map(alone); steps.windows().count()];
         self.judge_by(steps, &scorers)
     }
 
@@ -324,12 +332,12 @@ impl Stream {
     /// the order in which it did. Where the model is not in `loaded`, rules judge. Not for steps that are
     /// [`Stream::undecided`].
     pub fn judge(&mut self, steps: Steps, loaded: &Loaded) -> Result<Derived, StreamError> {
-        let scorer = |window| Some(&**loaded.get(self.schedule.version_for(window)?)?);
-        let scorers: Vec<_> = steps.windows().map(scorer).collect();
+        let scorers = |window| self.schedule.scorers(window).and_then(|versions| scoring::found(versions, loaded));
+        let scorers: Vec<_> = steps.windows().map(scorers).collect();
         self.judge_by(steps, &scorers)
     }
 
-    fn judge_by(&mut self, steps: Steps, scorers: &[Option<&Scorer>]) -> Result<Derived, StreamError> {
+    fn judge_by(&mut self, steps: Steps, scorers: &[Option<Scorers<&Scorer>>]) -> Result<Derived, StreamError> {
         let mut out = Derived {
             readings: Readings { stretches: steps.readings, names: self.fleet.directory().names.clone() },
             births: steps.births.frame()?,
@@ -352,8 +360,8 @@ impl Stream {
             }
         }
         let slide_ms = self.config.features.slide_ms();
-        let predictions = self.predict(&out.windows, scorers);
-        let mut judged = out.windows.iter().zip(&predictions).zip(scorers);
+        let Scored { decided, beside, unscored } = scoring::score(&self.config.features, &out.windows, scorers);
+        let mut judged = out.windows.iter().zip(&decided);
         for happened in order {
             let alerts = match happened {
                 Some(Happened::Event(event)) => self.desk.event(&event),
@@ -361,47 +369,16 @@ impl Stream {
                     self.desk.begin_generation(&generation);
                     vec![]
                 }
-                Some(Happened::Window(_)) | None => {
-                    judged.next().map_or_else(Vec::new, |((window, prediction), by)| {
-                        let scored = prediction.as_ref().zip(*by);
-                        let scored = scored.map(|(prediction, s)| Scored { prediction, heads: s.heads() });
-                        self.desk.judge(&Judgement { window, slide_ms, scored })
-                    })
-                }
+                Some(Happened::Window(_)) | None => judged.next().map_or_else(Vec::new, |(window, decided)| {
+                    let scored = decided.as_ref().map(|(prediction, heads)| alert::Scored { prediction, heads });
+                    self.desk.judge(&Judgement { window, slide_ms, scored })
+                }),
             };
             out.alerts.extend(alerts);
         }
-        out.predictions = predictions.into_iter().flatten().collect();
+        out.predictions = decided.into_iter().flatten().map(|(prediction, _)| prediction).collect();
+        (out.shadows, out.unscored) = (beside, unscored);
         Ok(out)
-    }
-
-    /// One per window; all that follow each other and have the same model at once.
-    fn predict(&self, windows: &[WindowFeatures], scorers: &[Option<&Scorer>]) -> Vec<Option<Prediction>> {
-        let mut predictions = Vec::with_capacity(windows.len());
-        let same = |a: &Option<&Scorer>, b: &Option<&Scorer>| a.map(ptr::from_ref) == b.map(ptr::from_ref);
-        for by in scorers.chunk_by(same) {
-            let windows = &windows[predictions.len()..][..by.len()];
-            let scored = by[0].map_or_else(Vec::new, |scorer| self.score(scorer, windows));
-            let unscored = windows.len() - scored.len();
-            predictions.extend(scored.into_iter().map(Some));
-            predictions.extend(std::iter::repeat_n(None, unscored));
-        }
-        predictions
-    }
-
-    /// Nothing if the model fails or was made for other features: the windows are then judged by rules.
-    fn score(&self, scorer: &Scorer, windows: &[WindowFeatures]) -> Vec<Prediction> {
-        let scores = match scorer.config().means(&self.config.features) {
-            true => scorer.score(windows).map_err(|e| e.to_string()),
-            false => Err("the model was made for other windows or sensors".into()),
-        };
-        let scores = scores.unwrap_or_else(|reason| {
-            tracing::error!(reason, windows = windows.len(), "windows are not scored");
-            vec![]
-        });
-        let model =
-            prediction::Model { heads: scorer.heads(), version: scorer.version(), horizon_ms: scorer.horizon_ms() };
-        windows.iter().zip(&scores).map(|(w, s)| prediction::prediction(w, s, &model)).collect()
     }
 }
 

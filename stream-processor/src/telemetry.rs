@@ -78,6 +78,7 @@ pub struct Metrics {
     pub windows_closed: Counter<u64>,
     pub windows_revised: Counter<u64>,
     pub predictions: Counter<u64>,
+    unscored: Counter<u64>,
     alerts: Counter<u64>,
     pub watermark_lag: Gauge<f64>,
     pub newest_batch_age: Gauge<f64>,
@@ -125,7 +126,8 @@ impl Metrics {
             batches_staged: gauge("millwright_batches_staged", "Batches in segments that wait for their commit"),
             windows_closed: counter("millwright_windows_closed", "Windows closed by their watermark"),
             windows_revised: counter("millwright_windows_revised", "Revisions of windows that had closed"),
-            predictions: counter("millwright_predictions", "Windows scored"),
+            predictions: counter("millwright_predictions", "Windows scored by the version that decides"),
+            unscored: counter("millwright_windows_unscored", "Windows that a version could not score"),
             alerts: counter("millwright_alerts", "Alerts opened or closed"),
             watermark_lag: meter
                 .f64_gauge("millwright_watermark_lag")
@@ -184,6 +186,10 @@ impl Metrics {
         self.alerts.add(1, &[KeyValue::new("state", state), KeyValue::new("source", source)]);
     }
 
+    pub fn unscored(&self, version: &str, windows: u64) {
+        self.unscored.add(windows, &[KeyValue::new("version", version.to_owned())]);
+    }
+
     /// Marks the version in charge, and takes the mark off the one before.
     pub fn model_in_charge(&self, before: Option<&str>, now: Option<&str>) {
         let version = |v: &str| [KeyValue::new("version", v.to_owned())];
@@ -209,6 +215,7 @@ pub struct ModelMetrics {
     label_delay: Gauge<f64>,
     feature_drift: Gauge<f64>,
     features_drifted: Gauge<f64>,
+    trial_share: Gauge<f64>,
 }
 
 impl ModelMetrics {
@@ -241,6 +248,10 @@ impl ModelMetrics {
             features_drifted: gauge(
                 "millwright_features_drifted",
                 "Features over their limit for several days in a row",
+            ),
+            trial_share: gauge(
+                "millwright_model_trial_share",
+                "Share of the machines that a version on trial judges; 0 for a shadow, NaN for one that is not on trial",
             ),
         }
     }
@@ -285,6 +296,11 @@ impl ModelMetrics {
         }
     }
 
+    /// None: it is not on trial any more.
+    pub fn trial(&self, version: &str, share: Option<f64>) {
+        self.trial_share.record(share.unwrap_or(f64::NAN), &[KeyValue::new("version", version.to_owned())]);
+    }
+
     /// The version is not in charge any more: an old figure must not look like one of today.
     pub fn forget(&self, version: &str) {
         let version = KeyValue::new("version", version.to_owned());
@@ -304,7 +320,7 @@ impl Decisions {
         Decisions(gauge.with_description("Decisions in the history of the model, by action").build())
     }
 
-    pub fn record(&self, counts: [(Action, u64); 3]) {
+    pub fn record(&self, counts: Vec<(Action, u64)>) {
         for (action, count) in counts {
             self.0.record(count, &[KeyValue::new("action", action.text())]);
         }

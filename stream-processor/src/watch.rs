@@ -1,8 +1,8 @@
 //! How good the model in charge is while it works: fed with what the stream derives, read by metrics, console and trigger.
 //!
 //! ```text
-//! derived (windows, predictions, alerts, events) ─> drift, quality ─> report ─> metrics, board
-//! registry ─(what lies beside the version)──────────^
+//! derived (windows, predictions, alerts, events) ─> drift, quality, trial ─> report ─> metrics, board
+//! registry ─(what lies beside the version)───────────^
 //! ```
 //!
 //! It decides nothing that the crew sees, so that it may forget: a restart begins its figures anew.
@@ -15,8 +15,9 @@ use model::{
     drift::{self, BlockDrift, FeatureDrift},
     features::WindowFeatures,
     probation::Rate,
-    quality::{Alerted, Estimate, Figures, Quality},
+    quality::{Alerted, Estimate, Figures, Quality, Sums},
     score::Scorer,
+    trial::{Trial, TrialWatch},
     trigger::TriggerSettings,
 };
 use proto::{
@@ -24,7 +25,7 @@ use proto::{
     time::PlantTime,
     wire::{
         alert::{Alert, AlertSource, AlertState},
-        prediction::Prediction,
+        prediction::{ModeProbability, Prediction},
         telemetry::{EventKind, Verdict},
     },
 };
@@ -32,7 +33,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
-    stream::{Derived, KnownEvent},
+    stream::{Derived, KnownEvent, Loaded},
     telemetry::ModelMetrics,
 };
 use beside::Beside;
@@ -42,8 +43,6 @@ const GRACE_MS: i64 = 3_600_000;
 const DAY_MS: f64 = 86_400_000.0;
 /// Features that a report names.
 const NAMED_MAX: usize = 5;
-/// Versions whose thresholds are kept: the one in charge, and those that still score for a while.
-const VERSIONS_MAX: usize = 8;
 
 /// What the console shows and the trigger goes by.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,7 +56,12 @@ pub struct ModelReport {
     pub strongest: Vec<FeatureDrift>,
     /// How often each version that worked lately alerts.
     pub rates: BTreeMap<String, Rate>,
+    /// What is on trial beside the version in charge, and how it does.
+    pub trial: Option<TrialWatch>,
 }
+
+/// Mode and threshold of each head.
+type Thresholds = Vec<(String, f64)>;
 
 pub struct ModelWatch {
     beside: watch::Receiver<Option<Arc<Beside>>>,
@@ -66,9 +70,10 @@ pub struct ModelWatch {
     quality: Option<(i64, Quality)>,
     drift: Option<drift::Watch>,
     block: Option<BlockDrift>,
-    /// By version: mode and threshold.
-    thresholds: BTreeMap<String, Vec<(String, f64)>>,
+    /// Of the versions that score.
+    thresholds: BTreeMap<String, Thresholds>,
     in_charge: Option<String>,
+    trial: Option<TrialWatch>,
     newest: PlantTime,
 }
 
@@ -87,23 +92,26 @@ impl ModelWatch {
             block: None,
             thresholds: BTreeMap::new(),
             in_charge: None,
+            trial: None,
             newest: PlantTime::MIN,
         }
     }
 
-    /// Another version is in charge.
-    pub fn in_charge(&mut self, scorer: Option<&Scorer>) {
+    /// Who judges may have changed. `loaded`: all that may still score.
+    pub fn in_charge(&mut self, scorer: Option<&Scorer>, loaded: &Loaded, trial: Option<&Trial>) {
+        let of_heads = |s: &Scorer| s.heads().iter().map(|h| (h.mode.clone(), h.threshold)).collect();
+        self.thresholds = loaded.iter().map(|(version, scorer)| (version.clone(), of_heads(scorer))).collect();
+        if self.trial.as_ref().map(|watched| &watched.trial) != trial {
+            self.trial.iter().for_each(|ended| self.metrics.trial(&ended.trial.version, None));
+            trial.iter().for_each(|begun| self.metrics.trial(&begun.version, Some(begun.share)));
+            self.trial = trial.cloned().map(TrialWatch::new);
+        }
         let version = scorer.map(|s| s.version().to_owned());
         if let Some(before) = self.in_charge.take().filter(|before| Some(before) != version.as_ref()) {
             self.metrics.forget(&before);
         }
         self.in_charge = version;
         let Some(scorer) = scorer else { return };
-        let thresholds = scorer.heads().iter().map(|h| (h.mode.clone(), h.threshold)).collect();
-        self.thresholds.insert(scorer.version().into(), thresholds);
-        while self.thresholds.len() > VERSIONS_MAX {
-            self.thresholds.pop_first();
-        }
         if self.quality.as_ref().is_none_or(|(horizon_ms, _)| *horizon_ms != scorer.horizon_ms()) {
             self.quality = Some((scorer.horizon_ms(), Quality::new(scorer.horizon_ms(), self.window_ms)));
         }
@@ -117,14 +125,22 @@ impl ModelWatch {
             self.block = None;
         }
         derived.windows.iter().for_each(|window| self.see_window(window));
+        if let Some(trial) = &mut self.trial {
+            see_trial(trial, &self.thresholds, derived);
+        }
         let Some((_, quality)) = &mut self.quality else { return };
         for prediction in &derived.predictions {
             self.newest = self.newest.max(PlantTime(prediction.window_end_ms));
             see_prediction(quality, &self.thresholds, prediction);
         }
         derived.alerts.iter().for_each(|alert| see_alert(quality, alert));
-        let version = self.in_charge.as_deref().unwrap_or_default();
-        derived.events.iter().for_each(|event| see_event(quality, event, version));
+        let champion = self.in_charge.as_deref().unwrap_or_default();
+        let trial = self.trial.as_ref().map(|watched| &watched.trial);
+        for event in &derived.events {
+            let judges =
+                |trial: &&Trial| AssetId::new(&event.event.machine).is_ok_and(|machine| trial.judges(&machine));
+            see_event(quality, event, trial.filter(judges).map_or(champion, |trial| &trial.version));
+        }
     }
 
     fn see_window(&mut self, window: &WindowFeatures) {
@@ -153,28 +169,56 @@ impl ModelWatch {
         strongest.truncate(NAMED_MAX);
         let estimated_then = beside.and_then(|b| b.reference.estimated);
         let rates = quality.versions().into_iter().map(|version| (version.clone(), quality.rate(&version))).collect();
-        let report = ModelReport { figures: quality.figures(version), estimated_then, drifted, strongest, rates };
+        let (figures, trial) = (quality.figures(version), self.trial.clone());
+        let report = ModelReport { figures, estimated_then, drifted, strongest, rates, trial };
         self.metrics.report(&report);
         Some(report)
     }
 }
 
-fn see_prediction(quality: &mut Quality, thresholds: &BTreeMap<String, Vec<(String, f64)>>, prediction: &Prediction) {
-    let Some(thresholds) = thresholds.get(&prediction.model_version) else { return };
-    let Ok(machine) = AssetId::new(&prediction.machine) else { return };
-    if prediction.revision > 0 {
-        return;
+/// Machine, window's end, and per mode its probability and threshold.
+type Said<'a> = (AssetId, PlantTime, Vec<(&'a str, f64, f64)>);
+
+/// None: it does not count. A revision tells of the same time again.
+fn said<'a>(thresholds: &BTreeMap<String, Thresholds>, prediction: &'a Prediction) -> Option<Said<'a>> {
+    let thresholds = thresholds.get(&prediction.model_version).filter(|_| prediction.revision == 0)?;
+    let machine = AssetId::new(&prediction.machine).ok()?;
+    let of_mode = |m: &ModeProbability| thresholds.iter().find(|(mode, _)| *mode == m.mode);
+    let modes = prediction.modes.iter().filter_map(|m| Some((m.mode.as_str(), m.probability, of_mode(m)?.1)));
+    Some((machine, PlantTime(prediction.window_end_ms), modes.collect()))
+}
+
+fn see_prediction(quality: &mut Quality, thresholds: &BTreeMap<String, Thresholds>, prediction: &Prediction) {
+    if let Some((machine, end, modes)) = said(thresholds, prediction) {
+        quality.scored(&prediction.model_version, &machine, end, &modes);
     }
-    let of_mode = |m: &proto::wire::prediction::ModeProbability| thresholds.iter().find(|(mode, _)| *mode == m.mode);
-    let modes: Vec<(&str, f64, f64)> =
-        (prediction.modes.iter()).filter_map(|m| Some((m.mode.as_str(), m.probability, of_mode(m)?.1))).collect();
-    quality.scored(&prediction.model_version, &machine, PlantTime(prediction.window_end_ms), &modes);
+}
+
+fn see_trial(trial: &mut TrialWatch, thresholds: &BTreeMap<String, Thresholds>, derived: &Derived) {
+    let all = trial.trial.is_shadow();
+    for prediction in derived.predictions.iter().chain(&derived.shadows) {
+        let Some((machine, end, modes)) = said(thresholds, prediction) else { continue };
+        let mut sums = Sums::default();
+        modes.iter().for_each(|(_, probability, threshold)| sums.add(*probability, *threshold));
+        let alone = !all && !trial.trial.judges(&machine);
+        trial.scored(&prediction.model_version, &machine, end, sums, alone);
+    }
+    for alert in derived.alerts.iter().filter(|alert| opens(alert)) {
+        if let Ok(machine) = AssetId::new(&alert.machine) {
+            trial.alerted(&alert.model_version, &machine);
+        }
+    }
+    derived.unscored.iter().for_each(|(version, windows)| trial.failed(version, *windows));
+}
+
+/// One of a model, and not a change of one that is open.
+fn opens(alert: &Alert) -> bool {
+    alert.state() == AlertState::Open && alert.updated_ms == alert.opened_ms && alert.source() == AlertSource::Model
 }
 
 fn see_alert(quality: &mut Quality, alert: &Alert) {
-    let opens = alert.state() == AlertState::Open && alert.updated_ms == alert.opened_ms;
     let Ok(machine) = AssetId::new(&alert.machine) else { return };
-    if opens && alert.source() == AlertSource::Model {
+    if opens(alert) {
         quality.alerted(Alerted {
             id: alert.id.clone(),
             machine,
@@ -185,7 +229,7 @@ fn see_alert(quality: &mut Quality, alert: &Alert) {
     }
 }
 
-/// `version`: in charge now.
+/// `version`: that judges the machine now.
 fn see_event(quality: &mut Quality, KnownEvent { event, known, .. }: &KnownEvent, version: &str) {
     let Ok(machine) = AssetId::new(&event.machine) else { return };
     let at = PlantTime(event.time_ms);

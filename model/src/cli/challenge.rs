@@ -7,7 +7,7 @@ use proto::{
     time::{PlantTime, wall_now_ms},
 };
 
-use super::{Failure, decision, nothing_promoted, say, show_progress};
+use super::{Failure, decision, decisions::on_trial, nothing_promoted, say, show_progress};
 use crate::{
     artifact::Artifact,
     config::ModelConfig,
@@ -127,7 +127,8 @@ pub(super) async fn retrain(
         say(&format!("{name} {}: {} rows", trained.report.version, trained.report.rows.sampled))?;
     }
     match &retrained.comparison {
-        Some(comparison) => say(&comparison.to_string()),
-        None => say(&retrained.verdict.text()),
+        Some(comparison) => say(&comparison.to_string())?,
+        None => say(&retrained.verdict.text())?,
     }
+    outcome.decided.and_then(|entry| entry.canary).map_or(Ok(()), |canary| say(&on_trial(&canary)))
 }

@@ -22,6 +22,15 @@ pub struct Estimate {
 }
 
 impl Sums {
+    /// As if it had been told so often.
+    pub fn times(&self, times: f64) -> Sums {
+        Sums {
+            true_positive: times * self.true_positive,
+            false_positive: times * self.false_positive,
+            false_negative: times * self.false_negative,
+        }
+    }
+
     pub fn add(&mut self, probability: f64, threshold: f64) {
         if probability >= threshold {
             self.true_positive += probability;

@@ -8,7 +8,7 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Decision, RegistryError, champion};
+use super::{Canary, Decision, RegistryError, champion};
 use crate::{artifact::ModeMetrics, store::Store};
 
 const ENTRY_BYTES_MAX: usize = 256 * 1024;
@@ -23,6 +23,10 @@ pub enum Action {
     RolledBack,
     /// It was not put in charge; what was stayed.
     Refused,
+    /// Another one is on trial beside it.
+    Tried,
+    /// What was on trial beside it is not any more.
+    TakenBack,
 }
 
 impl Action {
@@ -31,8 +35,13 @@ impl Action {
             Action::Promoted => "promoted",
             Action::RolledBack => "rolled-back",
             Action::Refused => "refused",
+            Action::Tried => "tried",
+            Action::TakenBack => "taken-back",
         }
     }
+
+    pub const ALL: [Action; 5] =
+        [Action::Promoted, Action::RolledBack, Action::Refused, Action::Tried, Action::TakenBack];
 }
 
 /// One decision. The newest one that changed it is the content of the pointer.
@@ -43,9 +52,9 @@ pub struct Entry {
     pub number: u64,
     #[serde(default)]
     pub action: Action,
-    /// That it was decided about: in charge from here on, unless it was refused.
+    /// In charge from here on, unless it was refused.
     pub version: String,
-    /// In charge until then.
+    /// In charge, or on trial, until then.
     pub previous: Option<String>,
     pub who: String,
     pub why: String,
@@ -54,6 +63,9 @@ pub struct Entry {
     /// Of the version, on the test slice of its training.
     #[serde(default)]
     pub metrics: Vec<ModeMetrics>,
+    /// On trial beside it from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
 }
 
 impl Entry {
@@ -65,7 +77,7 @@ impl Entry {
         Decision { who, why, when_ms }: Decision,
         metrics: Vec<ModeMetrics>,
     ) -> Self {
-        Entry { number, action, version: version.into(), previous, who, why, when_ms, metrics }
+        Entry { number, action, version: version.into(), previous, who, why, when_ms, metrics, canary: None }
     }
 
     pub(super) fn encode(&self, key: &str) -> Result<Bytes, RegistryError> {
@@ -81,8 +93,13 @@ impl Entry {
         let entry: Entry = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         // They become parts of keys.
         let is_version = |version: &String| AssetId::new(version).is_ok();
-        if !is_version(&entry.version) || !entry.previous.iter().all(is_version) {
+        let tried = entry.canary.as_ref().map(|canary| &canary.trial);
+        let others = entry.previous.iter().chain(tried.map(|trial| &trial.version));
+        if !is_version(&entry.version) || !others.into_iter().all(is_version) {
             return Err(bad("the version is not one".into()));
+        }
+        if tried.is_some_and(|trial| !trial.is_possible()) {
+            return Err(bad("the canary's share is from 0 to below 1".into()));
         }
         Ok(entry)
     }
@@ -110,13 +127,13 @@ pub async fn history(store: &Store, name: &AssetId) -> Result<Vec<Entry>, Regist
 }
 
 /// How many decisions there are of each kind; reads their names only.
-pub async fn counts(store: &Store, name: &AssetId) -> Result<[(Action, u64); 3], RegistryError> {
+pub async fn counts(store: &Store, name: &AssetId) -> Result<Vec<(Action, u64)>, RegistryError> {
     let keys = keys(store, name).await?;
     let of = |action: Action| {
         let part = format!("-{}-", action.text());
         (action, keys.iter().filter(|key| key.contains(&part)).count() as u64)
     };
-    Ok([Action::Promoted, Action::RolledBack, Action::Refused].map(of))
+    Ok(Action::ALL.map(of).into())
 }
 
 async fn keys(store: &Store, name: &AssetId) -> Result<Vec<String>, RegistryError> {
@@ -144,9 +161,10 @@ pub(super) fn before(entries: &[Entry], champion: &Entry) -> Option<String> {
     before.filter(|before| *before != champion.version)
 }
 
-/// Whether the version was in charge and taken back: what was wrong with it then is wrong with it now.
+/// Whether the version was in charge or on trial and taken back: what was wrong with it then is wrong with it now.
 pub fn was_taken_back(entries: &[Entry], version: &str) -> bool {
-    entries.iter().any(|e| e.action == Action::RolledBack && e.previous.as_deref() == Some(version))
+    let back = |e: &Entry| matches!(e.action, Action::RolledBack | Action::TakenBack);
+    entries.iter().any(|e| back(e) && e.previous.as_deref() == Some(version))
 }
 
 #[cfg(test)]
@@ -172,6 +190,9 @@ mod tests {
         entries.push(entry(5, Action::RolledBack, "a", Some("b")));
         assert_eq!(before(&entries, &entries[5]), None);
         assert!(was_taken_back(&entries, "c") && was_taken_back(&entries, "b") && !was_taken_back(&entries, "a"));
+        entries.push(entry(6, Action::Tried, "a", Some("a")));
+        entries.push(entry(7, Action::TakenBack, "a", Some("d")));
+        assert!(was_taken_back(&entries, "d") && !was_taken_back(&entries, "a"));
     }
 
     #[test]
@@ -183,5 +204,12 @@ mod tests {
         assert!(refused(r#"{"version":"../a","previous":null,"who":"","why":"","when_ms":1}"#).contains("not one"));
         assert!(refused(r#"{"version":"a","previous":"a/b","who":"","why":"","when_ms":1}"#).contains("not one"));
         assert!(refused(&" ".repeat(ENTRY_BYTES_MAX + 1)).contains("too many"));
+        let tried = |version: &str, share: f64| {
+            let canary = format!(r#"{{"version":"{version}","share":{share},"since_ms":1}}"#);
+            format!(r#"{{"version":"a","previous":"a","who":"","why":"","when_ms":1,"canary":{canary}}}"#)
+        };
+        let canary = Entry::decode("k", tried("b", 0.2).as_bytes()).unwrap().canary.unwrap();
+        assert_eq!((canary.trial.version.as_str(), canary.probation_hours), ("b", None));
+        assert!(refused(&tried("../b", 0.2)).contains("not one") && refused(&tried("b", 1.0)).contains("share"));
     }
 }

@@ -31,6 +31,7 @@ pub struct SegmentContent {
     pub readings: Readings,
     pub births: Vec<DataFrame>,
     pub windows: Vec<WindowFeatures>,
+    /// Of shadows too.
     pub predictions: Vec<Prediction>,
     pub alerts: Vec<Alert>,
     pub events: Vec<KnownEvent>,
@@ -76,6 +77,7 @@ impl SegmentContent {
             + derived.births.height()
             + derived.windows.len()
             + derived.predictions.len()
+            + derived.shadows.len()
             + derived.alerts.len()
             + derived.events.len()
             + derived.dead_letters.len()
@@ -86,6 +88,7 @@ impl SegmentContent {
         self.births.extend(Some(derived.births).filter(|f| f.height() > 0));
         self.windows.extend(derived.windows);
         self.predictions.extend(derived.predictions);
+        self.predictions.extend(derived.shadows);
         self.alerts.extend(derived.alerts);
         self.events.extend(derived.events);
         self.dead_letters.extend(derived.dead_letters);

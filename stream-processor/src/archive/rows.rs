@@ -9,7 +9,7 @@ use proto::{
     time::PlantTime,
     wire::{
         alert::{Alert, AlertSource, AlertState},
-        prediction::Prediction,
+        prediction::{Prediction, Role},
         telemetry::{EventKind, GapReason, Verdict},
     },
 };
@@ -86,6 +86,7 @@ pub fn predictions(content: &SegmentContent) -> PolarsResult<DataFrame> {
         .with(column::REVISION, |(p, _)| p.revision)
         .with(column::GENERATION, |(p, _)| p.generation)
         .with(column::MODEL_VERSION, |(p, _)| p.model_version.as_str())
+        .with(column::ROLE, |(p, _)| word(p.role().as_str_name(), Role::Unspecified.as_str_name()))
         .with(column::MODE, |(p, mode)| p.modes[*mode].mode.as_str())
         .with(column::PROBABILITY, |(p, mode)| p.modes[*mode].probability)
         .frame()

@@ -45,7 +45,8 @@ impl Retraining {
     }
 
     fn due(&mut self, now: PlantTime) -> Option<Cause> {
-        let report = self.board.read().model.clone()?;
+        // One version at a time is on trial.
+        let report = self.board.read().model.clone().filter(|report| report.trial.is_none())?;
         let drifted: Vec<String> = report.drifted.iter().map(|f| f.name.clone()).collect();
         self.trigger.due(&self.settings.trigger, now, &report.figures, report.estimated_then, &drifted)
     }

@@ -1,22 +1,29 @@
-//! Watches the registry's pointer: loads and verifies the model that it names, and offers it to the engine, which enters the
-//! change into a manifest before it judges by it.
+//! Watches the registry's pointer: loads and verifies the models that it names, and offers them to the engine, which enters
+//! the change into a manifest before it judges by it.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use model::{
-    registry::{self, Entry as Pointer, RegistryError},
+    registry::{self, Decision, Entry as Pointer, RegistryError, canary},
     score::Scorer,
     store::Store,
 };
 use opentelemetry::metrics::Counter;
-use proto::asset::AssetId;
+use proto::{asset::AssetId, time::wall_now_ms};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::stream::{Loaded, schedule::Schedule};
+use super::models::Offer;
+use crate::{
+    stream::{
+        Loaded,
+        schedule::{Charge, Schedule},
+    },
+    watch::beside::WHO,
+};
 
 const REGISTRY_AWAY: &str = "the registry can't be read; the model in charge stays";
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -25,7 +32,8 @@ const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Offered last, or in charge since before.
-    offered: Option<String>,
+    offered: Option<Charge>,
+    loaded: Loaded,
     /// Does not fit.
     refused: Option<String>,
 }
@@ -37,7 +45,7 @@ pub struct Champion {
     pub refresh: Duration,
     /// Features of the stream: a model of others is refused.
     pub fingerprint: String,
-    pub offers: watch::Sender<Option<Arc<Scorer>>>,
+    pub offers: watch::Sender<Option<Offer>>,
     /// Champions that could not be used.
     pub refused: Counter<u64>,
 }
@@ -52,7 +60,11 @@ impl Champion {
             match self.loaded(version).await {
                 Ok(scorer) => drop(loaded.insert(version.to_owned(), scorer)),
                 Err(reason) => {
-                    tracing::error!(version, reason, "a model in charge can't be used any more; rules judge for it");
+                    tracing::error!(
+                        version,
+                        reason,
+                        "a model can't be used any more; the champion or rules judge for it"
+                    );
                     self.refused.add(1, &[]);
                 }
             }
@@ -72,8 +84,8 @@ impl Champion {
 
     /// The first look, repeated until the registry answers. The stream begins after it: a window that closes while nobody
     /// is in charge yet would be judged by rules, and by the model in a start whose registry was faster.
-    pub async fn begin(&self, in_charge: Option<String>) -> Seen {
-        let mut seen = Seen { offered: in_charge, refused: None };
+    pub async fn begin(&self, in_charge: Option<Charge>, loaded: &Loaded) -> Seen {
+        let mut seen = Seen { offered: in_charge, loaded: loaded.clone(), refused: None };
         while !self.looked(&mut seen).await {
             sleep(BEGIN_AGAIN_AFTER).await;
         }
@@ -94,34 +106,64 @@ impl Champion {
     /// False: the registry can't be read.
     async fn looked(&self, seen: &mut Seen) -> bool {
         match self.look(seen).await {
-            Ok(None) => {}
-            Ok(Some((version, Ok(scorer)))) => {
-                *seen = Seen { offered: Some(version), refused: None };
-                self.offers.send_replace(Some(scorer));
-            }
-            Ok(Some((version, Err(reason)))) => {
-                tracing::error!(version, reason, "the champion can't be used; the model before it stays");
-                self.refused.add(1, &[]);
-                seen.refused = Some(version);
-            }
+            Ok(()) => true,
             Err(e) => {
                 tracing::warn!(error = %e, "{REGISTRY_AWAY}");
-                return false;
+                false
             }
         }
-        true
     }
 
-    /// The pointer's version, if it is news, and its model or why that can't be used.
-    async fn look(&self, seen: &Seen) -> Result<Option<(String, Result<Arc<Scorer>, String>)>, RegistryError> {
-        let Some(Pointer { version, .. }) = registry::champion(&self.store, &self.name).await? else {
-            return Ok(None);
+    /// Offers what the pointer says, if it is news. What is on trial and can't be used is taken back.
+    async fn look(&self, seen: &mut Seen) -> Result<(), RegistryError> {
+        let Some(Pointer { version, canary, .. }) = registry::champion(&self.store, &self.name).await? else {
+            return Ok(());
         };
-        if [&seen.offered, &seen.refused].contains(&&Some(version.clone())) {
-            return Ok(None);
+        if seen.refused.as_ref() == Some(&version) {
+            return Ok(());
         }
-        let loaded = self.load(&version).await?;
-        Ok(Some((version, loaded)))
+        let mut charge = Charge { version, trial: canary.map(|canary| canary.trial) };
+        let tried = charge.trial.as_ref().map(|trial| &trial.version);
+        if seen.offered.as_ref() == Some(&charge) && tried.is_none_or(|version| seen.loaded.contains_key(version)) {
+            return Ok(());
+        }
+        seen.loaded.retain(|version, _| charge.versions().any(|named| named == version));
+        if let Err(reason) = self.have(&charge.version, &mut seen.loaded).await? {
+            tracing::error!(version = charge.version, reason, "the champion can't be used; the model before it stays");
+            self.refused.add(1, &[]);
+            seen.refused = Some(charge.version);
+            return Ok(());
+        }
+        seen.refused = None;
+        if let Some(trial) = charge.trial.take() {
+            match self.have(&trial.version, &mut seen.loaded).await? {
+                Ok(()) => charge.trial = Some(trial),
+                Err(reason) => self.take_back(&trial.version, reason).await?,
+            }
+        }
+        if seen.offered.as_ref() != Some(&charge) {
+            seen.offered = Some(charge.clone());
+            self.offers.send_replace(Some(Offer { charge, loaded: seen.loaded.clone() }));
+        }
+        Ok(())
+    }
+
+    /// Loads the version unless it is there; the inner error says why it can't be used.
+    async fn have(&self, version: &str, loaded: &mut Loaded) -> Result<Result<(), String>, RegistryError> {
+        if loaded.contains_key(version) {
+            return Ok(Ok(()));
+        }
+        Ok(self.load(version).await?.map(|scorer| drop(loaded.insert(version.to_owned(), scorer))))
+    }
+
+    async fn take_back(&self, version: &str, why: String) -> Result<(), RegistryError> {
+        tracing::warn!(version, why, "what is on trial can't be used and is taken back");
+        let decision = Decision { who: WHO.into(), why, when_ms: wall_now_ms() };
+        match canary::take_back(&self.store, &self.name, version, decision).await {
+            // Somebody has decided otherwise in the meantime.
+            Err(RegistryError::NotOnTrial { .. } | RegistryError::Conflict { .. }) => Ok(()),
+            outcome => outcome.map(drop),
+        }
     }
 
     async fn load(&self, version: &str) -> Result<Result<Arc<Scorer>, String>, RegistryError> {

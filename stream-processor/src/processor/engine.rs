@@ -325,6 +325,7 @@ impl Engine {
         metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
         metrics.windows_revised.add(revised, &[]);
         metrics.predictions.add(derived.predictions.len() as u64, &[]);
+        derived.unscored.iter().for_each(|(version, windows)| metrics.unscored(version, *windows));
         self.watch.see(&derived);
         self.board.publish_windows(&derived.windows);
         self.board.publish_predictions(&derived.predictions);
@@ -437,7 +438,8 @@ impl Engine {
         if !can || !self.stream.enter(&charge, self.plant_now()) {
             return Ok(());
         }
-        tracing::info!(version = charge.version, "the model is entered");
+        let trial = charge.trial.as_ref().map(|trial| trial.version.as_str());
+        tracing::info!(version = charge.version, trial, "the model is entered");
         self.models.keep_offered();
         self.pending.force(self.now());
         self.submit()
@@ -479,7 +481,8 @@ impl Engine {
         if let Some(version) = version.as_ref().filter(|_| version != self.in_charge) {
             tracing::info!(version, "model in charge");
         }
-        self.watch.in_charge(self.models.in_charge().as_deref());
+        let trial = self.stream.schedule().newest().and_then(|charge| charge.trial.as_ref());
+        self.watch.in_charge(self.models.in_charge().as_deref(), self.models.loaded(), trial);
         self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
         self.in_charge.clone_from(&version);
         self.board.set_state(match version {

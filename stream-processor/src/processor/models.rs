@@ -11,20 +11,30 @@ use crate::stream::{
     schedule::{Charge, Schedule},
 };
 
-type Offer = Option<Arc<Scorer>>;
+/// Who shall judge from now on, with all that it takes.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub charge: Charge,
+    /// Every version of the charge.
+    pub loaded: Loaded,
+}
 
 pub struct Models {
-    offers: watch::Receiver<Offer>,
+    offers: watch::Receiver<Option<Offer>>,
     loaded: Loaded,
     /// Answers people's questions.
-    in_charge: watch::Sender<Offer>,
+    in_charge: watch::Sender<Option<Arc<Scorer>>>,
     /// So many segments of this incarnation must be committed for what was entered.
     entered_by: Option<u64>,
 }
 
 impl Models {
     /// `loaded`: all that the schedule names, as far as they can be used.
-    pub fn new(offers: watch::Receiver<Offer>, loaded: Loaded, in_charge: watch::Sender<Offer>) -> Self {
+    pub fn new(
+        offers: watch::Receiver<Option<Offer>>,
+        loaded: Loaded,
+        in_charge: watch::Sender<Option<Arc<Scorer>>>,
+    ) -> Self {
         Models { offers, loaded, in_charge, entered_by: None }
     }
 
@@ -34,14 +44,14 @@ impl Models {
 
     /// What was offered last, if the schedule does not end with it.
     pub fn offer(&self, schedule: &Schedule) -> Option<Charge> {
-        let charge = Charge { version: self.offers.borrow().as_ref()?.version().to_owned() };
+        let charge = self.offers.borrow().as_ref()?.charge.clone();
         (schedule.newest() != Some(&charge)).then_some(charge)
     }
 
     /// The offer is being entered.
     pub fn keep_offered(&mut self) {
         let offered = self.offers.borrow().clone();
-        self.loaded.extend(offered.map(|scorer| (scorer.version().to_owned(), scorer)));
+        self.loaded.extend(offered.into_iter().flat_map(|offer| offer.loaded));
     }
 
     /// A segment was submitted that carries what the stream has entered.
@@ -55,7 +65,7 @@ impl Models {
     }
 
     /// That judges what closes now; none: rules do.
-    pub fn in_charge(&self) -> Offer {
+    pub fn in_charge(&self) -> Option<Arc<Scorer>> {
         self.in_charge.borrow().clone()
     }
 

@@ -7,7 +7,7 @@ use proto::{
     alert::mode_text,
     wire::{
         alert::{Alert, AlertSource, AlertState, Outcome, Severity},
-        prediction::{Contribution, Prediction},
+        prediction::{Contribution, Prediction, Role},
     },
 };
 use serde::Serialize;
@@ -159,6 +159,8 @@ pub struct PredictionView {
     pub window_end_ms: i64,
     pub horizon_ms: i64,
     pub model_version: String,
+    /// `canary`: a version on trial decides about this machine.
+    pub role: &'static str,
     /// Most likely first.
     pub modes: Vec<ModeView>,
     pub sensors: Vec<SensorView>,
@@ -174,6 +176,7 @@ impl From<&Prediction> for PredictionView {
             window_end_ms: p.window_end_ms,
             horizon_ms: p.horizon_ms,
             model_version: p.model_version.clone(),
+            role: if p.role() == Role::Canary { "canary" } else { "champion" },
             modes: modes(p),
             sensors: explained(p).iter().map(SensorView::from).collect(),
         }

@@ -6,14 +6,15 @@ use model::{
 };
 use proto::{
     alert::prediction_id,
-    wire::prediction::{Contribution, ModeProbability, Prediction},
+    wire::prediction::{Contribution, ModeProbability, Prediction, Role},
 };
 
-/// What all predictions of one model have in common.
+/// What all predictions of one model in one role have in common.
 pub struct Model<'a> {
     pub heads: &'a [ModeHead],
     pub version: &'a str,
     pub horizon_ms: i64,
+    pub role: Role,
 }
 
 pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Prediction {
@@ -28,6 +29,7 @@ pub fn prediction(window: &WindowFeatures, score: &Score, model: &Model) -> Pred
         modes: modes(model.heads, score, |share| contribution(window, share)),
         horizon_ms: model.horizon_ms,
         generation: window.generation,
+        role: model.role.into(),
     }
 }
 

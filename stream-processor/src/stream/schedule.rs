@@ -7,8 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::features::{FeatureConfig, WindowFeatures};
-use proto::{asset::AssetId, time::PlantTime};
+use model::{
+    features::{FeatureConfig, WindowFeatures},
+    trial::Trial,
+};
+use proto::{asset::AssetId, time::PlantTime, wire::prediction::Role};
 use serde::{Deserialize, Serialize};
 
 use super::{Steps, Stream, fleet::Fleet};
@@ -21,25 +24,53 @@ pub const CHANGE_MARGIN_MS: i64 = 60_000;
 /// judged by a newer one. Before that the next change waits.
 pub const CHARGES_MAX: usize = 8;
 
-/// Who judges windows, as the registry says. What else shall decide it, by machine for instance, belongs here: a charge
-/// that differs in anything is another one, which is entered and holds from a line on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Who judges windows, as the registry says. What else shall decide it belongs here: a charge that differs in anything is
+/// another one, which is entered and holds from a line on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Charge {
     pub version: String,
+    /// Beside it.
+    #[serde(default)]
+    pub trial: Option<Trial>,
+}
+
+/// Whose scores a window gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scorers<V> {
+    /// Alerts follow from it.
+    pub decides: V,
+    /// The canary's or the champion's.
+    pub role: Role,
+    /// Scores it too, and decides nothing; in place of a canary that can't score.
+    pub beside: Option<V>,
 }
 
 impl Charge {
-    /// All that must be loaded for it.
-    pub fn versions(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.version.as_str())
+    /// Nothing is on trial.
+    pub fn of(version: &str) -> Self {
+        Charge { version: version.into(), trial: None }
     }
 
-    fn version_for(&self, _window: &WindowFeatures) -> &str {
-        &self.version
+    /// All that must be loaded for it.
+    pub fn versions(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.version.as_str()).chain(self.trial.as_ref().map(|trial| trial.version.as_str()))
+    }
+
+    /// Where one is on trial, both score the same windows.
+    fn scorers(&self, window: &WindowFeatures) -> Scorers<&str> {
+        let champion = self.version.as_str();
+        let alone = Scorers { decides: champion, role: Role::Champion, beside: None };
+        match &self.trial {
+            Some(trial) if trial.is_shadow() => Scorers { beside: Some(&trial.version), ..alone },
+            Some(trial) if trial.judges(&window.machine) => {
+                Scorers { decides: &trial.version, role: Role::Canary, beside: Some(champion) }
+            }
+            _ => alone,
+        }
     }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Oldest first.
     ending: Vec<Ending>,
@@ -48,7 +79,7 @@ pub struct Schedule {
 }
 
 /// A charge that has been replaced and still has windows to judge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Ending {
     charge: Charge,
     lines: BTreeMap<AssetId, Line>,
@@ -85,9 +116,9 @@ impl Schedule {
     }
 
     /// None: rules judge it.
-    pub fn version_for(&self, window: &WindowFeatures) -> Option<&str> {
+    pub fn scorers(&self, window: &WindowFeatures) -> Option<Scorers<&str>> {
         let ending = self.ending.iter().find(|e| e.judges(window)).map(|e| &e.charge);
-        Some(ending.or(self.newest.as_ref())?.version_for(window))
+        Some(ending.or(self.newest.as_ref())?.scorers(window))
     }
 
     /// As it is once this charge has been entered. The first one holds at once, whatever rules have said before it.
@@ -188,7 +219,7 @@ impl Stream {
 
     /// Has windows whose model depends on whether what was entered is in a manifest, which is not known yet.
     pub fn undecided(&self, steps: &Steps) -> bool {
-        let differs = |entered: &Schedule, window| entered.version_for(window) != self.schedule.version_for(window);
+        let differs = |entered: &Schedule, window| entered.scorers(window) != self.schedule.scorers(window);
         self.entered.as_ref().is_some_and(|entered| steps.windows().any(|window| differs(entered, window)))
     }
 

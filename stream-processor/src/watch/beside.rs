@@ -1,23 +1,25 @@
-//! Fetches what lies beside the version in charge, counts what was decided about versions, and takes a version back that
-//! alarms far more than the one before it.
+//! Fetches what lies beside the version in charge, counts what was decided about versions, ends trials, and takes a version
+//! back that alarms far more than the one before it.
 
 use std::{sync::Arc, time::Duration};
 
 use model::{
     probation,
-    registry::{self, Action, Decision, RegistryError},
+    registry::{self, Action, Canary, Decision, Entry, RegistryError, canary},
     score::Scorer,
     store::Store,
+    trial::Outcome,
     watch::WatchReference,
 };
 use proto::{asset::AssetId, time::wall_now_ms};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::ModelReport;
 use crate::{serve::board::Board, telemetry::Decisions};
 
 /// In the history.
-const WHO: &str = "processor";
+pub const WHO: &str = "processor";
 
 /// What a version is watched by.
 #[derive(Debug)]
@@ -53,27 +55,70 @@ impl Follow {
         }
     }
 
-    /// Of the version in charge, if it is on probation: promoted, and the version before it worked here lately.
-    async fn take_back(&mut self) -> Result<(), RegistryError> {
+    /// Ends a trial if it is to end; else takes the version in charge back, if it was promoted over another one that worked
+    /// here lately, and alarms far more than that.
+    async fn decide(&self) -> Result<(), RegistryError> {
         let Some(report) = self.board.read().model.clone() else { return Ok(()) };
         let Some(champion) = registry::champion(&self.store, &self.name).await? else { return Ok(()) };
-        let Some(before) = champion.previous.filter(|_| champion.action == Action::Promoted) else { return Ok(()) };
-        let rate = |version: &str| report.rates.get(version).copied().unwrap_or_default();
-        let Some(why) = probation::jump(rate(&before), rate(&champion.version)) else { return Ok(()) };
-        tracing::warn!(version = champion.version, before, why, "the new version is taken back");
-        let decision = Decision { who: WHO.into(), why, when_ms: wall_now_ms() };
-        match registry::rollback_from(&self.store, &self.name, &champion.version, &before, decision).await {
+        let decided = match (&champion.canary, &champion.previous) {
+            (Some(canary), _) => self.end_trial(&report, canary, &champion.why).await,
+            (None, Some(before)) if champion.action == Action::Promoted => {
+                self.take_back(&report, &champion.version, before).await
+            }
+            _ => return Ok(()),
+        };
+        match decided {
+            Ok(None) => {}
+            Ok(Some(_)) => self.look_again.send_modify(|n| *n += 1),
             // Somebody has decided otherwise in the meantime.
-            Err(RegistryError::Overtaken { .. } | RegistryError::Conflict { .. }) => {}
-            outcome => drop(outcome?),
+            Err(
+                RegistryError::Overtaken { .. } | RegistryError::Conflict { .. } | RegistryError::NotOnTrial { .. },
+            ) => {}
+            Err(error) => return Err(error),
         }
-        self.look_again.send_modify(|n| *n += 1);
         Ok(())
+    }
+
+    /// `why_tried`: goes with a version that is put in charge.
+    async fn end_trial(
+        &self,
+        report: &ModelReport,
+        canary: &Canary,
+        why_tried: &str,
+    ) -> Result<Option<Entry>, RegistryError> {
+        let Some(watched) = report.trial.as_ref().filter(|watched| watched.trial == canary.trial) else {
+            return Ok(None);
+        };
+        let version = watched.trial.version.as_str();
+        match watched.outcome(canary.probation_hours, !report.drifted.is_empty()) {
+            Outcome::GoesOn => Ok(None),
+            Outcome::Passes(why) => {
+                tracing::info!(version, why, "the version on trial is put in charge");
+                let decision = decision(format!("{why}; {why_tried}"));
+                canary::finish(&self.store, &self.name, Some(version), decision).await.map(Some)
+            }
+            Outcome::Fails(why) => {
+                tracing::warn!(version, why, "the version on trial is taken back");
+                canary::take_back(&self.store, &self.name, version, decision(why)).await.map(Some)
+            }
+        }
+    }
+
+    async fn take_back(
+        &self,
+        report: &ModelReport,
+        version: &str,
+        before: &str,
+    ) -> Result<Option<Entry>, RegistryError> {
+        let rate = |version: &str| report.rates.get(version).copied().unwrap_or_default();
+        let Some(why) = probation::jump(rate(before), rate(version)) else { return Ok(None) };
+        tracing::warn!(version, before, why, "the new version is taken back");
+        registry::rollback_from(&self.store, &self.name, version, before, decision(why)).await.map(Some)
     }
 
     async fn look(&mut self) -> Result<(), RegistryError> {
         self.decisions.record(registry::history::counts(&self.store, &self.name).await?);
-        self.take_back().await?;
+        self.decide().await?;
         let version = self.scorer.borrow().as_ref().map(|s| s.version().to_owned());
         let Some(version) = version else { return Ok(()) };
         if self.out.borrow().as_ref().is_some_and(|b| b.version == version) {
@@ -83,4 +128,8 @@ impl Follow {
         self.out.send_replace(reference.map(|reference| Arc::new(Beside { version, reference })));
         Ok(())
     }
+}
+
+fn decision(why: String) -> Decision {
+    Decision { who: WHO.into(), why, when_ms: wall_now_ms() }
 }

@@ -93,7 +93,7 @@ fn what_the_stream_derives_becomes_figures() {
 #[test]
 fn without_a_model_there_is_nothing_to_say() {
     let mut watch = watch_of("v1");
-    watch.in_charge(None);
+    watch.in_charge(None, &Loaded::new(), None);
     watch.see(&Derived { predictions: vec![prediction("m1", 1, 0.9)], ..Derived::default() });
     assert_eq!(watch.report(), None);
 }

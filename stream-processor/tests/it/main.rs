@@ -4,6 +4,7 @@ mod access;
 mod analytics;
 mod archive;
 mod browser;
+mod canary;
 mod components;
 mod console;
 mod factory;

@@ -1,5 +1,5 @@
 //! The whole loop in the embedded factory: the plant changes, accuracy falls, the fall is seen, a retraining starts, the gate
-//! passes it, it is promoted and swapped in live, accuracy recovers.
+//! passes it, it is promoted and swapped in live, accuracy recovers. Without a trial in between: `canary.rs` is about those.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +16,7 @@ use model::{
     registry::{self, Action, Decision, Entry},
     retrain::RetrainSettings,
     train::TrainSettings,
+    trial::TrialSettings,
     trigger::TriggerSettings,
 };
 use proto::{
@@ -65,7 +66,8 @@ fn changing_plant() -> Plant {
 
 fn retraining() -> RetrainSettings {
     let trigger = TriggerSettings { f1_min: F1_MIN, figures_days: 10.0, cool_down_hours: 96.0, ..Default::default() };
-    RetrainSettings { window_days: 30.0, trigger, ..RetrainSettings::default() }
+    let canary = TrialSettings { share: 0.0, ..TrialSettings::default() };
+    RetrainSettings { window_days: 30.0, canary, trigger, ..RetrainSettings::default() }
 }
 
 /// Looks after some of the alerts and says what it finds: whether something was wrong with the machine.

@@ -1,20 +1,21 @@
 //! Versions and the pointer, against a real endpoint over HTTP.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use model::{
     artifact::{Artifact, Golden, Head, Origin},
     calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
-    registry::{self, Action, Decision, Entry, RegistryError},
-    score::Scorer,
+    registry::{self, Action, Canary, Decision, Entry, RegistryError, canary},
     store::{S3Config, Store},
+    trial::Trial,
 };
 use proto::{archive::champion_key, asset::AssetId};
 use stream_processor::{
     embedded::s3::{Keys, S3Server},
-    processor::champion,
+    processor::{champion, models::Offer},
+    stream::{Loaded, schedule::Charge},
     telemetry::{Exporter, models_refused},
 };
 use tokio::{sync::watch, time::timeout};
@@ -153,6 +154,7 @@ async fn every_decision_is_in_the_history_even_if_its_writer_died_before_it_was_
         why: "first".into(),
         when_ms: 3,
         metrics: vec![],
+        canary: None,
     };
     store.put(&champion_key(&model), serde_json::to_vec(&died).unwrap().into()).await.unwrap();
     assert_eq!(registry::history(&store, &model).await.unwrap(), std::slice::from_ref(&died));
@@ -192,9 +194,72 @@ async fn a_promotion_over_a_version_that_is_no_longer_in_charge_is_told() {
     assert_eq!(registry::champion(&store, &model).await.unwrap().unwrap().version, two);
 }
 
+fn trial(version: &str, share: f64) -> Trial {
+    Trial { version: version.into(), share }
+}
+
+#[tokio::test]
+async fn a_trial_stands_beside_the_version_in_charge_and_ends_in_charge_or_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let (one, two, three) = (publish(&store, 0.3).await, publish(&store, 0.4).await, publish(&store, 0.5).await);
+    let tried = async |version: &str, share: f64, over: Option<&str>| {
+        canary::try_beside(&store, &model, trial(version, share), Some(72.0), over, decided_by("ann")).await
+    };
+    let nothing = tried(&one, 0.2, None).await.unwrap_err();
+    assert!(matches!(nothing, RegistryError::NothingInCharge { .. }), "{nothing}");
+    registry::promote(&store, &model, &one, decided_by("ann")).await.unwrap();
+    for (version, share) in [(&one, 0.2), (&two, 1.0), (&two, -0.1), (&two, f64::NAN)] {
+        let refused = tried(version, share, None).await.unwrap_err();
+        assert!(matches!(refused, RegistryError::NoTrial { .. }), "{refused}");
+    }
+    let overtaken = tried(&two, 0.2, Some(&three)).await.unwrap_err();
+    assert!(matches!(overtaken, RegistryError::Overtaken { .. }), "{overtaken}");
+    let idle = canary::finish(&store, &model, None, decided_by("ann")).await.unwrap_err();
+    assert_eq!(idle.to_string(), "nothing of failure is on trial");
+
+    // Taken back by the first rollback; the second one is of what is in charge.
+    tried(&two, 0.2, Some(&one)).await.unwrap();
+    let pointer = registry::champion(&store, &model).await.unwrap().unwrap();
+    let expected = Canary { trial: trial(&two, 0.2), since_ms: 5, probation_hours: Some(72.0), metrics: vec![] };
+    assert_eq!((pointer.version.as_str(), pointer.canary), (one.as_str(), Some(expected)));
+    assert_eq!(registry::load_champion(&store, &model).await.unwrap().unwrap().version(), one);
+    let other = canary::finish(&store, &model, Some(&three), decided_by("bob")).await.unwrap_err();
+    assert!(matches!(other, RegistryError::NotOnTrial { .. }), "{other}");
+    let back = registry::rollback(&store, &model, None, decided_by("bob")).await.unwrap();
+    assert_eq!((back.action, back.version.as_str(), back.canary), (Action::TakenBack, one.as_str(), None));
+
+    // A shadow gives way to a canary, and that one is put in charge.
+    tried(&two, 0.0, None).await.unwrap();
+    tried(&three, 0.4, None).await.unwrap();
+    let champion = canary::finish(&store, &model, None, decided_by("bob")).await.unwrap();
+    assert_eq!(
+        (champion.version.as_str(), champion.previous, champion.canary),
+        (three.as_str(), Some(one.clone()), None)
+    );
+    registry::rollback(&store, &model, None, decided_by("cid")).await.unwrap();
+    let told = |e: &Entry| (e.number, e.action, e.version.clone(), e.previous.clone());
+    let history = registry::history(&store, &model).await.unwrap();
+    let (one, two, three) = (one.clone(), two.clone(), three.clone());
+    let expected = [
+        (1, Action::Promoted, one.clone(), None),
+        (2, Action::Tried, one.clone(), Some(one.clone())),
+        (3, Action::TakenBack, one.clone(), Some(two.clone())),
+        (4, Action::Tried, one.clone(), Some(one.clone())),
+        (5, Action::Tried, one.clone(), Some(one.clone())),
+        (6, Action::Promoted, three.clone(), Some(one.clone())),
+        (7, Action::RolledBack, one.clone(), Some(three.clone())),
+    ];
+    assert_eq!(history.iter().map(told).collect::<Vec<_>>(), expected);
+    let counts = registry::history::counts(&store, &model).await.unwrap();
+    assert_eq!(counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 1, 0, 3, 1]);
+    assert!(registry::history::was_taken_back(&history, &two) && registry::history::was_taken_back(&history, &three));
+}
+
 /// A processor's watch over the pointer.
 struct Watch {
-    scorer: watch::Receiver<Option<Arc<Scorer>>>,
+    offers: watch::Receiver<Option<Offer>>,
     exporter: Exporter,
     stop: CancellationToken,
     _asked: watch::Sender<u64>,
@@ -203,7 +268,7 @@ struct Watch {
 impl Watch {
     async fn start(store: &Store) -> Self {
         let exporter = Exporter::install().unwrap();
-        let (out, scorer) = watch::channel(None);
+        let (out, offers) = watch::channel(None);
         let (asked_out, asked) = watch::channel(0);
         let stop = CancellationToken::new();
         let watched = champion::Champion {
@@ -214,14 +279,16 @@ impl Watch {
             offers: out,
             refused: models_refused(&exporter.meter()),
         };
-        let seen = watched.begin(None).await;
+        let seen = watched.begin(None, &Loaded::new()).await;
         tokio::spawn(watched.watch(seen, asked, stop.clone()));
-        Watch { scorer, exporter, stop, _asked: asked_out }
+        Watch { offers, exporter, stop, _asked: asked_out }
     }
 
-    async fn until_in_charge(&mut self, version: &str) {
-        let is_it = |s: &Option<Arc<Scorer>>| s.as_ref().is_some_and(|s| s.version() == version);
-        timeout(WAIT_MAX, self.scorer.wait_for(is_it)).await.expect("in charge in time").unwrap();
+    async fn until_offered(&mut self, charge: Charge) {
+        let is_it = |offer: &Option<Offer>| offer.as_ref().is_some_and(|offer| offer.charge == charge);
+        let offer = timeout(WAIT_MAX, self.offers.wait_for(is_it)).await.expect("offered in time").unwrap().clone();
+        let loaded = offer.unwrap().loaded;
+        assert!(charge.versions().all(|version| loaded.get(version).is_some_and(|s| s.version() == version)));
     }
 
     async fn until_refused(&self, times: u32) {
@@ -235,7 +302,7 @@ impl Watch {
     }
 
     fn in_charge(&self) -> String {
-        self.scorer.borrow().as_ref().expect("one is in charge").version().into()
+        self.offers.borrow().as_ref().expect("one is in charge").charge.version.clone()
     }
 }
 
@@ -268,7 +335,49 @@ async fn a_champion_that_cannot_be_used_is_refused_and_the_one_in_charge_stays()
 
     let better = publish(&store, 0.5).await;
     registry::promote(&store, &model, &better, decided_by("cid")).await.unwrap();
-    watch.until_in_charge(&better).await;
+    watch.until_offered(Charge::of(&better)).await;
+    watch.stop.cancel();
+}
+
+#[tokio::test]
+async fn what_is_on_trial_and_cannot_be_used_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(folder.path()).await;
+    let model = name("failure");
+    let (good, new) = (publish(&store, 0.3).await, publish(&store, 0.4).await);
+    registry::promote(&store, &model, &good, decided_by("ann")).await.unwrap();
+    let mut watch = Watch::start(&store).await;
+    canary::try_beside(&store, &model, trial(&new, 0.4), None, None, decided_by("ann")).await.unwrap();
+    watch.until_offered(Charge { trial: Some(trial(&new, 0.4)), ..Charge::of(&good) }).await;
+
+    // It can be loaded, and its golden vector is another one's. Nobody can try it; somebody could still write the pointer.
+    let sensors = vec![name("temperature")];
+    let others = artifact_for(FeatureConfig { sensors, ..FeatureConfig::default() }, 0.3);
+    let for_other_features = publish_artifact(&store, &others).await;
+    let mut wrong = artifact(0.6);
+    wrong.golden[0].probabilities[0] += 0.1;
+    let wrong_golden = wrong.version().unwrap();
+    registry::publish(&store, &model, &wrong_golden, wrong.encode().unwrap().into()).await.unwrap();
+    for (unusable, why) in [(for_other_features, "other features"), (wrong_golden, "golden")] {
+        let mut pointer = registry::champion(&store, &model).await.unwrap().unwrap();
+        pointer.number += 1;
+        pointer.canary =
+            Some(Canary { trial: trial(&unusable, 0.4), since_ms: 0, probation_hours: None, metrics: vec![] });
+        store.put(&champion_key(&model), serde_json::to_vec(&pointer).unwrap().into()).await.unwrap();
+        let taken_back = async {
+            loop {
+                let pointer = registry::champion(&store, &model).await.unwrap().unwrap();
+                if pointer.canary.is_none() {
+                    return pointer;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let back = timeout(WAIT_MAX, taken_back).await.expect("taken back in time");
+        watch.until_offered(Charge::of(&good)).await;
+        assert_eq!((back.action, back.who.as_str(), back.previous), (Action::TakenBack, "processor", Some(unusable)));
+        assert!(back.why.contains(why), "{}", back.why);
+    }
     watch.stop.cancel();
 }
 

@@ -19,8 +19,21 @@ fn scorer(config: &StreamConfig) -> Scorer {
     scorer_with(config, 0.5)
 }
 
-/// One layer that listens to the means of its sensors. Another threshold is another version.
+/// Another threshold is another version.
 pub fn scorer_with(config: &StreamConfig, threshold: f64) -> Scorer {
+    Scorer::new(artifact(config, threshold)).unwrap()
+}
+
+/// Whatever it is asked, its answer is no number.
+pub fn speechless(config: &StreamConfig) -> Scorer {
+    let mut model = artifact(config, 0.5);
+    let nothing = Calibration::from(Platt { slope: 0.1, intercept: f64::NAN });
+    model.heads.iter_mut().for_each(|head| head.calibration = nothing.clone());
+    Scorer::new(model).unwrap()
+}
+
+/// One layer that listens to the means of its sensors.
+fn artifact(config: &StreamConfig, threshold: f64) -> Artifact {
     let names = FeatureSchema::of(&config.features).names;
     let listens = |mode: usize, name: &str| if name.ends_with(".mean") { 0.3 + mode as f32 } else { 0.01 };
     let row = |mode: usize| names.iter().map(move |name| listens(mode, name)).chain([0.1]);
@@ -29,7 +42,7 @@ pub fn scorer_with(config: &StreamConfig, threshold: f64) -> Scorer {
     let (mean, std) = (vec![20.0; names.len()], vec![50.0; names.len()]);
     let calibration = Calibration::from(Platt { slope: 0.1, intercept: 0.0 });
     let head = |mode: &str| Head { mode: mode.into(), calibration: calibration.clone(), calibrated: true, threshold };
-    let model = Artifact {
+    Artifact {
         config: config.features.clone(),
         horizon_ms: 1,
         encoder: Encoder { kinds: vec![press()], mean, std },
@@ -37,8 +50,7 @@ pub fn scorer_with(config: &StreamConfig, threshold: f64) -> Scorer {
         heads: vec![head("bearing_wear"), head("imbalance")],
         golden: vec![],
         origin: Origin::default(),
-    };
-    Scorer::new(model).unwrap()
+    }
 }
 
 fn sensor(name: &str, unit: &str, minutes: std::ops::Range<i64>, skip: i64) -> SensorReadings {

@@ -80,7 +80,7 @@ fn windows_of_one_time_in_two_generations_have_two_names() {
     let there_and_back: Vec<i64> = [0, 5_000, 0, 5_000].iter().map(|after| NOON + after).collect();
     let windows = stream.apply(batches(1, &there_and_back), None).unwrap().windows;
     let score = model::score::Score { probabilities: vec![], uncertainties: vec![], shares: vec![] };
-    let model = prediction::Model { heads: &[], version: "v1", horizon_ms: 0 };
+    let model = prediction::Model { heads: &[], version: "v1", horizon_ms: 0, role: Role::Champion };
     let named: Vec<_> = windows.iter().map(|w| prediction::prediction(w, &score, &model)).collect();
     assert_eq!(named.iter().map(|p| p.generation).collect::<Vec<_>>(), [0, 0, 1]);
     assert_eq!(named[0].window_start_ms, named[2].window_start_ms);

@@ -12,8 +12,9 @@ use model::{
     calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
-    registry::{self, Decision},
+    registry::{self, Decision, canary},
     store::Store,
+    trial::Trial,
 };
 use proto::{
     asset::AssetId,
@@ -193,12 +194,28 @@ pub const THRESHOLD: f64 = 0.5;
 
 /// Publishes the model and puts it in charge; another threshold is another version.
 pub async fn put_in_charge(store: &Store, threshold: f64) -> String {
-    let artifact = hot_is_bad(threshold);
-    let (name, version) = (id(MODEL), artifact.version().unwrap());
-    registry::publish(store, &name, &version, artifact.encode().unwrap().into()).await.unwrap();
-    let decision = Decision { who: "a test".into(), why: "it sees heat".into(), when_ms: 0 };
-    registry::promote(store, &name, &version, decision).await.unwrap();
+    let version = publish(store, threshold).await;
+    registry::promote(store, &id(MODEL), &version, decision()).await.unwrap();
     version
+}
+
+/// Publishes the model and puts it on trial until somebody decides.
+pub async fn try_beside(store: &Store, threshold: f64, share: f64) -> String {
+    let version = publish(store, threshold).await;
+    let trial = Trial { version: version.clone(), share };
+    canary::try_beside(store, &id(MODEL), trial, None, None, decision()).await.unwrap();
+    version
+}
+
+async fn publish(store: &Store, threshold: f64) -> String {
+    let artifact = hot_is_bad(threshold);
+    let version = artifact.version().unwrap();
+    registry::publish(store, &id(MODEL), &version, artifact.encode().unwrap().into()).await.unwrap();
+    version
+}
+
+fn decision() -> Decision {
+    Decision { who: "a test".into(), why: "it sees heat".into(), when_ms: 0 }
 }
 
 /// One layer that looks at the mean temperature, and a little at everything else.

@@ -1,4 +1,4 @@
-//! Models are promoted while the processor runs, while S3 is away and while the processor is down, and it is killed around
+//! Models are promoted, and tried on some of the machines or as shadows, while the processor runs, while S3 is away and while the processor is down, and it is killed around
 //! that. Whatever a client was once told of a window is what the archive says of it: by the same model, once, none missed.
 
 use std::{
@@ -22,7 +22,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     hall::{Hall, Life, MODEL_AWAITED, REGISTRY_AWAY, S3_AWAY, START_MAX},
-    plant::{FIRST_STEP, Plant, STEP_MS, THRESHOLD, in_turns, put_in_charge},
+    plant::{FIRST_STEP, Plant, STEP_MS, THRESHOLD, in_turns, put_in_charge, try_beside},
     proxy::Fate,
 };
 use crate::archive;
@@ -35,7 +35,7 @@ const UNCOMMITTED: usize = 4;
 
 const ANNOUNCED: [&str; 3] = [S3_AWAY, REGISTRY_AWAY, MODEL_AWAITED];
 
-/// Version by machine and window's end.
+/// Version that decided, by machine and window's end.
 type ToldBy = BTreeMap<(String, i64), String>;
 
 /// Everything that clients were told, over all lives.
@@ -86,8 +86,10 @@ async fn archived(hall: &Hall) -> ToldBy {
     for frame in archive::table(&hall.store, &manifests, Table::Predictions).await {
         let text = |name| frame.column(name).unwrap().cast(&DataType::String).unwrap();
         let (machine, version) = (text(column::MACHINE), text(column::MODEL_VERSION));
+        let role = text(column::ROLE);
         let end = frame.column(column::WINDOW_END).unwrap().cast(&DataType::Int64).unwrap();
-        for row in 0..frame.height() {
+        let decides = |row: &usize| role.str().unwrap().get(*row).unwrap() != "shadow";
+        for row in (0..frame.height()).filter(decides) {
             let text = |column: &polars::prelude::Column| column.str().unwrap().get(row).unwrap().to_owned();
             let window = (text(&machine), end.i64().unwrap().get(row).unwrap());
             assert_eq!(by.insert(window.clone(), text(&version)), None, "twice: {window:?}");
@@ -125,14 +127,19 @@ async fn a_window_is_judged_by_one_model_whatever_is_promoted_or_killed() {
     let mut task = client.follow(&mut life).await;
     client.until_told_by(&versions[0]).await;
     for kill in 1..=KILLS {
-        let promoted = async || put_in_charge(&hall.store, THRESHOLD + f64::from(kill) / 100.0).await;
+        let threshold = THRESHOLD + f64::from(kill) / 100.0;
+        let share = [None, Some(0.0), Some(0.5)][rng.random_range(0..3)];
+        let decided = async || match share {
+            None => put_in_charge(&hall.store, threshold).await,
+            Some(share) => try_beside(&hall.store, threshold, share).await,
+        };
         if rng.random() {
-            versions.push(promoted().await);
+            versions.push(decided().await);
             sleep(Duration::from_millis(rng.random_range(LIFE_MS))).await;
             assert!(life.kill());
         } else {
             assert!(life.kill());
-            versions.push(promoted().await);
+            versions.push(decided().await);
         }
         life.expect_only(&ANNOUNCED);
         task.await.unwrap();
@@ -145,6 +152,7 @@ async fn a_window_is_judged_by_one_model_whatever_is_promoted_or_killed() {
         sleep(Duration::from_millis(rng.random_range(LIFE_MS))).await;
     }
     hall.proxy.rule(|_| Fate::Pass);
+    versions.push(put_in_charge(&hall.store, THRESHOLD / 3.0).await);
     let last = versions.last().unwrap();
     client.until_told_by(last).await;
     plant.end_at(hall.now_step());

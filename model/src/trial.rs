@@ -1,0 +1,205 @@
+//! Whether a version on trial stays, takes over or is taken back: fed with what it and the version in charge did since the
+//! trial began. It reads no clock; its time is that of the windows.
+//!
+//! ```text
+//! a window it could not score ──────────────────────────────────┐
+//! alerts on its machines, against those on the others: a jump ──┼─> taken back, and why
+//! estimated F1 of both on the same windows: surely lower ───────┘
+//! nothing of these for the probation ───────────────────────────── in charge
+//! ```
+
+use std::{collections::BTreeMap, ops::AddAssign};
+
+use proto::{asset::AssetId, time::PlantTime};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    evaluate::bootstrap::{Interval, over_blocks},
+    probation::{Rate, jump},
+    quality::Sums,
+};
+
+/// By which the estimated F1 may be below that of the version in charge on the same windows, at the bound that speaks for it.
+pub const F1_MARGIN: f64 = 0.1;
+/// Of that bound: one trial in forty lies beyond it by chance.
+const LEVEL: f64 = 0.025;
+/// The estimate of fewer machines is none, nor that of fewer windows.
+const MACHINES_MIN: usize = 5;
+const WINDOWS_MIN: u64 = 1_000;
+const HOUR_MS: f64 = 3_600_000.0;
+
+/// Which version is tried, and on which machines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    pub version: String,
+    /// It judges machines whose name's fraction ([`AssetId::fraction`]) is below this; 0: a shadow, which scores all
+    /// machines and judges none.
+    pub share: f64,
+}
+
+impl Trial {
+    /// All machines would be a promotion.
+    pub fn is_possible(&self) -> bool {
+        (0.0..1.0).contains(&self.share)
+    }
+
+    pub fn is_shadow(&self) -> bool {
+        self.share == 0.0
+    }
+
+    pub fn judges(&self, machine: &AssetId) -> bool {
+        machine.fraction() < self.share
+    }
+}
+
+/// Whether this share leaves some of the machines to each of the two versions.
+pub fn divides<'a>(share: f64, machines: impl Iterator<Item = &'a AssetId>) -> bool {
+    let (below, above): (Vec<_>, Vec<_>) = machines.partition(|machine| machine.fraction() < share);
+    !below.is_empty() && !above.is_empty()
+}
+
+/// Settings of an automatic trial.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrialSettings {
+    /// Of the machines that a new version judges first; 0: none, it is put in charge at once.
+    pub share: f64,
+    /// So long, hours of plant time.
+    pub probation_hours: f64,
+}
+
+impl Default for TrialSettings {
+    fn default() -> Self {
+        TrialSettings { share: 0.25, probation_hours: 72.0 }
+    }
+}
+
+impl TrialSettings {
+    /// What a type can't say: the setting that is wrong, and what is allowed.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if !(0.0..1.0).contains(&self.share) {
+            return Err(("canary.share", "from 0 to below 1"));
+        }
+        if !(self.probation_hours > 0.0 && self.probation_hours <= 8_760.0) {
+            return Err(("canary.probation_hours", "above 0 and at most 8760"));
+        }
+        Ok(())
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    GoesOn,
+    /// To be put in charge, and why.
+    Passes(String),
+    /// To be taken back, and why.
+    Fails(String),
+}
+
+/// What both have done since the trial began.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrialWatch {
+    pub trial: Trial,
+    /// On the machines that it judges; a shadow has windows and never an alert.
+    pub rate: Rate,
+    /// Of the version in charge on the other machines.
+    pub rate_of_others: Rate,
+    /// Windows that it could not score.
+    pub errors: u64,
+    /// Of the windows that both have scored, the trial's first.
+    #[serde(skip)]
+    machines: BTreeMap<AssetId, [Sums; 2]>,
+    /// Its first window's end and its last one's.
+    #[serde(skip)]
+    seen: Option<(PlantTime, PlantTime)>,
+}
+
+impl TrialWatch {
+    pub fn new(trial: Trial) -> Self {
+        let (rate, rate_of_others, errors, machines, seen) = Default::default();
+        TrialWatch { trial, rate, rate_of_others, errors, machines, seen }
+    }
+
+    /// A window that `version` has scored, and what it expects of it; `alone`: no other version has scored it.
+    pub fn scored(&mut self, version: &str, machine: &AssetId, end: PlantTime, sums: Sums, alone: bool) {
+        let tried = version == self.trial.version;
+        if tried {
+            self.rate.windows += 1;
+            let (first, last) = self.seen.unwrap_or((end, end));
+            self.seen = Some((first.min(end), last.max(end)));
+        } else if alone {
+            self.rate_of_others.windows += 1;
+        }
+        if !alone {
+            let [own, others] = self.machines.entry(machine.clone()).or_default();
+            if tried { own } else { others }.add_assign(sums);
+        }
+    }
+
+    pub fn alerted(&mut self, version: &str, machine: &AssetId) {
+        if version == self.trial.version {
+            self.rate.alerts += 1;
+        } else if !self.trial.judges(machine) {
+            self.rate_of_others.alerts += 1;
+        }
+    }
+
+    pub fn failed(&mut self, version: &str, windows: u64) {
+        if version == self.trial.version {
+            self.errors += windows;
+        }
+    }
+
+    /// `probation_hours`: after which it passes; none: that is for a person to say. `drifted`: the plant looks otherwise than
+    /// when the version in charge was made, so that what that one expects of itself is no measure.
+    pub fn outcome(&self, probation_hours: Option<f64>, drifted: bool) -> Outcome {
+        if self.errors > 0 {
+            return Outcome::Fails(format!("it could not score {} of its windows", self.errors));
+        }
+        if let Some(why) = jump(self.rate_of_others, self.rate) {
+            return Outcome::Fails(why);
+        }
+        let estimated = if drifted { None } else { self.estimated() };
+        if let Some(Interval { mean, high, .. }) = estimated.filter(|estimated| estimated.high < -F1_MARGIN) {
+            return Outcome::Fails(format!(
+                "its estimated F1 is {:.2} below that of the version in charge on the same windows, at least {:.2}",
+                -mean, -high
+            ));
+        }
+        match (probation_hours, self.hours()) {
+            (Some(probation), hours) if hours >= probation => {
+                let percent = 100.0 * self.trial.share;
+                Outcome::Passes(format!(
+                    "nothing spoke against it in {hours:.0} h as canary on {percent:.0} % of the machines"
+                ))
+            }
+            _ => Outcome::GoesOn,
+        }
+    }
+
+    /// Plant time that its windows span.
+    pub fn hours(&self) -> f64 {
+        self.seen.map_or(0.0, |(first, last)| (last.millis() - first.millis()) as f64 / HOUR_MS)
+    }
+
+    /// Estimated F1 of the trial less that of the version in charge, by machine; none: too little to tell.
+    fn estimated(&self) -> Option<Interval> {
+        if self.machines.len() < MACHINES_MIN || self.rate.windows < WINDOWS_MIN {
+            return None;
+        }
+        let machines: Vec<&[Sums; 2]> = self.machines.values().collect();
+        let difference = |times: &[f64]| {
+            let mut all = [Sums::default(); 2];
+            for (of, times) in machines.iter().zip(times) {
+                all.iter_mut().zip(*of).for_each(|(all, of)| *all += of.times(*times));
+            }
+            let [own, others] = all.map(|sums| sums.estimate().map_or(0.0, |estimate| estimate.f1));
+            own - others
+        };
+        Some(over_blocks(machines.len(), LEVEL, difference))
+    }
+}
+
+#[cfg(test)]
+mod tests;
