@@ -18,4 +18,5 @@ mod store;
 mod takeover;
 mod tls;
 mod traces;
+mod trigger;
 mod writers;
