@@ -321,9 +321,9 @@ impl Factory {
 fn first_state(config: &FactoryConfig) -> Result<State, FactoryError> {
     let start = config.plant.start;
     let live = start.plus_millis(i64::from(config.history_days) * DAY_MS);
-    let change_at = config.change_after_days.map(|days| live.plus_millis(i64::from(days) * DAY_MS));
-    let state = State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret()?);
-    Ok(State { change_at, ..state })
+    let mut state = State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret()?);
+    state.change_at = config.change_after_days.map(|days| live.plus_millis(i64::from(days) * DAY_MS));
+    Ok(state)
 }
 
 /// 128 random bits as text.

@@ -37,8 +37,8 @@ pub enum ClusterError {
     Connect { server: String, source: io::Error },
     #[error("the API server broke off: {0}")]
     Http(#[from] hyper::Error),
-    #[error("{call}: no answer within {} s", CALL_MAX.as_secs())]
-    Slow { call: String },
+    #[error("{call}: no answer within {call_max:?}")]
+    Slow { call: String, call_max: Duration },
     #[error("{call}: an answer that can't be used: {reason}")]
     Answer { call: String, reason: String },
     #[error("{call}: the service account may not ({status}): {message}; see the Role `retraining-trigger`")]
@@ -62,6 +62,7 @@ pub struct Cluster {
     server: Uri,
     /// The folder into which the kubelet projects the service account.
     account: PathBuf,
+    call_max: Duration,
 }
 
 impl Cluster {
@@ -70,7 +71,12 @@ impl Cluster {
         let no_address = || ClusterError::Address(server.into());
         let server: Uri = server.parse().map_err(|_| no_address())?;
         let is_https = server.scheme_str() == Some("https") && server.host().is_some();
-        if is_https { Ok(Cluster { server, account }) } else { Err(no_address()) }
+        if is_https { Ok(Cluster { server, account, call_max: CALL_MAX }) } else { Err(no_address()) }
+    }
+
+    /// Another bound on each call.
+    pub fn within(self, call_max: Duration) -> Self {
+        Cluster { call_max, ..self }
     }
 
     /// The pod's own.
@@ -99,8 +105,9 @@ impl Cluster {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Body::from(body))
             .map_err(|e| unsendable(&e))?;
-        let answer = timeout(CALL_MAX, self.send(&call, request)).await;
-        let (status, bytes) = answer.map_err(|_| ClusterError::Slow { call: call.clone() })??;
+        let answer = timeout(self.call_max, self.send(&call, request)).await;
+        let (status, bytes) =
+            answer.map_err(|_| ClusterError::Slow { call: call.clone(), call_max: self.call_max })??;
         let answer: Result<Value, _> = serde_json::from_slice(&bytes);
         if status.is_success() {
             return answer.map_err(|e| ClusterError::Answer { call, reason: e.to_string() });

@@ -1,0 +1,215 @@
+"""The whole loop with the real programs: `loop.py FOLDER-OF-PROGRAMS`. First every panel of the dashboards has data (dashboards.py).
+
+The plant changes; accuracy falls; the rule fires in Prometheus; Alertmanager tells the team and the retraining trigger; that runs
+`model retrain`; the gate lets the new version through; the processor swaps it in; the rule resolves. Prints when each step came, and
+fails if one does not come.
+
+As shipped: rules, routes, programs, gate. Other than shipped: the rule fires after seconds instead of half an hour, since half an
+hour is years of this plant; Alertmanager waits for seconds instead of minutes; its messages to teams go to a listener of this script.
+The model is a smaller one than by default, so that training takes seconds.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_left
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+from watched import MONITORING, Crew, Factory, Panels, addresses, started
+
+ALERT = "ModelAccuracyLow"
+HISTORY_DAYS, CHANGE_AFTER_DAYS, TRUTH_DAYS = 42, 4, 300
+WINDOW_MS = 600_000
+# Of all steps together, on a busy machine.
+DEADLINE_SECONDS = 420
+RULE_FOR, COOL_DOWN_SECONDS = "2s", 5
+TOKEN = "token-of-the-retraining-trigger"
+RETRAIN = """
+[train]
+rows_max = 12000
+epochs_max = 8
+"""
+TRIGGER = """
+cool_down_hours = {cool_down}
+[serve]
+http = "{http}"
+token_file = "token"
+[runner.command]
+argv = {argv}
+"""
+
+
+class TruthfulCrew(Crew):
+    """Looks after each alert and says whether something was wrong with the machine: the plant's own truth."""
+
+    def __init__(self, factory):
+        super().__init__(factory.http)
+        self.wear = {}
+        command = [factory.programs / "stream-processor", "truth", "--data", factory.folder / "data", f"--ahead-days={TRUTH_DAYS}"]
+        for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
+            wear = json.loads(line)
+            self.wear.setdefault(wear["machine"], []).append(wear["time"])
+
+    def verdict(self, alert):
+        times = self.wear.get(alert["machine"], [])
+        at = bisect_left(times, alert["opened_ms"] - WINDOW_MS)
+        wears = at < len(times) and times[at] <= alert["opened_ms"] + WINDOW_MS
+        return "confirmed" if wears else "false_alarm"
+
+
+class Team:
+    """Where messages to teams arrive."""
+
+    def __init__(self, stack, address):
+        self.told = told = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                told.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_):
+                pass
+
+        host, _, port = address.rpartition(":")
+        server = ThreadingHTTPServer((host, int(port)), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
+
+
+def write_rules(folder):
+    """The shipped rules; the one that is waited for fires after seconds."""
+    folder.mkdir()
+    for file in (MONITORING / "rules").glob("*.yml"):
+        rules = yaml.safe_load(file.read_text())
+        for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+            if rule.get("alert") == ALERT:
+                rule["for"] = RULE_FOR
+        (folder / file.name).write_text(yaml.safe_dump(rules))
+    return folder
+
+
+def alertmanager_config(folder, trigger, team):
+    """The shipped routes and receivers, with waits of seconds and addresses of this machine."""
+    config = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())
+    for route in [config["route"], *config["route"]["routes"]]:
+        route |= {"group_wait": "1s", "group_interval": "2s", "repeat_interval": "4s"}
+    (folder / "team").write_text(f"http://{team}/")
+    for receiver in config["receivers"]:
+        for chat in receiver.get("slack_configs", []):
+            chat["api_url_file"] = str(folder / "team")
+        for webhook in receiver.get("webhook_configs", []):
+            webhook["url"] = webhook["url"].replace("retraining-trigger:9095", trigger)
+            webhook["http_config"]["authorization"]["credentials_file"] = str(folder / "token")
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
+
+
+class Loop:
+    """The factory and all that is around it."""
+
+    def __init__(self, stack, folder, programs):
+        flags = [f"--history-days={HISTORY_DAYS}", f"--change-after-days={CHANGE_AFTER_DAYS}", "--no-retraining"]
+        self.factory = factory = Factory(stack, folder, programs, *flags)
+        self.began, self.config = time.monotonic(), folder / "data/retrain.toml"
+        alertmanager, trigger, team = addresses(3)
+        (folder / "token").write_text(TOKEN)
+        self.team = Team(stack, team)
+        argv = [str(programs / "stream-processor"), "model", "retrain", "--config", str(self.config)]
+        text = TRIGGER.format(cool_down=COOL_DOWN_SECONDS / 3600, http=trigger, argv=json.dumps(argv))
+        (folder / "trigger.toml").write_text(text)
+        command = [programs / "stream-processor", "retraining-trigger", "--config", "trigger.toml"]
+        factory.running.append(started(stack, folder, "trigger", *command))
+        alertmanager_config(folder, trigger, team)
+        flags = ["--config.file=alertmanager.yml", "--storage.path=alertmanager", "--cluster.listen-address="]
+        flags.append(f"--web.listen-address={alertmanager}")
+        factory.running.append(started(stack, folder, "alertmanager", "prometheus-alertmanager", *flags))
+        factory.watch(write_rules(folder / "rules"), alertmanager, **{"retraining-trigger": [trigger]})
+        self.crew = None
+
+    def say(self, step):
+        print(f"{time.monotonic() - self.began:7.1f} s  {step}", flush=True)
+
+    def until(self, what, find):
+        """What `find` gives as soon as it is something; the crew works meanwhile."""
+        while not (found := find()):
+            if not self.factory.is_well():
+                raise TimeoutError(f"{what}: a program has ended")
+            if time.monotonic() - self.began > DEADLINE_SECONDS:
+                raise TimeoutError(f"{what}: not within {DEADLINE_SECONDS} s")
+            time.sleep(0.5)
+            if self.crew:
+                self.crew.work()
+        return found
+
+    def query(self, expression):
+        return self.factory.query(expression)
+
+    def in_charge(self, but=""):
+        return [labels["version"] for labels, _ in self.query(f'millwright_model{{version!="{but}"}} == 1')]
+
+    def firing(self):
+        return self.query(f'ALERTS{{alertname="{ALERT}", alertstate="firing"}}')
+
+    def runs(self, state):
+        return sum(count for _, count in self.query(f'millwright_retraining_runs_total{{state="{state}"}}'))
+
+    def history(self):
+        """The registry's, the newest last."""
+        command = [self.factory.programs / "stream-processor", "model", "history", "--json", "--config", self.config]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        return json.loads(done.stdout) if done.returncode == 0 else []
+
+    def go(self):
+        self.until("the factory is there", lambda: (self.factory.folder / "data/model.toml").exists() and self.factory.query("up"))
+        self.config.write_text((self.factory.folder / "data/model.toml").read_text() + RETRAIN)
+        self.crew = TruthfulCrew(self.factory)
+        first = self.until("a model is in charge", self.in_charge)[0]
+        self.say(f"live with {first}; the plant changes after {CHANGE_AFTER_DAYS} days")
+        panels = Panels()
+        self.until("accuracy is known", lambda: self.query('millwright_model_f1{bound="mean"}'))
+        self.say("realised accuracy is known")
+        low = self.until("accuracy falls", lambda: self.query('millwright_model_f1{bound="high"} < 0.5'))
+        self.say(f"realised F1 is at best {low[0][1]:.2f}")
+        self.until("the rule fires", self.firing)
+        self.say(f"{ALERT} fires in Prometheus")
+        self.until("the team is told", lambda: any(ALERT in told for told in self.team.told))
+        self.say("Alertmanager has told the team")
+        self.until("a retraining begins", lambda: self.runs("started"))
+        self.say("the trigger has begun a retraining")
+        runs, promoted = 0, None
+        while not promoted:
+            runs = self.until("the retraining ends", lambda: (self.runs("succeeded") + self.runs("failed")) > runs and self.runs("succeeded") + self.runs("failed"))
+            for entry in self.history()[1:]:
+                print(f"           {entry['action']} {entry['version']} by {entry['who']}: {entry['why']}")
+            self.say(f"retraining {runs:.0f} has ended")
+            promoted = next((e for e in self.history() if e["action"] == "promoted" and e["version"] != first), None)
+        self.say(f"promoted: {promoted['version']}")
+        self.until("it is swapped in", lambda: promoted["version"] in self.in_charge(first))
+        self.say("the processor works with it")
+        self.until("the rule resolves", lambda: not self.firing())
+        self.say(f"{ALERT} is resolved")
+        self.until("the panels have data", lambda: panels.look(self.factory))
+        panels.print()
+
+
+def main():
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        loop = Loop(stack, Path(name), Path(sys.argv[1]).resolve())
+        try:
+            loop.go()
+        except TimeoutError as e:
+            print(f"error: {e}")
+            loop.factory.print_logs()
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
