@@ -24,16 +24,19 @@ import yaml
 from watched import MONITORING, Crew, Factory, Panels, addresses, started
 
 ALERT = "ModelAccuracyLow"
-HISTORY_DAYS, CHANGE_AFTER_DAYS, TRUTH_DAYS = 42, 4, 300
-WINDOW_MS = 600_000
+HISTORY_DAYS, CHANGE_AFTER_DAYS, TRUTH_DAYS = 28, 4, 200
+WINDOW_MS, DAY_MS = 600_000, 86_400_000
 # Of all steps together, on a busy machine.
 DEADLINE_SECONDS = 420
-RULE_FOR, COOL_DOWN_SECONDS = "2s", 5
+# By then the weeks that are learnt from are all of the changed plant.
+RULE_FOR, COOL_DOWN_SECONDS = "25s", 5
 TOKEN = "token-of-the-retraining-trigger"
 RETRAIN = """
 [train]
 rows_max = 12000
 epochs_max = 8
+[retrain]
+window_days = 30.0
 """
 TRIGGER = """
 cool_down_hours = {cool_down}
@@ -55,6 +58,12 @@ class TruthfulCrew(Crew):
         for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
             wear = json.loads(line)
             self.wear.setdefault(wear["machine"], []).append(wear["time"])
+
+    def work_on(self):
+        """Until the script ends."""
+        while True:
+            self.work()
+            time.sleep(1)
 
     def verdict(self, alert):
         times = self.wear.get(alert["machine"], [])
@@ -118,11 +127,12 @@ class Loop:
     def __init__(self, stack, folder, programs):
         flags = [f"--history-days={HISTORY_DAYS}", f"--change-after-days={CHANGE_AFTER_DAYS}", "--no-retraining"]
         self.factory = factory = Factory(stack, folder, programs, *flags)
-        self.began, self.config = time.monotonic(), folder / "data/retrain.toml"
+        self.began, self.panels = time.monotonic(), Panels()
+        self.data, self.config, self.decisions = folder / "data", folder / "data/retrain.toml", 1
         alertmanager, trigger, team = addresses(3)
         (folder / "token").write_text(TOKEN)
         self.team = Team(stack, team)
-        argv = [str(programs / "stream-processor"), "model", "retrain", "--config", str(self.config)]
+        argv = ["env", "USER=retraining-trigger", str(programs / "stream-processor"), "model", "retrain", "--config", str(self.config)]
         text = TRIGGER.format(cool_down=COOL_DOWN_SECONDS / 3600, http=trigger, argv=json.dumps(argv))
         (folder / "trigger.toml").write_text(text)
         command = [programs / "stream-processor", "retraining-trigger", "--config", "trigger.toml"]
@@ -132,72 +142,80 @@ class Loop:
         flags.append(f"--web.listen-address={alertmanager}")
         factory.running.append(started(stack, folder, "alertmanager", "prometheus-alertmanager", *flags))
         factory.watch(write_rules(folder / "rules"), alertmanager, **{"retraining-trigger": [trigger]})
-        self.crew = None
 
     def say(self, step):
-        print(f"{time.monotonic() - self.began:7.1f} s  {step}", flush=True)
+        print(f"{time.monotonic() - self.began:7.1f} s {self.days():+7.1f} days  {step}", flush=True)
+
+    def days(self):
+        """Of plant time since the change."""
+        state = json.loads((self.data / "factory.json").read_text())
+        return (state["plant_now"] - state["change_at"]) / DAY_MS
 
     def until(self, what, find):
-        """What `find` gives as soon as it is something; the crew works meanwhile."""
+        """What `find` gives as soon as it is something. Panels are looked at meanwhile."""
         while not (found := find()):
             if not self.factory.is_well():
                 raise TimeoutError(f"{what}: a program has ended")
             if time.monotonic() - self.began > DEADLINE_SECONDS:
                 raise TimeoutError(f"{what}: not within {DEADLINE_SECONDS} s")
-            time.sleep(0.5)
-            if self.crew:
-                self.crew.work()
+            time.sleep(1)
+            self.panels.look(self.factory)
         return found
 
-    def query(self, expression):
-        return self.factory.query(expression)
-
-    def in_charge(self, but=""):
-        return [labels["version"] for labels, _ in self.query(f'millwright_model{{version!="{but}"}} == 1')]
+    def in_charge(self):
+        return [labels["version"] for labels, _ in self.factory.query("millwright_model == 1")]
 
     def firing(self):
-        return self.query(f'ALERTS{{alertname="{ALERT}", alertstate="firing"}}')
+        return self.factory.query(f'ALERTS{{alertname="{ALERT}", alertstate="firing"}}')
 
-    def runs(self, state):
-        return sum(count for _, count in self.query(f'millwright_retraining_runs_total{{state="{state}"}}'))
+    def runs(self, states):
+        return sum(count for _, count in self.factory.query(f'millwright_retraining_runs_total{{state=~"{states}"}}'))
 
-    def history(self):
-        """The registry's, the newest last."""
+    def decided(self):
+        """What the registry's history has that was not told yet."""
         command = [self.factory.programs / "stream-processor", "model", "history", "--json", "--config", self.config]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        return json.loads(done.stdout) if done.returncode == 0 else []
+        entries = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        told, self.decisions = entries[self.decisions :], len(entries)
+        for entry in told:
+            self.say(f"{entry['action']} {entry['version']} by {entry['who']}: {entry['why']}")
+        return told
+
+    def said(self):
+        """The last line of the program that the trigger ran: its verdict."""
+        lines = [json.loads(line)["fields"] for line in (self.factory.folder / "trigger.log").read_text().splitlines()]
+        return next((fields["line"] for fields in reversed(lines) if "line" in fields), "nothing")
 
     def go(self):
-        self.until("the factory is there", lambda: (self.factory.folder / "data/model.toml").exists() and self.factory.query("up"))
-        self.config.write_text((self.factory.folder / "data/model.toml").read_text() + RETRAIN)
-        self.crew = TruthfulCrew(self.factory)
+        self.until("the factory is there", (self.data / "model.toml").exists)
+        self.config.write_text((self.data / "model.toml").read_text() + RETRAIN)
+        crew = TruthfulCrew(self.factory)
+        threading.Thread(target=crew.work_on, daemon=True).start()
         first = self.until("a model is in charge", self.in_charge)[0]
-        self.say(f"live with {first}; the plant changes after {CHANGE_AFTER_DAYS} days")
-        panels = Panels()
-        self.until("accuracy is known", lambda: self.query('millwright_model_f1{bound="mean"}'))
-        self.say("realised accuracy is known")
-        low = self.until("accuracy falls", lambda: self.query('millwright_model_f1{bound="high"} < 0.5'))
+        self.say(f"live with {first}")
+        known = self.until("accuracy is known", lambda: self.factory.query('millwright_model_f1{bound="mean"}'))
+        self.say(f"realised F1 is {known[0][1]:.2f}")
+        low = self.until("accuracy falls", lambda: self.factory.query('millwright_model_f1{bound="high"} < 0.5'))
         self.say(f"realised F1 is at best {low[0][1]:.2f}")
+        if self.days() < 0:
+            raise TimeoutError("accuracy was low before the plant had changed")
         self.until("the rule fires", self.firing)
         self.say(f"{ALERT} fires in Prometheus")
         self.until("the team is told", lambda: any(ALERT in told for told in self.team.told))
         self.say("Alertmanager has told the team")
-        self.until("a retraining begins", lambda: self.runs("started"))
-        self.say("the trigger has begun a retraining")
-        runs, promoted = 0, None
+        runs, promoted = 0, []
         while not promoted:
-            runs = self.until("the retraining ends", lambda: (self.runs("succeeded") + self.runs("failed")) > runs and self.runs("succeeded") + self.runs("failed"))
-            for entry in self.history()[1:]:
-                print(f"           {entry['action']} {entry['version']} by {entry['who']}: {entry['why']}")
-            self.say(f"retraining {runs:.0f} has ended")
-            promoted = next((e for e in self.history() if e["action"] == "promoted" and e["version"] != first), None)
-        self.say(f"promoted: {promoted['version']}")
-        self.until("it is swapped in", lambda: promoted["version"] in self.in_charge(first))
-        self.say("the processor works with it")
+            self.until("a retraining begins", lambda: self.runs("started") > runs)
+            self.say("Alertmanager has told the trigger, which has begun a retraining")
+            runs = self.until("it ends", lambda: self.runs("succeeded|failed") > runs and self.runs("succeeded|failed"))
+            self.say(f"the retraining has ended: {self.said()}")
+            promoted = [entry for entry in self.decided() if entry["action"] == "promoted"]
+        version = promoted[0]["version"]
+        self.until("it is swapped in", lambda: version in self.in_charge())
+        self.say(f"the processor works with {version}")
         self.until("the rule resolves", lambda: not self.firing())
         self.say(f"{ALERT} is resolved")
-        self.until("the panels have data", lambda: panels.look(self.factory))
-        panels.print()
+        self.until("all panels had data", lambda: not self.panels.waiting)
+        self.panels.print()
 
 
 def main():
@@ -207,6 +225,7 @@ def main():
             loop.go()
         except TimeoutError as e:
             print(f"error: {e}")
+            loop.panels.print()
             loop.factory.print_logs()
             sys.exit(1)
 
