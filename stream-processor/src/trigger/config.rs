@@ -181,7 +181,7 @@ mod tests {
         let job = "[runner.job]\ncronjob = \"trainer\"\n";
         let cases = [
             (String::new(), "missing field `runner`"),
-            (format!("{job}[runner.command]\nargv = [\"a\"]\n"), "runner"),
+            (format!("{job}[runner.command]\nargv = [\"a\"]\n"), "exactly 1 element"),
             (job.replace("trainer", "../trainer"), "`runner.job.cronjob`"),
             (job.replace("trainer", &"t".repeat(49)), "`runner.job.cronjob`"),
             (job.replace("cronjob", "cron"), "unknown field `cron`"),
