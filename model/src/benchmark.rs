@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub use data::DataError;
 pub use report::Report;
 
-use crate::train::fit::FitError;
+use crate::{settings::TrainSettings, train::fit::FitError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Name {
@@ -49,29 +49,30 @@ pub enum BenchmarkError {
     TooGood { contender: String, f1: f64, max: f64 },
 }
 
-/// Runs what is named; reports come one by one. `tuned`: also with settings that are chosen inside the training part.
+/// Runs what is named; reports come one by one. The network learns by `settings` and its seed draws folds and samples.
+/// `tuned`: also with settings that are chosen inside the training part.
 pub async fn run(
     name: Name,
     data: &Path,
-    seed: u64,
+    settings: &TrainSettings,
     tuned: bool,
     say: &mut (dyn FnMut(&Report) + Send),
 ) -> Result<Vec<Report>, BenchmarkError> {
     let mut reports = Vec::new();
     if matches!(name, Name::Ai4i | Name::All) {
         for set in [ai4i::Set::Sensors, ai4i::Set::Engineered] {
-            let report = ai4i::run(data, set, seed, tuned).await?;
+            let report = ai4i::run(data, set, settings, tuned).await?;
             say(&report);
             reports.push(report);
         }
     }
     if matches!(name, Name::Cmapss | Name::All) {
-        let report = cmapss::run(data, seed, tuned).await?;
+        let report = cmapss::run(data, settings, tuned).await?;
         say(&report);
         reports.push(report);
     }
     if matches!(name, Name::Azure | Name::All) {
-        let measured = azure::run(data, seed).await?;
+        let measured = azure::run(data, settings).await?;
         measured.iter().for_each(&mut *say);
         reports.extend(measured);
     }

@@ -114,6 +114,9 @@ enum Command {
         data: PathBuf,
         #[arg(long, default_value_t = 7)]
         seed: u64,
+        /// Settings of the network in a file instead of the defaults.
+        #[arg(long)]
+        settings: Option<PathBuf>,
         /// Also with settings that are chosen inside the training part: some times as long.
         #[arg(long)]
         tuned: bool,
@@ -168,8 +171,8 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
-    if let Command::Benchmark { which, data, seed, tuned, json } = args.command {
-        return measure(which, &data, seed, tuned, json).await;
+    if let Command::Benchmark { which, data, seed, settings, tuned, json } = args.command {
+        return measure(which, &data, seed, settings, tuned, json).await;
     }
     let config = configuration(&args)?;
     let s3 = config.s3.as_ref().ok_or_else(|| {
@@ -209,7 +212,9 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
         Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
         Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
         Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
-        Command::Benchmark { which, data, seed, tuned, json } => measure(which, &data, seed, tuned, json).await,
+        Command::Benchmark { which, data, seed, settings, tuned, json } => {
+            measure(which, &data, seed, settings, tuned, json).await
+        }
     }
 }
 
@@ -217,12 +222,14 @@ async fn measure(
     which: benchmark::Name,
     data: &Path,
     seed: u64,
+    settings: Option<PathBuf>,
     tuned: bool,
     json: Option<PathBuf>,
 ) -> Result<(), Failure> {
+    let settings = TrainSettings { seed, ..settings.map(read_settings).transpose()?.unwrap_or_default() };
     let mut unread = None;
-    let reports =
-        benchmark::run(which, data, seed, tuned, &mut |report| unread = say(&report.to_string()).err()).await?;
+    let mut tell = |report: &benchmark::Report| unread = say(&report.to_string()).err();
+    let reports = benchmark::run(which, data, &settings, tuned, &mut tell).await?;
     if let Some(path) = json {
         fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
     }

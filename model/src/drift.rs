@@ -1,30 +1,36 @@
-//! Whether the plant still looks as it did when a model was trained: each feature's distribution, block of time by block
-//! of time, against the training rows'.
+//! Whether the plant still looks as it did when a model was trained: each feature's distribution over the newest week,
+//! block of time by block of time, against the training rows'.
 //!
 //! ```text
 //! training rows ─> bins and shares per feature ─┐
-//!              └─> its own blocks of time ─> how far a block strays by itself ─> limits
-//! live windows ──> counts per bin ─(block ends)─> PSI, KS ─> over its limit, k blocks in a row? ─> drifted
+//!              └─> its own weeks ─> how far a week strays from the others by itself ─> limits
+//! live windows ──> counts per bin ─(block ends)─> newest week: PSI, KS ─> over its limit, k blocks in a row? ─> drifted
 //! ```
 //!
-//! Windows of a day are not independent, so that no textbook limit holds: the limits are what the reference's own blocks
-//! reach. Of many features one always strays; so a limit is what the worst of all features reached in a block, each
-//! measured in units of its own usual straying (after Westfall and Young: no feature is treated as independent of another).
+//! A plant lives by the week: a Sunday looks like no other day, and limits that let it pass would let everything pass.
+//! Windows of a week are not independent, so that no textbook limit holds: the limits are what the reference's own weeks
+//! reach, each against the rest. Of many features one always strays; so a limit is what the worst of all features reached
+//! in a week, each measured in units of its own usual straying (after Westfall and Young: no feature is treated as
+//! independent of another). Only what was measured is watched: what is told against a machine's own past moves as that grows.
 
 pub mod reference;
+
+use std::collections::VecDeque;
 
 use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
-use reference::Distance;
+use reference::{Counts, Distance};
 pub use reference::{Reference, ReferenceError};
 
+/// Blocks that are held against the reference together: the days of a week.
+pub const SPAN_BLOCKS: usize = 7;
 /// A block with fewer windows says nothing.
 pub const BLOCK_WINDOWS_MIN: u64 = 200;
 /// A feature has drifted when it was over its limit in so many blocks in a row.
 pub const BLOCKS_IN_A_ROW: u32 = 3;
 
-/// One feature in one block.
+/// One feature in the span that a block ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeatureDrift {
     pub name: String,
@@ -34,11 +40,11 @@ pub struct FeatureDrift {
     pub ks: f64,
     /// The larger of the two in units of its limit: above 1 it strays more than the reference ever did.
     pub strength: f64,
-    /// Blocks in a row above 1.
+    /// Spans in a row above 1, each a block on.
     pub in_a_row: u32,
 }
 
-/// What a block said.
+/// What the span said that a block ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BlockDrift {
     pub end: PlantTime,
@@ -62,7 +68,9 @@ pub struct Watch {
     /// Number of the block that is being filled.
     block: Option<i64>,
     windows: u64,
-    counts: Vec<Vec<u64>>,
+    counts: Counts,
+    /// Blocks that ended, the newest last; at most a span.
+    ended: VecDeque<Counts>,
     in_a_row: Vec<u32>,
 }
 
@@ -70,11 +78,11 @@ impl Watch {
     pub fn new(reference: Reference) -> Self {
         let counts = reference.empty();
         let in_a_row = vec![0; counts.len()];
-        Watch { reference, block: None, windows: 0, counts, in_a_row }
+        Watch { reference, block: None, windows: 0, counts, ended: VecDeque::new(), in_a_row }
     }
 
-    /// Takes one window; gives what the block said that it ends. Windows of blocks that have ended are left out, and a
-    /// block of too few windows neither counts nor breaks a row.
+    /// Takes one window; gives what the newest span said, if this ends its last block. Windows of blocks that have ended
+    /// are left out, and a block of too few windows neither counts nor breaks a row.
     pub fn observe(&mut self, end: PlantTime, features: &[f64]) -> Option<BlockDrift> {
         let block = (end.millis() - 1).div_euclid(self.reference.block_ms);
         let ended = match self.block {
@@ -94,7 +102,16 @@ impl Watch {
         if windows < BLOCK_WINDOWS_MIN {
             return None;
         }
-        let distances = self.reference.distances(&counts);
+        self.ended.push_back(counts);
+        if self.ended.len() > SPAN_BLOCKS {
+            self.ended.pop_front();
+        }
+        if self.ended.len() < SPAN_BLOCKS {
+            return None;
+        }
+        let span = reference::sum(&self.ended);
+        let windows = span.first().map_or(0, |counts| counts.iter().sum());
+        let distances = self.reference.distances(&span);
         let features = self.reference.features.iter().zip(distances).zip(&mut self.in_a_row);
         let features = features.map(|((feature, distance), in_a_row)| {
             let strength = feature.strength(distance);

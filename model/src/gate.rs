@@ -115,8 +115,8 @@ pub struct Comparison {
     /// Average precision of the challenger less that of what is cheaper.
     pub baselines: Vec<Baseline>,
     pub golden: Option<GoldenScore>,
-    /// Features of the plant that have drifted since the champion was made. The golden set is of the plant before: it is
-    /// told and no veto then.
+    /// What looks otherwise, if the plant is another one than the champion was made of. The golden set is of the plant
+    /// before: it is told and no veto then.
     #[serde(default)]
     pub drifted: Vec<String>,
     pub verdict: Verdict,
@@ -146,7 +146,7 @@ pub enum Verdict {
 }
 
 /// Holds `challenger` against `champion` on the windows after all that either was made with, and whose outcome is known.
-/// `latency_us`: see [`latency_us`]; `drifted`: see [`crate::watch::drifted_since`].
+/// `latency_us`: see [`latency_us`]; `drifted`: see [`crate::watch::plant_change`].
 pub fn compare(
     dataset: &Dataset,
     champion: &Artifact,

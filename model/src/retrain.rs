@@ -13,7 +13,7 @@ use crate::{
     gate::{self, Comparison, GateError, GateSettings, Verdict, compare, golden::Golden, labels},
     train::{Progress, TrainError, TrainSettings, Trained, train},
     trigger::TriggerSettings,
-    watch::drifted_since,
+    watch::plant_change,
 };
 
 const DAY_MS: f64 = 86_400_000.0;
@@ -106,7 +106,7 @@ pub fn retrain(
         return Ok(Retrained { trained: Some(trained), comparison: None, verdict: Verdict::Wait(vec![reason]) });
     }
     let latency_us = gate::latency_us(challenger, recent);
-    let drifted = drifted_since(dataset, champion);
+    let drifted = plant_change(dataset, champion);
     match compare(recent, champion, challenger, golden, drifted, latency_us, &settings.gate) {
         Ok(comparison) => {
             let verdict = comparison.verdict.clone();

@@ -43,7 +43,7 @@ pub struct TrainSettings {
     pub weight_decay: f64,
     /// Share of hidden units that are silenced at each step.
     pub dropout: f32,
-    /// Noise on the standardized features at each step: few failures must not be learnt by heart.
+    /// Noise on the standardized features at each step.
     pub input_noise: f32,
     /// How much more a rare mode's rows count: its odds against, to this power. 0: no more than others.
     pub class_weight: f64,
@@ -102,9 +102,9 @@ impl Default for TrainSettings {
             learning_rate: 2e-3,
             warm_up: 0.05,
             weight_decay: 1e-2,
-            dropout: 0.3,
-            input_noise: 0.3,
-            class_weight: 0.5,
+            dropout: 0.1,
+            input_noise: 0.0,
+            class_weight: 0.25,
             costs: Costs::default(),
             split: SplitShares::default(),
         }

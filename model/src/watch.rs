@@ -13,6 +13,8 @@ use crate::{
 
 /// Windows of so much plant time are held against the training rows together.
 const BLOCK_MS: i64 = 86_400_000;
+/// Of the features watched: so many have to drift for the plant to be called another one.
+const PLANT_CHANGED_SHARE: f64 = 0.2;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WatchReference {
@@ -50,8 +52,9 @@ impl WatchReference {
     }
 }
 
-/// Features that look otherwise in the newest days of `dataset` than in the rows that `model` was made of; the strongest first.
-pub fn drifted_since(dataset: &Dataset, model: &Artifact) -> Vec<String> {
+/// Features that look otherwise in the newest week of `dataset` than in the rows that `model` was made of, the strongest
+/// first; none unless they are a fifth of those watched: one that strays does not make another plant.
+pub fn plant_change(dataset: &Dataset, model: &Artifact) -> Vec<String> {
     let seen = model.origin.borders.calibration_end;
     let (before, mut after): (Vec<usize>, Vec<usize>) =
         (0..dataset.rows.len()).partition(|row| dataset.rows[*row].end <= seen);
@@ -62,7 +65,10 @@ pub fn drifted_since(dataset: &Dataset, model: &Artifact) -> Vec<String> {
         let features: Vec<f64> = dataset.features(row).iter().map(|v| f64::from(*v)).collect();
         watch.observe(dataset.rows[row].end, &features)
     });
-    newest.last().map_or(vec![], |block| block.drifted().iter().map(|feature| feature.name.clone()).collect())
+    let Some(block) = newest.last() else { return vec![] };
+    let drifted = block.drifted();
+    let changed = drifted.len() as f64 >= PLANT_CHANGED_SHARE * block.features.len() as f64;
+    drifted.iter().filter(|_| changed).map(|feature| feature.name.clone()).collect()
 }
 
 #[cfg(test)]

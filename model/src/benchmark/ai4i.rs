@@ -131,19 +131,24 @@ fn rules(dataset: &Dataset, row: usize) -> f64 {
 /// A probability per row and repeat, each from a fold that did not learn from the row.
 type Said = Vec<Vec<f64>>;
 
-pub async fn run(folder: &Path, set: Set, seed: u64, tuned: bool) -> Result<Report, BenchmarkError> {
+pub async fn run(
+    folder: &Path,
+    set: Set,
+    settings: &TrainSettings,
+    tuned: bool,
+) -> Result<Report, BenchmarkError> {
+    let seed = settings.seed;
     let (task, events) = load(folder, set).await?;
     let splits = splits(&task.positive, seed);
     let (table, positive) = (task.table(), &task.positive);
-    let default = [TrainSettings { seed, ..TrainSettings::default() }];
     let mut explained = explanations::Score::new(&task.dataset, &events);
     let of = |name: &str, fit: &mut dyn FnMut(&[usize], &[usize]) -> Predicted| {
         let said = cross(&splits, positive.len(), fit)?;
         Ok::<_, BenchmarkError>(said.map(|said| (name.to_owned(), said)))
     };
-    let shipped = |train: &[usize]| network(table, positive, train, &default);
+    let shipped = |train: &[usize]| network(table, positive, train, std::slice::from_ref(settings));
     let mut all: Vec<(String, Said)> = Vec::new();
-    all.extend(of("network, default settings", &mut |train, test| {
+    all.extend(of("network", &mut |train, test| {
         let model: Classifier = shipped(train)?;
         explained.add(&model, table, train, test);
         Ok(Some(said(&model, table, test)))

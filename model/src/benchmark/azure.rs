@@ -99,12 +99,12 @@ fn present(dataset: &Dataset) -> Vec<usize> {
     (0..rows.len()).map(within).collect()
 }
 
-pub async fn run(folder: &Path, seed: u64) -> Result<Vec<Report>, BenchmarkError> {
+pub async fn run(folder: &Path, settings: &TrainSettings) -> Result<Vec<Report>, BenchmarkError> {
     let task = load(folder).await?;
-    TRAIN_ENDS.into_iter().map(|(day, ends)| measure(&task, day, ends, seed)).collect()
+    TRAIN_ENDS.into_iter().map(|(day, ends)| measure(&task, day, ends, settings)).collect()
 }
 
-fn measure(task: &Task, day: &str, ends: i64, seed: u64) -> Result<Report, BenchmarkError> {
+fn measure(task: &Task, day: &str, ends: i64, settings: &TrainSettings) -> Result<Report, BenchmarkError> {
     let (rows, labels, table) = (&task.dataset.rows, task.labels(), task.table());
     let all = || 0..rows.len();
     let train: Vec<usize> = all().filter(|r| rows[*r].end.millis() <= ends).collect();
@@ -114,8 +114,7 @@ fn measure(task: &Task, day: &str, ends: i64, seed: u64) -> Result<Report, Bench
         labels.iter().map(|label| fit(label)).collect::<Result<Option<Vec<_>>, _>>()
     };
     let mut contenders: Vec<(String, Said)> = Vec::new();
-    let settings = TrainSettings { seed, ..TrainSettings::default() };
-    contenders.push(("network, default settings".into(), network(task, &labels, &train, &test, &settings)?));
+    contenders.push(("network".into(), network(task, &labels, &train, &test, settings)?));
     let grown = each(&|label| trees(table, label, &train, &test))?;
     contenders.extend(grown.map(|said| ("gradient-boosted trees (smartcore)".to_owned(), said)));
     let line = each(&|label| logistic(table, label, &train, &test).map(Some))?;
@@ -131,7 +130,7 @@ fn measure(task: &Task, day: &str, ends: i64, seed: u64) -> Result<Report, Bench
     Ok(Report {
         benchmark: "Azure PdM, component within 24 h".into(),
         protocol: format!("learnt before {day}, asked from a day later on, {} rows, {} asked", train.len(), test.len()),
-        seed,
+        seed: settings.seed,
         columns: vec!["macro F1", "recall (ev.)", "failures", "false/m.yr", "low", "high"],
         contenders: figures,
         references: [("LightGBM, macro F1", 0.996), ("plain MLP, macro F1", 0.973)].map(reference).to_vec(),

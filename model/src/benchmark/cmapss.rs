@@ -86,14 +86,15 @@ fn last_rows(test: &Dataset, folder: &Path) -> Result<(Vec<f32>, Vec<f32>), Benc
     Ok((tested, truth))
 }
 
-pub async fn run(folder: &Path, seed: u64, tuned: bool) -> Result<Report, BenchmarkError> {
+pub async fn run(folder: &Path, settings: &TrainSettings, tuned: bool) -> Result<Report, BenchmarkError> {
     let task = load(folder).await?;
+    let seed = settings.seed;
     let seeds: Vec<u64> = (seed..seed + SEEDS).collect();
-    let default = |seed| vec![TrainSettings { seed, ..TrainSettings::default() }];
+    let given = |seed| [TrainSettings { seed, ..settings.clone() }];
     let mut all: Vec<(String, Vec<Vec<f32>>)> = Vec::new();
     let mut of =
         |name: &str, said: Result<Vec<Vec<f32>>, BenchmarkError>| said.map(|said| all.push((name.to_owned(), said)));
-    of("network, default settings", seeds.iter().map(|seed| network(&task, &default(*seed))).collect())?;
+    of("network", seeds.iter().map(|seed| network(&task, &given(*seed))).collect())?;
     if tuned {
         let said = seeds.iter().map(|seed| network(&task, &candidates(*seed))).collect();
         of("network, settings chosen on held-out engines", said)?;

@@ -15,7 +15,7 @@ use crate::{
     job::{self, RetrainJob, TrainJob},
     registry,
     store::Store,
-    watch::drifted_since,
+    watch::plant_change,
 };
 
 /// Exit codes of `compare`, for scripts: 0 is "promote".
@@ -90,7 +90,7 @@ async fn held_against(
         let golden = golden.filter(|golden| golden.fits(&dataset.config, dataset.horizon_ms));
         let latency_us = gate::latency_us(&challenger, &dataset);
         let settings = &config.retrain.gate;
-        let drifted = drifted_since(&dataset, &champion);
+        let drifted = plant_change(&dataset, &champion);
         gate::compare(&dataset, &champion, &challenger, golden.as_ref(), drifted, latency_us, settings)
     };
     tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::BLOCK_WINDOWS_MIN;
+use super::{BLOCK_WINDOWS_MIN, SPAN_BLOCKS};
 use crate::{dataset::Dataset, features::FeatureSchema};
 
 pub const REFERENCE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -14,10 +14,13 @@ const PSEUDO_COUNT: f64 = 0.5;
 /// model minds.
 const PSI_MIN: f64 = 0.1;
 const KS_MIN: f64 = 0.1;
-/// Blocks of the reference that its limits need.
-const BLOCKS_MIN: usize = 5;
-/// Above what the worst feature reached in the worst of the few blocks of a reference.
+/// Blocks of the reference that its limits need: a span, and as much to hold it against.
+const BLOCKS_MIN: usize = 2 * SPAN_BLOCKS;
+/// Above what the worst feature reached in the worst of the few spans of a reference.
 const HEADROOM: f64 = 1.25;
+
+/// Windows by feature and bin.
+pub(super) type Counts = Vec<Vec<u64>>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
@@ -29,6 +32,8 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeatureReference {
     pub name: String,
+    /// In the schema.
+    place: usize,
     /// Ascending; a value at an edge lies below it.
     edges: Vec<f64>,
     /// One more than edges, and the missing ones last.
@@ -52,12 +57,12 @@ pub enum ReferenceError {
 }
 
 impl FeatureReference {
-    fn of(name: String, mut values: Vec<f64>, windows: usize) -> Self {
+    fn of((place, name): (usize, String), mut values: Vec<f64>, windows: usize) -> Self {
         values.retain(|v| v.is_finite());
         values.sort_by(f64::total_cmp);
         let mut edges: Vec<f64> = (1..BINS).filter_map(|i| values.get(i * values.len() / BINS).copied()).collect();
         edges.dedup();
-        let mut feature = FeatureReference { name, edges, shares: vec![], psi_limit: PSI_MIN, ks_limit: KS_MIN };
+        let mut feature = FeatureReference { name, place, edges, shares: vec![], psi_limit: PSI_MIN, ks_limit: KS_MIN };
         let mut counts = vec![0u64; feature.edges.len() + 2];
         values.iter().for_each(|v| counts[feature.bin(*v)] += 1);
         *counts.last_mut().unwrap_or(&mut 0) = (windows - values.len()) as u64;
@@ -72,23 +77,34 @@ impl FeatureReference {
         }
     }
 
-    fn distance(&self, counts: &[u64], windows: u64) -> Distance {
-        let live = shares(counts);
-        let n: u64 = counts.iter().sum();
-        let psi: f64 = live.iter().zip(&self.shares).map(|(a, e)| (a - e) * (a / e).ln()).sum();
-        // What two samples of the same distribution are apart on average (a chi square of so many degrees).
-        let chance = (counts.len() - 1) as f64 * (1.0 / n.max(1) as f64 + 1.0 / windows.max(1) as f64);
-        let (mut apart, mut ks) = (0.0f64, 0.0f64);
-        for (a, e) in live.iter().zip(&self.shares) {
-            apart += a - e;
-            ks = ks.max(apart.abs());
-        }
-        Distance { psi: (psi - chance).max(0.0), ks }
-    }
-
     pub(super) fn strength(&self, distance: Distance) -> f64 {
         (distance.psi / self.psi_limit).max(distance.ks / self.ks_limit)
     }
+}
+
+/// How far what was counted is from `expected`, the shares of so many `windows`.
+fn distance(counts: &[u64], expected: &[f64], windows: u64) -> Distance {
+    let live = shares(counts);
+    let n: u64 = counts.iter().sum();
+    let psi: f64 = live.iter().zip(expected).map(|(a, e)| (a - e) * (a / e).ln()).sum();
+    // What two samples of the same distribution are apart on average (a chi square of so many degrees).
+    let chance = (counts.len() - 1) as f64 * (1.0 / n.max(1) as f64 + 1.0 / windows.max(1) as f64);
+    let (mut apart, mut ks) = (0.0f64, 0.0f64);
+    for (a, e) in live.iter().zip(expected) {
+        apart += a - e;
+        ks = ks.max(apart.abs());
+    }
+    Distance { psi: (psi - chance).max(0.0), ks }
+}
+
+/// All blocks together.
+pub(super) fn sum<'a>(blocks: impl IntoIterator<Item = &'a Counts>) -> Counts {
+    let mut blocks = blocks.into_iter();
+    let mut sum = blocks.next().cloned().unwrap_or_default();
+    for block in blocks {
+        sum.iter_mut().flatten().zip(block.iter().flatten()).for_each(|(sum, n)| *sum += n);
+    }
+    sum
 }
 
 fn shares(counts: &[u64]) -> Vec<f64> {
@@ -96,24 +112,35 @@ fn shares(counts: &[u64]) -> Vec<f64> {
     counts.iter().map(|c| (*c as f64 + PSEUDO_COUNT) / all).collect()
 }
 
+/// How far a span is from all else: what a week that is still to come would be from the reference.
+fn from_the_rest(all: &Counts, span: &Counts) -> Vec<Distance> {
+    let of = |(all, span): (&Vec<u64>, &Vec<u64>)| {
+        let rest: Vec<u64> = all.iter().zip(span).map(|(all, span)| all - span).collect();
+        distance(span, &shares(&rest), rest.iter().sum())
+    };
+    all.iter().zip(span).map(of).collect()
+}
+
 impl Reference {
-    /// Of `rows`, with limits from its own blocks of `block_ms` of plant time. None: they span too few blocks.
+    /// Of what was measured in `rows`, with limits from its own spans of blocks of `block_ms` of plant time. None: there are too few blocks.
     pub fn of(dataset: &Dataset, rows: &[usize], block_ms: i64) -> Option<Self> {
         let values = |feature: usize| rows.iter().map(|r| f64::from(dataset.features(*r)[feature])).collect();
-        let names = FeatureSchema::of(&dataset.config).names.into_iter().enumerate();
-        let features = names.map(|(i, name)| FeatureReference::of(name, values(i), rows.len())).collect();
+        let schema = FeatureSchema::of(&dataset.config);
+        let feature = |i: usize| FeatureReference::of((i, schema.names[i].clone()), values(i), rows.len());
+        let features = schema.measured().map(feature).collect();
         let mut reference = Reference { block_ms, features, windows: rows.len() as u64 };
         let blocks = reference.blocks(dataset, rows);
         if blocks.len() < BLOCKS_MIN {
             return None;
         }
-        let strayed: Vec<Vec<Distance>> = blocks.iter().map(|counts| reference.distances(counts)).collect();
+        let all = sum(&blocks);
+        let strayed: Vec<Vec<Distance>> = blocks.windows(SPAN_BLOCKS).map(|span| from_the_rest(&all, &sum(span))).collect();
         reference.set_limits(&strayed);
         Some(reference)
     }
 
     /// Counts of the blocks that have windows enough.
-    fn blocks(&self, dataset: &Dataset, rows: &[usize]) -> Vec<Vec<Vec<u64>>> {
+    fn blocks(&self, dataset: &Dataset, rows: &[usize]) -> Vec<Counts> {
         let block = |row: &usize| (dataset.rows[*row].end.millis() - 1).div_euclid(self.block_ms);
         let mut in_time: Vec<usize> = rows.to_vec();
         in_time.sort_by_key(|row| dataset.rows[*row].end);
@@ -129,7 +156,7 @@ impl Reference {
         whole.map(count).collect()
     }
 
-    /// A feature's limit is its usual straying times what the worst feature of a block came to, in the worst block.
+    /// A feature's limit is its usual straying times what the worst feature of a span came to, in the worst span.
     fn set_limits(&mut self, strayed: &[Vec<Distance>]) {
         let usual = |feature: usize, of: fn(&Distance) -> f64, least: f64| {
             let squares: f64 = strayed.iter().map(|block| of(&block[feature]).powi(2)).sum();
@@ -148,18 +175,19 @@ impl Reference {
     }
 
     /// No window yet: one counter per bin and feature.
-    pub(super) fn empty(&self) -> Vec<Vec<u64>> {
+    pub(super) fn empty(&self) -> Counts {
         self.features.iter().map(|f| vec![0; f.shares.len()]).collect()
     }
 
     pub(super) fn count(&self, features: &[f64], counts: &mut [Vec<u64>]) {
-        for ((feature, value), counts) in self.features.iter().zip(features).zip(counts) {
-            counts[feature.bin(*value)] += 1;
+        for (feature, counts) in self.features.iter().zip(counts) {
+            counts[feature.bin(features[feature.place])] += 1;
         }
     }
 
     pub(super) fn distances(&self, counts: &[Vec<u64>]) -> Vec<Distance> {
-        self.features.iter().zip(counts).map(|(feature, counts)| feature.distance(counts, self.windows)).collect()
+        let of = |(feature, counts): (&FeatureReference, &Vec<u64>)| distance(counts, &feature.shares, self.windows);
+        self.features.iter().zip(counts).map(of).collect()
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, ReferenceError> {
@@ -190,6 +218,6 @@ impl Reference {
 
     /// Whether windows of these features can be held against it.
     pub fn fits(&self, schema: &FeatureSchema) -> bool {
-        self.features.iter().map(|f| &f.name).eq(&schema.names)
+        self.features.iter().all(|f| schema.names.get(f.place) == Some(&f.name))
     }
 }

@@ -28,10 +28,15 @@ pub const PER_SENSOR: [&str; 17] = [
     "unexplained_24h",
 ];
 
+/// So many of these are of what was measured; the others hold it against what is normal for the machine.
+const MEASURED: usize = 9;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureSchema {
     /// `sensor.feature`
     pub names: Vec<String>,
+    /// Features of what was measured, by place.
+    measured: Vec<usize>,
     /// Of the first features the sensor that they are about.
     sensors: Vec<Option<usize>>,
     fingerprint: String,
@@ -40,11 +45,14 @@ pub struct FeatureSchema {
 impl FeatureSchema {
     pub fn of(config: &FeatureConfig) -> Self {
         let places = per_sensor(config);
-        let (mut names, mut sensors) = (vec![], vec![]);
+        let (mut names, mut sensors, mut measured) = (vec![], vec![], vec![]);
         for (at, sensor) in config.sensors.iter().enumerate() {
+            let own = places.iter().enumerate().filter(|(_, place)| **place < MEASURED);
+            measured.extend(own.map(|(i, _)| names.len() + i));
             names.extend(places.iter().map(|place| format!("{sensor}.{}", PER_SENSOR[*place])));
             sensors.resize(names.len(), Some(at));
         }
+        let of_sensors = names.len();
         for (at, sensor) in config.sensors.iter().enumerate() {
             for hours in &config.rolling_hours {
                 names.extend(rolling::FEATURES.map(|feature| format!("{sensor}.{feature}_over_{hours}h")));
@@ -52,6 +60,7 @@ impl FeatureSchema {
             sensors.resize(names.len(), Some(at));
         }
         names.extend(config.derived.iter().map(|d| format!("derived.{}", d.name)));
+        measured.extend(of_sensors..names.len());
         names.extend(config.events.iter().flat_map(EventFeature::names));
         let MachineFeatures { age, makes, models } = &config.machine;
         names.extend(age.then(|| "machine.age".into()));
@@ -76,12 +85,18 @@ impl FeatureSchema {
             hash.update(format!("{defined:?}{:?}", config.constants));
         }
         let fingerprint = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        Self { names, sensors, fingerprint }
+        Self { names, measured, sensors, fingerprint }
     }
 
     /// SHA-256 of names and configuration: equal only where the features mean the same.
     pub fn fingerprint(&self) -> String {
         self.fingerprint.clone()
+    }
+
+    /// Features of what was measured, by place. The others are told against the machine's own past (what is normal for
+    /// it, how long ago something was) and move as that grows, whatever the plant does.
+    pub fn measured(&self) -> impl Iterator<Item = usize> {
+        self.measured.iter().copied()
     }
 
     /// Index in [`FeatureConfig::sensors`] of the sensor that the feature is about; None: it is about none or several.
@@ -116,6 +131,21 @@ mod tests {
             assert_eq!(name.split('.').next(), Some(config.sensors[sensor].as_str()));
         }
         assert_eq!(schema.sensor_of(schema.names.len()), None);
+    }
+
+    #[test]
+    fn what_is_told_against_a_machines_own_past_is_not_measured() {
+        let config = FeatureConfig { rolling_hours: vec![6.0], ..FeatureConfig::default() };
+        let schema = FeatureSchema::of(&config);
+        let (measured, others): (Vec<usize>, Vec<usize>) =
+            (0..schema.names.len()).partition(|place| schema.measured().any(|p| p == *place));
+        let parts = |places: &[usize]| {
+            let part = |place: &usize| schema.names[*place].split_once('.').unwrap().1.to_owned();
+            places.iter().map(part).collect::<std::collections::BTreeSet<_>>()
+        };
+        let rolling = rolling::FEATURES.map(|f| format!("{f}_over_6h"));
+        assert_eq!(parts(&measured), PER_SENSOR[..MEASURED].iter().map(|f| (*f).to_owned()).chain(rolling).collect());
+        assert_eq!(parts(&others), PER_SENSOR[MEASURED..].iter().map(|f| (*f).to_owned()).collect());
     }
 
     #[test]

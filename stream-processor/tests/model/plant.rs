@@ -69,7 +69,8 @@ struct Log {
 impl Log {
     /// A machine is the same alone as among others.
     fn of(config: &SimulatorConfig, machine: &MachineSpec, until: PlantTime) -> Self {
-        let alone = SimulatorConfig { machines: vec![machine.clone()], ..config.clone() };
+        let fault = config.fault.iter().filter(|f| f.machine == machine.id).cloned().collect();
+        let alone = SimulatorConfig { machines: vec![machine.clone()], fault, ..config.clone() };
         let mut simulator = Simulator::new(&alone, None).expect("a right plant");
         let info = simulator.machines().remove(0);
         let sensors = info.sensors.iter().map(|_| Default::default()).collect();
