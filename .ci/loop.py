@@ -24,7 +24,7 @@ import yaml
 from watched import MONITORING, Crew, Factory, Panels, addresses, started
 
 ALERT = "ModelAccuracyLow"
-HISTORY_DAYS, CHANGE_AFTER_DAYS, TRUTH_DAYS = 28, 4, 200
+HISTORY_DAYS, CHANGE_AFTER_DAYS, TRUTH_DAYS = 35, 4, 200
 WINDOW_MS, DAY_MS = 600_000, 86_400_000
 # Of all steps together, on a busy machine.
 DEADLINE_SECONDS = 420
