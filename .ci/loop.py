@@ -4,9 +4,9 @@ The plant changes; accuracy falls; the rule fires in Prometheus; Alertmanager te
 `model retrain`; the gate lets the new version through; the processor swaps it in; the rule resolves. Prints when each step came, and
 fails if one does not come.
 
-As shipped: rules, routes, programs, gate. Other than shipped: the rule fires after seconds instead of half an hour, since half an
-hour is years of this plant; Alertmanager waits for seconds instead of minutes; its messages to teams go to a listener of this script.
-The model is a smaller one than by default, so that training takes seconds.
+As shipped: routes, programs, gate, and the rules but for one: ModelAccuracyLow fires after seconds instead of half an hour, since half an
+hour is years of this plant, and below an F1 of 0.6 instead of 0.5. Alertmanager waits for seconds instead of minutes, and its messages to
+teams go to a listener of this script. A retraining learns from the newest month.
 """
 
 import json
@@ -29,12 +29,11 @@ WINDOW_MS, DAY_MS = 600_000, 86_400_000
 # Of all steps together, on a busy machine.
 DEADLINE_SECONDS = 420
 # By then the weeks that are learnt from are all of the changed plant.
-RULE_FOR, COOL_DOWN_SECONDS = "25s", 5
+RULE_FOR, COOL_DOWN_SECONDS = "50s", 5
+# This plant's owner wants more of a model than the shipped rule: the change takes F1 from 0.7 to 0.5, and its 95 % interval is wide.
+F1_SHIPPED, F1_MIN = "< 0.5", "< 0.6"
 TOKEN = "token-of-the-retraining-trigger"
 RETRAIN = """
-[train]
-rows_max = 12000
-epochs_max = 8
 [retrain]
 window_days = 30.0
 """
@@ -95,13 +94,15 @@ class Team:
 
 
 def write_rules(folder):
-    """The shipped rules; the one that is waited for fires after seconds."""
+    """The shipped rules; the one that is waited for fires after seconds, and sooner."""
     folder.mkdir()
     for file in (MONITORING / "rules").glob("*.yml"):
         rules = yaml.safe_load(file.read_text())
         for rule in (rule for group in rules["groups"] for rule in group["rules"]):
             if rule.get("alert") == ALERT:
-                rule["for"] = RULE_FOR
+                if F1_SHIPPED not in rule["expr"]:
+                    raise SystemExit(f"error: {ALERT} has another limit than {F1_SHIPPED}")
+                rule |= {"for": RULE_FOR, "expr": rule["expr"].replace(F1_SHIPPED, F1_MIN)}
         (folder / file.name).write_text(yaml.safe_dump(rules))
     return folder
 
@@ -194,7 +195,7 @@ class Loop:
         self.say(f"live with {first}")
         known = self.until("accuracy is known", lambda: self.factory.query('millwright_model_f1{bound="mean"}'))
         self.say(f"realised F1 is {known[0][1]:.2f}")
-        low = self.until("accuracy falls", lambda: self.factory.query('millwright_model_f1{bound="high"} < 0.5'))
+        low = self.until("accuracy falls", lambda: self.factory.query(f'millwright_model_f1{{bound="high"}} {F1_MIN}'))
         self.say(f"realised F1 is at best {low[0][1]:.2f}")
         if self.days() < 0:
             raise TimeoutError("accuracy was low before the plant had changed")
