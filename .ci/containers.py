@@ -26,7 +26,7 @@ from pathlib import Path
 import boto3
 import pyarrow.parquet
 import yaml
-from dashboards import addresses, started
+from watched import addresses, started
 
 K8S = Path("k8s").resolve()
 NAME = "localhost/millwright/{}:{}"

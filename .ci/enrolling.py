@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import boto3
-from dashboards import addresses, started
+from watched import addresses, started
 
 PAGE = Path("edge-agent/ENROLLING.md").read_text()
 ACCESS_RULES = Path("k8s/base/broker/mosquitto.acl").resolve()

@@ -22,7 +22,7 @@ K8S = Path("k8s")
 VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
 CUSTOM = {file.stem: json.loads(file.read_text()) for file in Path(".ci/schemas").glob("*.json")}
 ENVIRONMENTS = ["dev", "prod"]
-SHARED_BASES = ["stream-processor", "compactor", "trainer"]
+SHARED_BASES = ["stream-processor", "compactor", "trainer", "retraining-trigger"]
 
 
 def kinds_of_kustomization(kind):
@@ -71,7 +71,7 @@ def pod_spec(resource):
 
 
 def restricted_problems(pod):
-    """The Pod Security Standard `restricted`, which the namespace enforces, and no token of the cluster."""
+    """The Pod Security Standard `restricted`, which the namespace enforces, and no token of the cluster but the trigger's."""
     security = pod.get("securityContext", {})
     if security.get("runAsNonRoot") is not True or security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield "may run as root or without seccomp"
@@ -82,6 +82,9 @@ def restricted_problems(pod):
     allowed = {"name", "configMap", "secret", "projected", "emptyDir", "persistentVolumeClaim"}
     if any(set(volume) - allowed for volume in pod.get("volumes", [])):
         yield "has a volume of another kind"
+    sources = [source for volume in pod.get("volumes", []) for source in volume.get("projected", {}).get("sources", [])]
+    if any("serviceAccountToken" in source for source in sources) and pod["serviceAccountName"] != "retraining-trigger":
+        yield "asks for a token of the cluster"
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         own = container.get("securityContext", {})
         if own != {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}:

@@ -18,7 +18,7 @@ import boto3
 
 sys.path.append(str(Path(__file__).parent / "terraform"))
 from check import initialized_layout, layout_outputs  # noqa: E402
-from dashboards import addresses, started  # noqa: E402
+from watched import addresses, started  # noqa: E402
 
 BUCKET = "millwright-dev-archive-111111111111"
 KEY = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}

@@ -34,6 +34,8 @@ use crate::{
     train::search::{self, TRIALS_MAX, Trial},
 };
 
+/// By which whoever starts a retraining says why.
+pub const WHY_VARIABLE: &str = "MILLWRIGHT_WHY";
 /// A truth file larger than this is not one of ours.
 const TRUTH_BYTES_MAX: u64 = 256 * 1024 * 1024;
 

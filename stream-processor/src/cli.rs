@@ -3,6 +3,7 @@
 #[cfg(feature = "embedded")]
 mod factory;
 mod archive;
+mod retraining;
 mod shard;
 mod signals;
 
@@ -88,12 +89,17 @@ enum Command {
     Shard(shard::ShardArgs),
     /// Train, evaluate and promote models
     Model(model::cli::ModelArgs),
+    /// Start a retraining when an alert asks for one: receives Alertmanager's webhook
+    RetrainingTrigger(retraining::TriggerArgs),
     /// What really went on in the factory's plant, for `model evaluate --truth`
     #[cfg(feature = "embedded")]
     Truth {
         /// Folder of the factory
         #[arg(long, default_value = "data")]
         data: PathBuf,
+        /// So many days beyond now as well
+        #[arg(long, default_value_t = 0, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=365))]
+        ahead_days: u32,
     },
 }
 
@@ -132,8 +138,9 @@ async fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Archive(args)) => archive::run(args).await,
         Some(Command::Shard(args)) => shard::run(args).await,
         Some(Command::Model(args)) => model::cli::run(args).await,
+        Some(Command::RetrainingTrigger(args)) => retraining::run(args).await,
         #[cfg(feature = "embedded")]
-        Some(Command::Truth { data }) => factory::truth(&data),
+        Some(Command::Truth { data, ahead_days }) => factory::truth(&data, ahead_days),
         #[cfg(feature = "embedded")]
         None => factory::main(cli.factory).await,
         #[cfg(not(feature = "embedded"))]

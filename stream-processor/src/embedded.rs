@@ -78,6 +78,10 @@ pub struct FactoryConfig {
     /// Plant seconds per wall second, once it is live.
     pub speed: f64,
     pub history_days: u32,
+    /// So many days after going live the plant becomes another one; none: never. Counts at the very first start.
+    pub change_after_days: Option<u32>,
+    /// Retrains by itself when it should; otherwise that is left to others.
+    pub retrains: bool,
     /// Holds the token that writes need; must be given if gRPC or HTTP is bound beyond loopback.
     pub token_file: Option<PathBuf>,
     /// What the archive may hold.
@@ -101,6 +105,8 @@ impl Default for FactoryConfig {
             http: loopback(8_080),
             speed: 3600.0,
             history_days: 42,
+            change_after_days: None,
+            retrains: true,
             token_file: None,
             data_bytes_max: room::BYTES_MAX,
             seed: None,
@@ -249,7 +255,7 @@ impl Factory {
             site,
             broker: broker.addr,
             data: config.data.join("gateways"),
-            plant: config.plant.clone(),
+            plant: config.plant.clone().changing(state.change_at),
             seed: state.seed,
             start: state.history_start,
         };
@@ -266,7 +272,7 @@ impl Factory {
             model_name,
             features,
             training: config.training.clone(),
-            retrain: config.retrain,
+            retrain: config.retrains.then_some(config.retrain),
             board: processor.board().clone(),
             report: Arc::new(report),
         };
@@ -315,7 +321,9 @@ impl Factory {
 fn first_state(config: &FactoryConfig) -> Result<State, FactoryError> {
     let start = config.plant.start;
     let live = start.plus_millis(i64::from(config.history_days) * DAY_MS);
-    Ok(State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret()?))
+    let mut state = State::new(config.seed.unwrap_or(config.plant.seed), start, live, secret()?);
+    state.change_at = config.change_after_days.map(|days| live.plus_millis(i64::from(days) * DAY_MS));
+    Ok(state)
 }
 
 /// 128 random bits as text.

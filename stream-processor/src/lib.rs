@@ -27,4 +27,5 @@ pub mod tls;
 pub mod processor;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod trigger;
 pub mod cli;

@@ -11,7 +11,10 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::watch::ModelReport;
+use crate::{
+    trigger::{desk::Decision, runner::Run},
+    watch::ModelReport,
+};
 
 /// Bounds of the latency histograms, seconds: from a window's kernel to a stalled archive.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -325,6 +328,49 @@ impl Decisions {
             self.0.record(count, &[KeyValue::new("action", action.text())]);
         }
     }
+}
+
+/// What the retraining trigger counts. All of it is there from the start, at zero.
+#[derive(Clone)]
+pub struct RetrainingMetrics {
+    alerts: Counter<u64>,
+    runs: Counter<u64>,
+    notices_refused: Counter<u64>,
+}
+
+impl RetrainingMetrics {
+    pub fn new(meter: &Meter) -> Self {
+        let counter = |name: &'static str, text: &'static str| meter.u64_counter(name).with_description(text).build();
+        let metrics = RetrainingMetrics {
+            alerts: counter("millwright_retraining_alerts", "Alerts told by Alertmanager, by what was decided"),
+            runs: counter("millwright_retraining_runs", "Retrainings that alerts asked for, by what became of them"),
+            notices_refused: counter("millwright_retraining_notices_refused", "Notices that were none, or not allowed"),
+        };
+        Decision::ALL.into_iter().for_each(|decision| metrics.alerts.add(0, &[decision_label(decision)]));
+        Run::ALL.into_iter().for_each(|run| metrics.runs.add(0, &[run_label(run)]));
+        metrics.notices_refused.add(0, &[]);
+        metrics
+    }
+
+    pub fn decided(&self, decision: Decision) {
+        self.alerts.add(1, &[decision_label(decision)]);
+    }
+
+    pub fn run(&self, run: Run) {
+        self.runs.add(1, &[run_label(run)]);
+    }
+
+    pub fn notice_refused(&self) {
+        self.notices_refused.add(1, &[]);
+    }
+}
+
+fn decision_label(decision: Decision) -> KeyValue {
+    KeyValue::new("decision", decision.text())
+}
+
+fn run_label(run: Run) -> KeyValue {
+    KeyValue::new("state", run.text())
 }
 
 /// For the champion's watch, which is no part of the engine.

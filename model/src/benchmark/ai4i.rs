@@ -131,12 +131,7 @@ fn rules(dataset: &Dataset, row: usize) -> f64 {
 /// A probability per row and repeat, each from a fold that did not learn from the row.
 type Said = Vec<Vec<f64>>;
 
-pub async fn run(
-    folder: &Path,
-    set: Set,
-    settings: &TrainSettings,
-    tuned: bool,
-) -> Result<Report, BenchmarkError> {
+pub async fn run(folder: &Path, set: Set, settings: &TrainSettings, tuned: bool) -> Result<Report, BenchmarkError> {
     let seed = settings.seed;
     let (task, events) = load(folder, set).await?;
     let splits = splits(&task.positive, seed);

@@ -7,7 +7,7 @@ use proto::{
     time::{PlantTime, wall_now_ms},
 };
 
-use super::{Failure, decision, decisions::on_trial, nothing_promoted, say, show_progress};
+use super::{Failure, WHY_VARIABLE, decision, decisions::on_trial, nothing_promoted, say, show_progress};
 use crate::{
     artifact::Artifact,
     config::ModelConfig,
@@ -39,7 +39,7 @@ pub struct Retrain {
     #[arg(long)]
     seed: Option<u64>,
     /// Kept in the history.
-    #[arg(long, default_value = "by hand")]
+    #[arg(long, env = WHY_VARIABLE, default_value = "by hand")]
     why: String,
     /// JSON instead of a table; the first version is told of as text.
     #[arg(long)]

@@ -134,7 +134,8 @@ impl Reference {
             return None;
         }
         let all = sum(&blocks);
-        let strayed: Vec<Vec<Distance>> = blocks.windows(SPAN_BLOCKS).map(|span| from_the_rest(&all, &sum(span))).collect();
+        let strayed: Vec<Vec<Distance>> =
+            blocks.windows(SPAN_BLOCKS).map(|span| from_the_rest(&all, &sum(span))).collect();
         reference.set_limits(&strayed);
         Some(reference)
     }

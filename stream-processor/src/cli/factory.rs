@@ -33,8 +33,8 @@ use crate::{
 const GIB_BITS: u32 = 30;
 
 /// To standard output.
-pub fn truth(data: &Path) -> ExitCode {
-    match truth::write(data, &mut BufWriter::new(stdout().lock())) {
+pub fn truth(data: &Path, days_ahead: u32) -> ExitCode {
+    match truth::write(data, days_ahead, &mut BufWriter::new(stdout().lock())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&e.to_string(), EXIT_FAILED),
     }
@@ -63,6 +63,13 @@ pub struct Options {
     /// Days of history at the very first start
     #[arg(long, default_value_t = 42, value_parser = clap::value_parser!(u32).range(1..=365))]
     history_days: u32,
+    /// So many days after going live the plant becomes another one, to show what follows from that: hotter air, and parts
+    /// that wear otherwise; never unless given. At the very first start
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=365))]
+    change_after_days: Option<u32>,
+    /// Leave retraining to others, such as `retraining-trigger`
+    #[arg(long)]
+    no_retraining: bool,
     /// File with the token that writes need; must be given to bind --grpc or --http beyond this machine
     #[arg(long)]
     token_file: Option<PathBuf>,
@@ -85,10 +92,12 @@ pub async fn main(options: Options) -> ExitCode {
         Ok(signals) => signals,
         Err(e) => return fail(&format!("cannot listen for signals: {e}"), 1),
     };
-    let Options { data, mqtt, s3, grpc, http, speed, history_days, token_file, data_gib_max, seed } = options;
+    let Options { data, mqtt, s3, grpc, http, speed, history_days, token_file, data_gib_max, seed, .. } = options;
+    let (change_after_days, retrains) = (options.change_after_days, !options.no_retraining);
     let shown = data.display().to_string();
     let data_bytes_max = data_gib_max << GIB_BITS;
     let plant = FactoryConfig::default();
+    let plant = FactoryConfig { change_after_days, retrains, ..plant };
     let config =
         FactoryConfig { data, mqtt, s3, grpc, http, speed, history_days, token_file, data_bytes_max, seed, ..plant };
     if let Err(e) = config.check() {

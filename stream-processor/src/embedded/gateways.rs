@@ -54,6 +54,12 @@ impl Default for Plant {
 }
 
 impl Plant {
+    /// Another plant from then on: a hotter summer, and parts of another supplier, which wear otherwise.
+    pub fn changing(self, at: Option<PlantTime>) -> Self {
+        let change = at.map(|at| PlantChange { at, hotter_c: 8.0, other_supplier: true });
+        Plant { change: change.or(self.change), ..self }
+    }
+
     /// What the simulator of one gateway is told.
     pub fn simulator(&self, gateway: usize, seed: u64) -> SimulatorConfig {
         let machines = self.gateways[gateway].clone();

@@ -48,7 +48,8 @@ pub struct Life {
     pub model_name: AssetId,
     pub features: FeatureConfig,
     pub training: TrainSettings,
-    pub retrain: RetrainSettings,
+    /// None: retraining is left to others.
+    pub retrain: Option<RetrainSettings>,
     pub board: Board,
     pub report: Arc<watch::Sender<Status>>,
 }
@@ -177,25 +178,29 @@ impl Life {
         self.clock.send_replace(clock);
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut retraining = Retraining {
+        let mut retraining = self.retrain.map(|settings| Retraining {
             store: self.store.clone(),
             name: self.model_name.clone(),
             train: self.training.clone(),
-            settings: self.retrain,
+            settings,
             board: self.board.clone(),
             champion: self.champion.clone(),
             trigger: Trigger::new(resume_at),
             running: None,
-        };
+        });
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = looks.tick() => self.save(),
             }
             let now = self.clock.borrow().now();
-            retraining.look(now).await;
+            if let Some(retraining) = &mut retraining {
+                retraining.look(now).await;
+            }
         }
-        retraining.give_up();
+        if let Some(mut retraining) = retraining {
+            retraining.give_up();
+        }
     }
 
     fn enter(&mut self, phase: Phase) {

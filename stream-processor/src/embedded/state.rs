@@ -28,6 +28,9 @@ pub struct State {
     pub history_start: PlantTime,
     /// Where history ends and the plant clock begins to run.
     pub live_start: PlantTime,
+    /// When the plant becomes another one; none: it stays as it is.
+    #[serde(default)]
+    pub change_at: Option<PlantTime>,
     pub phase: Phase,
     /// Plant time when this was written: a second start goes on from here.
     pub plant_now: PlantTime,
@@ -46,7 +49,7 @@ pub enum StateError {
 impl State {
     pub fn new(seed: u64, history_start: PlantTime, live_start: PlantTime, secret: String) -> Self {
         let (phase, plant_now) = (Phase::History, history_start);
-        State { version: VERSION, seed, history_start, live_start, phase, plant_now, secret }
+        State { version: VERSION, seed, history_start, live_start, change_at: None, phase, plant_now, secret }
     }
 
     /// Where plant time stands at the next start: at the end of history until the factory is live.

@@ -19,4 +19,5 @@ mod store;
 mod takeover;
 mod tls;
 mod traces;
+mod trigger;
 mod writers;

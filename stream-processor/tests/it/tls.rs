@@ -42,13 +42,13 @@ const NEW_KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prim
 const RENEWED_MAX: Duration = Duration::from_secs(60);
 
 /// A certificate authority, and what it has issued.
-struct Authority {
+pub struct Authority {
     openssl: PathBuf,
     folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let authority = Authority { openssl: find("openssl")?, folder: tempfile::tempdir().unwrap() };
         let (key, certificate) = (authority.path("ca.key"), authority.path("ca.crt"));
         authority.openssl(&[
@@ -60,7 +60,7 @@ impl Authority {
     }
 
     /// Certificate and key, for loopback.
-    fn issue(&self, name: &str) -> [String; 2] {
+    pub fn issue(&self, name: &str) -> [String; 2] {
         let [request, extensions, certificate, key] =
             ["csr", "ext", "crt", "key"].map(|kind| self.path(&format!("{name}.{kind}")));
         let subject = format!("/CN={name}");
@@ -74,7 +74,7 @@ impl Authority {
         [certificate, key]
     }
 
-    fn ca(&self) -> String {
+    pub fn ca(&self) -> String {
         self.path("ca.crt")
     }
 
