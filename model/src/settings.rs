@@ -1,5 +1,7 @@
 //! What a training run is told; kept in its artefact, so that it can be repeated from there.
 
+use std::ops::RangeInclusive;
+
 use proto::{config::ConfigError, time::PlantTime};
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +10,11 @@ use crate::forward::MEMBERS_MAX;
 /// Hidden layers, and units in one of them: more would not fit an artefact, nor a gateway.
 const HIDDEN_MAX: usize = 8;
 const UNITS_MAX: usize = 1024;
-/// Of a run whose settings give no number of epochs: 16 over 40,000 rows.
-const STEPS_PLANNED: usize = 2_500;
+/// Of a run whose settings give no number of epochs; how many of them follows from [`WORK_PLANNED`].
+const STEPS_PLANNED: RangeInclusive<usize> = 2_500..=8_000;
+/// Multiplications forward: about those of 2,500 steps of the default network over the features of five sensors. A network of
+/// few inputs has as much to learn from each of them, and is cheap: it takes more steps.
+const WORK_PLANNED: usize = 15_000_000_000;
 const EPOCHS_MAX: usize = 1_000;
 /// More would find few rows between two edges.
 const BINS_MAX: usize = 64;
@@ -30,7 +35,7 @@ pub struct TrainSettings {
     pub min_failures: usize,
     /// Rows that are trained on at most; a larger slice is sampled, and the sample weighted.
     pub rows_max: usize,
-    /// 0: as many as make 2,500 steps, since a small table needs more of them.
+    /// 0: as many as make 2,500 to 8,000 steps, more for a network of fewer inputs.
     pub epochs_max: usize,
     /// Epochs without improvement on the validation slice after which training stops; at least a quarter of all where
     /// these follow from the number of rows.
@@ -136,12 +141,19 @@ impl TrainSettings {
         (self.horizon_hours * 3_600_000.0) as i64
     }
 
-    /// How many epochs a run over so many rows has at most, and how many of them may bring nothing.
-    pub fn epochs_and_patience(&self, rows: usize) -> (usize, usize) {
+    /// How many epochs a run over so many rows of so many inputs has at most, and how many of them may bring nothing.
+    pub fn epochs_and_patience(&self, rows: usize, inputs: usize) -> (usize, usize) {
         match self.epochs_max {
             0 => {
-                let steps = rows.div_ceil(self.batch_rows.max(1)).max(1);
-                let epochs = STEPS_PLANNED.div_ceil(steps).min(EPOCHS_MAX);
+                let batch_rows = self.batch_rows.max(1);
+                let (mut weights, mut before) = (0, inputs);
+                for units in &self.hidden {
+                    weights += before * units;
+                    before = *units;
+                }
+                let work = batch_rows * self.members * weights.max(inputs).max(1);
+                let planned = (WORK_PLANNED / work).clamp(*STEPS_PLANNED.start(), *STEPS_PLANNED.end());
+                let epochs = planned.div_ceil(rows.div_ceil(batch_rows).max(1)).min(EPOCHS_MAX);
                 (epochs, self.patience.max(epochs / 4))
             }
             epochs => (epochs, self.patience),
@@ -211,12 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn a_small_table_is_gone_over_more_often() {
+    fn a_small_table_is_gone_over_more_often_and_by_a_small_network_more_often_still() {
         let settings = TrainSettings { batch_rows: 256, patience: 4, ..TrainSettings::default() };
-        assert_eq!(settings.epochs_and_patience(40_000), (16, 4));
-        assert_eq!(settings.epochs_and_patience(8_000), (79, 19));
-        assert_eq!(settings.epochs_and_patience(0), (1_000, 250));
+        assert_eq!(settings.epochs_and_patience(40_000, 88), (16, 4));
+        assert_eq!(settings.epochs_and_patience(8_000, 88), (79, 19));
+        assert_eq!(settings.epochs_and_patience(8_000, 8), (90, 22));
+        assert_eq!(settings.epochs_and_patience(0, 88), (1_000, 250));
+        let line = TrainSettings { hidden: vec![], members: 1, ..settings.clone() };
+        assert_eq!(line.epochs_and_patience(8_000, 8), (250, 62), "at most 8,000 steps");
         let given = TrainSettings { epochs_max: 3, ..settings };
-        assert_eq!(given.epochs_and_patience(8_000), (3, 4));
+        assert_eq!(given.epochs_and_patience(8_000, 8), (3, 4));
     }
 }

@@ -216,7 +216,7 @@ fn learn(
     }
     task.level_weights();
     let unseen: Vec<f32> = validation.iter().flat_map(|row| encoded(dataset, encoder, *row)).collect();
-    let (epochs_max, _) = settings.epochs_and_patience(sample.rows.len());
+    let (epochs_max, _) = settings.epochs_and_patience(sample.rows.len(), task.width);
     let mut judge = |epoch: usize, network: &Network| {
         let average_precision = mean_average_precision(dataset, validation, modes, &network.all_logits(&unseen));
         progress(Progress { epoch, epochs_max, average_precision });

@@ -61,7 +61,7 @@ pub fn fit(
     let mut optimizer = Optimizer::new(mlp.vars(), settings.weight_decay)?;
     let mut order: Vec<usize> = (0..rows).collect();
     let mut best: Option<(f64, Fitted)> = None;
-    let (epochs, patience) = settings.epochs_and_patience(rows);
+    let (epochs, patience) = settings.epochs_and_patience(rows, task.width);
     let schedule = Schedule { steps: epochs * rows.div_ceil(settings.batch_rows), settings };
     let mut step = 0;
     for epoch in 1..=epochs {
