@@ -24,6 +24,7 @@ use crate::{
     artifact::Artifact,
     dataset::Dataset,
     evaluate::{EvaluateError, bootstrap::Interval, evaluate, metrics::calibration_error},
+    probation::Rate,
     train::TrainError,
 };
 use contest::{Episode, Events, Said, Standing, episodes, whole};
@@ -262,6 +263,12 @@ fn mean_calibration_error(dataset: &Dataset, rows: &[usize], said: &Said, known:
 }
 
 impl Comparison {
+    /// How often the challenger would have alerted the crew.
+    pub fn alert_rate(&self) -> Rate {
+        let Events { caught, false_alarms, .. } = self.all.challenger;
+        Rate { alerts: (caught + false_alarms) as u64, windows: self.windows as u64 }
+    }
+
     /// What follows from all the rest.
     pub fn judge(&self, settings: &GateSettings) -> Verdict {
         let failures = self.all.failures();

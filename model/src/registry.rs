@@ -22,7 +22,7 @@ use proto::{
 
 use crate::{
     drift::ReferenceError,
-    gate::golden::Golden,
+    gate::{Comparison, golden::Golden},
     score::{ArtifactError, Scorer},
     store::{PutOutcome, ReplaceOutcome, Store, StoreError},
     watch::WatchReference,
@@ -97,6 +97,14 @@ pub async fn watched_by(store: &Store, name: &AssetId, version: &str) -> Result<
     let Some(bytes) = store.get(&key).await? else { return Ok(None) };
     let bad = |e: ReferenceError| RegistryError::Entry { key: key.clone(), reason: e.to_string() };
     WatchReference::decode(&bytes).map(Some).map_err(bad)
+}
+
+/// What the gate found of a version; none: it never had to pass it.
+pub async fn compared(store: &Store, name: &AssetId, version: &str) -> Result<Option<Comparison>, RegistryError> {
+    let key = model_key(name, version, COMPARISON_FILE);
+    let Some(bytes) = store.get(&key).await? else { return Ok(None) };
+    let bad = |e: serde_json::Error| RegistryError::Entry { key: key.clone(), reason: e.to_string() };
+    serde_json::from_slice(&bytes).map(Some).map_err(bad)
 }
 
 /// A verified version.

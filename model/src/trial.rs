@@ -151,13 +151,14 @@ impl TrialWatch {
         }
     }
 
-    /// `probation_hours`: after which it passes; none: that is for a person to say. `drifted`: the plant looks otherwise than
+    /// `probation_hours`: after which it passes; none: that is for a person to say. `expected`: how often it alerts by what the
+    /// gate saw. `drifted`: the plant looks otherwise than
     /// when the version in charge was made, so that what that one expects of itself is no measure.
-    pub fn outcome(&self, probation_hours: Option<f64>, drifted: bool) -> Outcome {
+    pub fn outcome(&self, probation_hours: Option<f64>, expected: Option<Rate>, drifted: bool) -> Outcome {
         if self.errors > 0 {
             return Outcome::Fails(format!("it could not score {} of its windows", self.errors));
         }
-        if let Some(why) = jump(self.rate_of_others, self.rate) {
+        if let Some(why) = jump(self.rate_of_others, expected, self.rate) {
             return Outcome::Fails(why);
         }
         let estimated = if drifted { None } else { self.estimated() };

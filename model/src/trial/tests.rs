@@ -45,10 +45,10 @@ fn usual(n: usize, window: usize) -> f64 {
 fn it_passes_when_nothing_spoke_against_it_for_its_probation_and_not_before() {
     let mut watch = watch(0.5);
     told(&mut watch, 400, |n, window| (usual(n, window), usual(n, window)));
-    assert_eq!(watch.outcome(Some(72.0), false), Outcome::GoesOn, "{} h", watch.hours());
+    assert_eq!(watch.outcome(Some(72.0), None, false), Outcome::GoesOn, "{} h", watch.hours());
     told(&mut watch, 433, |n, window| (usual(n, window), usual(n, window)));
-    assert_eq!(watch.outcome(None, false), Outcome::GoesOn, "a person decides");
-    let Outcome::Passes(why) = watch.outcome(Some(72.0), false) else { panic!("{watch:?}") };
+    assert_eq!(watch.outcome(None, None, false), Outcome::GoesOn, "a person decides");
+    let Outcome::Passes(why) = watch.outcome(Some(72.0), None, false) else { panic!("{watch:?}") };
     assert_eq!(why, "nothing spoke against it in 72 h as canary on 50 % of the machines");
 }
 
@@ -56,9 +56,9 @@ fn it_passes_when_nothing_spoke_against_it_for_its_probation_and_not_before() {
 fn one_window_without_a_score_is_enough() {
     let mut watch = watch(0.5);
     watch.failed("old", 3);
-    assert_eq!(watch.outcome(None, false), Outcome::GoesOn);
+    assert_eq!(watch.outcome(None, None, false), Outcome::GoesOn);
     watch.failed("new", 1);
-    assert_eq!(watch.outcome(Some(0.0), false), Outcome::Fails("it could not score 1 of its windows".into()));
+    assert_eq!(watch.outcome(Some(0.0), None, false), Outcome::Fails("it could not score 1 of its windows".into()));
 }
 
 #[test]
@@ -70,11 +70,11 @@ fn its_alerts_are_held_against_those_on_the_other_machines() {
     // Opened before the trial began on one of its machines.
     own.iter().for_each(|n| watch.alerted("old", &machine(*n)));
     own.iter().for_each(|n| watch.alerted("new", &machine(*n)));
-    assert_eq!(watch.outcome(None, false), Outcome::GoesOn, "{watch:?}");
+    assert_eq!(watch.outcome(None, None, false), Outcome::GoesOn, "{watch:?}");
     for _ in 0..9 {
         own.iter().for_each(|n| watch.alerted("new", &machine(*n)));
     }
-    let Outcome::Fails(why) = watch.outcome(Some(0.0), false) else { panic!("{watch:?}") };
+    let Outcome::Fails(why) = watch.outcome(Some(0.0), None, false) else { panic!("{watch:?}") };
     assert!(why.starts_with("it alerts ") && why.contains("the other version"), "{why}");
 }
 
@@ -84,12 +84,16 @@ fn a_surely_lower_estimated_f1_takes_it_back_also_as_a_shadow() {
         let doubtful = |n, window| if usual(n, window) > THRESHOLD { 0.45 } else { 0.02 };
         let mut of_few = watch(share);
         told(&mut of_few, 20, |n, window| (doubtful(n, window), usual(n, window)));
-        assert_eq!(of_few.outcome(None, false), Outcome::GoesOn, "too little to tell");
+        assert_eq!(of_few.outcome(None, None, false), Outcome::GoesOn, "too little to tell");
         let mut watch = watch(share);
         told(&mut watch, 300, |n, window| (doubtful(n, window), usual(n, window)));
-        let Outcome::Fails(why) = watch.outcome(None, false) else { panic!("{watch:?}") };
+        let Outcome::Fails(why) = watch.outcome(None, None, false) else { panic!("{watch:?}") };
         assert!(why.starts_with("its estimated F1 is "), "{why}");
-        assert_eq!(watch.outcome(None, true), Outcome::GoesOn, "what the version in charge expects is no measure");
+        assert_eq!(
+            watch.outcome(None, None, true),
+            Outcome::GoesOn,
+            "what the version in charge expects is no measure"
+        );
     }
 }
 
@@ -115,7 +119,7 @@ fn an_equally_good_version_is_hardly_ever_taken_back() {
                 watch.scored("old", &machine(n), end, sums(says(-lean, b)), false);
             }
         }
-        taken_back += usize::from(matches!(watch.outcome(None, false), Outcome::Fails(_)));
+        taken_back += usize::from(matches!(watch.outcome(None, None, false), Outcome::Fails(_)));
     }
     println!("{taken_back} of 200 taken back");
     assert!(taken_back <= 10, "seed {seed}: {taken_back} of 200");

@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use model::{
-    probation,
+    gate::Comparison,
+    probation::{self, Rate},
     registry::{self, Action, Canary, Decision, Entry, RegistryError, canary},
     score::Scorer,
     store::Store,
@@ -90,7 +91,8 @@ impl Follow {
             return Ok(None);
         };
         let version = watched.trial.version.as_str();
-        match watched.outcome(canary.probation_hours, !report.drifted.is_empty()) {
+        let expected = self.expected(version).await?;
+        match watched.outcome(canary.probation_hours, expected, !report.drifted.is_empty()) {
             Outcome::GoesOn => Ok(None),
             Outcome::Passes(why) => {
                 tracing::info!(version, why, "the version on trial is put in charge");
@@ -104,6 +106,12 @@ impl Follow {
         }
     }
 
+    /// How often the gate saw this version alert.
+    async fn expected(&self, version: &str) -> Result<Option<Rate>, RegistryError> {
+        let compared = registry::compared(&self.store, &self.name, version).await?;
+        Ok(compared.as_ref().map(Comparison::alert_rate))
+    }
+
     async fn take_back(
         &self,
         report: &ModelReport,
@@ -111,7 +119,8 @@ impl Follow {
         before: &str,
     ) -> Result<Option<Entry>, RegistryError> {
         let rate = |version: &str| report.rates.get(version).copied().unwrap_or_default();
-        let Some(why) = probation::jump(rate(before), rate(version)) else { return Ok(None) };
+        let expected = self.expected(version).await?;
+        let Some(why) = probation::jump(rate(before), expected, rate(version)) else { return Ok(None) };
         tracing::warn!(version, before, why, "the new version is taken back");
         registry::rollback_from(&self.store, &self.name, version, before, decision(why)).await.map(Some)
     }
