@@ -12,8 +12,8 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    trigger::{desk::Decision, runner::Run},
-    watch::ModelReport,
+    trigger::desk::{Decision, Run},
+    watch::report::ModelReport,
 };
 
 /// Bounds of the latency histograms, seconds: from a window's kernel to a stalled archive.

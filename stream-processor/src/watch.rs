@@ -8,14 +8,14 @@
 //! It decides nothing that the crew sees, so that it may forget: a restart begins its figures anew.
 
 pub mod beside;
+pub mod report;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
-    drift::{self, BlockDrift, FeatureDrift},
+    drift::{self, BlockDrift},
     features::WindowFeatures,
-    probation::Rate,
-    quality::{Alerted, Estimate, Figures, Quality, Sums},
+    quality::{Alerted, Quality, Sums},
     score::Scorer,
     trial::{Trial, TrialWatch},
     trigger::TriggerSettings,
@@ -29,7 +29,6 @@ use proto::{
         telemetry::{EventKind, Verdict},
     },
 };
-use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
@@ -37,28 +36,13 @@ use crate::{
     telemetry::ModelMetrics,
 };
 use beside::Beside;
+pub use report::ModelReport;
 
 /// Gateways are not all at the same time: outcomes are drawn so much after the newest window.
 const GRACE_MS: i64 = 3_600_000;
 const DAY_MS: f64 = 86_400_000.0;
 /// Features that a report names.
 const NAMED_MAX: usize = 5;
-
-/// What the console shows and the trigger goes by.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ModelReport {
-    pub figures: Figures,
-    /// Of the training.
-    pub estimated_then: Option<Estimate>,
-    /// Features that look otherwise than in training, the strongest first.
-    pub drifted: Vec<FeatureDrift>,
-    /// The strongest ones of the newest block, drifted or not.
-    pub strongest: Vec<FeatureDrift>,
-    /// How often each version that worked lately alerts.
-    pub rates: BTreeMap<String, Rate>,
-    /// What is on trial beside the version in charge, and how it does.
-    pub trial: Option<TrialWatch>,
-}
 
 /// Mode and threshold of each head.
 type Thresholds = Vec<(String, f64)>;

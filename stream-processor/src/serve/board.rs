@@ -25,7 +25,7 @@ use proto::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::{decode::AgentKey, watch::ModelReport};
+use crate::{decode::AgentKey, watch::report::ModelReport};
 use ring::Ring;
 pub use ring::Since;
 

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     config::{RunnerConfig, TriggerConfig},
-    desk::{Decision, Desk, Runs},
+    desk::{Decision, Desk, Run, Runs},
     notice::{self, Alert, NOTICE_BYTES_MAX},
     runner::{
-        Run, Runner, RunnerError,
+        Runner, RunnerError,
         cluster::{Cluster, ClusterError},
         command::CommandRunner,
         job::JobRunner,

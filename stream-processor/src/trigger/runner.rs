@@ -14,29 +14,6 @@ pub enum Runner {
     Job(JobRunner),
 }
 
-/// What becomes of a run, as far as the trigger sees it: a Job's end is the cluster's to tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Run {
-    Started,
-    NotStarted,
-    Succeeded,
-    Failed,
-}
-
-impl Run {
-    pub const ALL: [Run; 4] = [Run::Started, Run::NotStarted, Run::Succeeded, Run::Failed];
-
-    /// In metrics.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Run::Started => "started",
-            Run::NotStarted => "not-started",
-            Run::Succeeded => "succeeded",
-            Run::Failed => "failed",
-        }
-    }
-}
-
 /// A run that has begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {

@@ -14,8 +14,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Begun, Run, RunnerError};
-use crate::{telemetry::RetrainingMetrics, trigger::desk::Runs};
+use super::{Begun, RunnerError};
+use crate::{
+    telemetry::RetrainingMetrics,
+    trigger::desk::{Run, Runs},
+};
 
 /// Longer lines are logged in pieces.
 const LINE_BYTES_MAX: u64 = 4 * 1024;

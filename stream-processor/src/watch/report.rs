@@ -1,0 +1,27 @@
+//! What is known of the model in charge at one moment.
+
+use std::collections::BTreeMap;
+
+use model::{
+    drift::FeatureDrift,
+    probation::Rate,
+    quality::{Estimate, Figures},
+    trial::TrialWatch,
+};
+use serde::Serialize;
+
+/// What the console shows and the trigger goes by.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelReport {
+    pub figures: Figures,
+    /// Of the training.
+    pub estimated_then: Option<Estimate>,
+    /// Features that look otherwise than in training, the strongest first.
+    pub drifted: Vec<FeatureDrift>,
+    /// The strongest ones of the newest block, drifted or not.
+    pub strongest: Vec<FeatureDrift>,
+    /// How often each version that worked lately alerts.
+    pub rates: BTreeMap<String, Rate>,
+    /// What is on trial beside the version in charge, and how it does.
+    pub trial: Option<TrialWatch>,
+}
