@@ -15,19 +15,12 @@ use proto::{
     topic::{Channel, Topic},
     wire::telemetry::{Gap, GapReason, TelemetryBatch},
 };
-use serde::{Deserialize, Serialize};
 
+pub use crate::intake::AgentKey;
 use crate::{
     ingest::Arrival,
     intake::{Decision, Intake},
 };
-
-/// An agent, as its topic names it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct AgentKey {
-    pub site: AssetId,
-    pub agent: AssetId,
-}
 
 /// A batch that intake has put into its place: the next one of its agent's log.
 #[derive(Debug, Clone)]

@@ -12,11 +12,18 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use proto::{
     archive::shards::Slots,
+    asset::AssetId,
     position::{Epoch, Position},
     telemetry::{FrameHeader, FrameKind},
 };
+use serde::{Deserialize, Serialize};
 
-use crate::decode::AgentKey;
+/// An agent, as its topic names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AgentKey {
+    pub site: AssetId,
+    pub agent: AssetId,
+}
 
 /// Payload CRCs kept per agent, to tell a repeat from another batch under the same name.
 pub const RECENT_CRCS_MAX: usize = 64;

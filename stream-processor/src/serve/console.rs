@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::{Activity, Board, Cursor, Glance, ProcessorState},
-    rest::RestError,
+    rest::error::RestError,
     view::{self, AlertView, MachineView},
 };
 use crate::watch::ModelReport;

@@ -1,7 +1,7 @@
 //! REST beside gRPC, the health probes, the metrics and the console page.
 
 mod body;
-mod error;
+pub mod error;
 
 use std::sync::Arc;
 
