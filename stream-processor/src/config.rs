@@ -103,16 +103,22 @@ fn default_owner() -> String {
     }
 }
 
+/// A configuration file's name, as messages have it, and its text.
+pub(crate) fn read(path: &Path) -> Result<(String, String), ConfigError> {
+    let name = path.display().to_string();
+    let text = match fs::metadata(path) {
+        Ok(meta) if meta.len() > CONFIG_BYTES_MAX => Err("larger than a configuration can be".to_string()),
+        Ok(_) => fs::read_to_string(path).map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    };
+    let text = text.map_err(|reason| ConfigError::whole(&name, reason))?;
+    Ok((name, text))
+}
+
 impl ProcessorConfig {
     /// Reads and checks the file, and opens nothing else. Relative paths in it begin at its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = match fs::metadata(path) {
-            Ok(meta) if meta.len() > CONFIG_BYTES_MAX => Err("larger than a configuration can be".to_string()),
-            Ok(_) => fs::read_to_string(path).map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
-        let text = text.map_err(|reason| ConfigError::whole(&name, reason))?;
+        let (name, text) = read(path)?;
         Self::parse(&name, &text, path.parent().unwrap_or(Path::new("")))
     }
 

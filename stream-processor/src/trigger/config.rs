@@ -1,7 +1,6 @@
 //! `retraining-trigger.toml`: strict, and refused as a whole before anything is opened.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +9,8 @@ use std::{
 use proto::config::{ConfigError, parse};
 use serde::Deserialize;
 
-const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+use crate::config::read;
+
 const HOUR_MS: f64 = 3_600_000.0;
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// So that a Job's name, which has `-alert-` and the minute behind this, is none too long for a label.
@@ -101,13 +101,7 @@ fn default_hours_max() -> f64 {
 impl TriggerConfig {
     /// Reads and checks the file, and opens nothing else. Relative paths in it begin at its folder, and so does the command.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = match fs::metadata(path) {
-            Ok(meta) if meta.len() > CONFIG_BYTES_MAX => Err("larger than a configuration can be".to_string()),
-            Ok(_) => fs::read_to_string(path).map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
-        let text = text.map_err(|reason| ConfigError::whole(&name, reason))?;
+        let (name, text) = read(path)?;
         Self::parse(&name, &text, path.parent().unwrap_or(Path::new("")))
     }
 
