@@ -1,6 +1,6 @@
 //! The agent as it is shipped to ARM gateways: the static binary itself, on an emulated processor.
 
-use std::{fs, net::TcpListener, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use proto::{
     asset::AssetId,
@@ -10,7 +10,7 @@ use proto::{
 
 use super::{
     agent::{self, Agent},
-    broker::{Mosquitto, find, missing, wait_until},
+    broker::{Mosquitto, find, free_port, missing, wait_until},
     certificates::{Authority, Installed},
     committer::{Archive, Committer, Manner},
     kill::STOP_MAX,
@@ -57,7 +57,7 @@ fn the_static_arm_binary_brings_every_row_over_tls_frees_its_spool_and_stops_in_
         return;
     };
     // The processor has a door of its own.
-    let plain = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let plain = free_port();
     let doors = authority.broker_lines("broker", &authority);
     let Some(broker) = Mosquitto::start(&format!("{doors}listener {plain} 127.0.0.1\nallow_anonymous true\n")) else {
         return;

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,9 @@ use tempfile::TempDir;
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 /// Another process may take a free port before the broker that it was meant for.
 const START_ATTEMPTS_MAX: usize = 5;
+/// Below those that a system gives to connections and to listeners that ask for any: they would take a broker's port
+/// while it is away.
+const PORTS: std::ops::Range<u32> = 15_000..30_000;
 /// Between two looks at something that gives no event to wait for.
 pub const POLL: Duration = Duration::from_millis(10);
 
@@ -38,6 +42,18 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < until, "waited too long: {what}");
         std::thread::sleep(POLL);
+    }
+}
+
+/// A port of loopback that nobody listens on, and that no other caller in this process is told.
+pub fn free_port() -> u16 {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let at = std::process::id().wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = (PORTS.start + at) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 
@@ -67,7 +83,7 @@ impl Mosquitto {
         let (program, folder) = (find("mosquitto")?, tempfile::tempdir().unwrap());
         let mut broker = Mosquitto { program, folder, port: 0, child: None };
         for _ in 0..START_ATTEMPTS_MAX {
-            broker.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            broker.port = free_port();
             broker.configure(lines);
             if broker.spawn() {
                 return Some(broker);

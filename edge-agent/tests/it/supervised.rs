@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,7 +13,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    broker::{Mosquitto, signal, wait_until},
+    broker::{Mosquitto, free_port, signal, wait_until},
     certificates::{Authority, Installed},
     processor::Processor,
 };
@@ -28,7 +28,7 @@ struct Program {
 
 impl Program {
     fn new(broker: u16) -> Self {
-        let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
         Program { folder: tempfile::tempdir().unwrap(), broker, metrics, child: None }
     }
 
