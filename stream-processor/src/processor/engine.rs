@@ -2,17 +2,18 @@
 //!
 //! Natural batching: each turn takes whatever is queued, so runs grow with the load and no timer adds latency.
 
+mod commits;
+mod tell;
+
 use std::{
-    collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use proto::{
     ack::Incarnation,
     asset::AssetId,
     time::{PlantClock, PlantTime},
-    wire::alert::{Alert, AlertSource, AlertState},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -20,27 +21,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    STOP_MAX, StopBy,
-    ledger::{Answer, Ledger},
-    models::Models,
-    throttle::Throttle,
-};
+use super::{STOP_MAX, StopBy, ledger::Ledger, models::Models, throttle::Throttle};
 use crate::{
     acks::{ACK_INTERVAL, Acks},
-    alert::AcknowledgeError,
-    archive::{self, Archive, Segment, pending::Pending},
+    archive::{Archive, pending::Pending},
     decode::{AgentKey, Content, Decoded, Refusal, Taken, decode},
     ingest::{Arrival, mqtt::Ingest},
     installs::{Installs, Speaker},
     intake::Intake,
     serve::{
-        board::{Board, Part, ProcessorState},
-        command::{Command, CommandError},
+        board::{Board, Part},
+        command::Command,
     },
-    stream::{Derived, Loss, Lost, Steps, Stream, StreamError, fleet::Kinds},
+    stream::{Derived, Steps, Stream, StreamError, fleet::Kinds},
     telemetry::Metrics,
-    traces::{self, Outcome, Stages, Traced, Traces},
+    traces::{Stages, Traced, Traces},
     watch::ModelWatch,
 };
 
@@ -277,21 +272,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells the collector what the traced ones of a run led to.
-    fn trace(&self, traced: &[Traced], derived: &Derived, stages: Stages) {
-        let (clock, now) = (*self.clock.borrow(), (Instant::now(), SystemTime::now()));
-        for (traces, traced) in self.traces.iter().flat_map(|traces| traced.iter().map(move |t| (traces, t))) {
-            let fleet = self.stream.fleet();
-            let machines = fleet.machines_of(&traced.agent).iter().map(|id| fleet.name(*id).as_str());
-            let machines: HashSet<&str> = machines.collect();
-            let outcome = Outcome {
-                windows: derived.windows.iter().filter(|w| machines.contains(w.machine.as_str())).count(),
-                alerts: derived.alerts.iter().filter(|alert| machines.contains(alert.machine.as_str())).collect(),
-            };
-            traces.tell(traces::spans(traced, &outcome, stages, &clock, now));
-        }
-    }
-
     fn introduce(&mut self, taken: &Taken) {
         if let Content::Batch { batch, .. } = &taken.content
             && let Some(birth) = &batch.birth
@@ -307,188 +287,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    /// Shows and counts what was derived, and puts it into the segment that is being filled.
-    fn keep(&mut self, mut derived: Derived) {
-        for alert in &mut derived.alerts {
-            alert.incarnation = self.incarnation;
-            self.count_alert(alert);
-        }
-        derived.losses.iter().for_each(|loss| self.count_loss(loss));
-        let metrics = &self.metrics;
-        metrics.readings_received.add(derived.balance.readings_taken, &[]);
-        metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
-        metrics.readings_late.add(derived.late, &[]);
-        metrics.readings_revising.add(derived.revising, &[]);
-        let revised = derived.windows.iter().filter(|w| w.revision > 0).count() as u64;
-        metrics.windows_closed.add(derived.windows.len() as u64 - revised, &[]);
-        metrics.windows_revised.add(revised, &[]);
-        metrics.predictions.add(derived.predictions.len() as u64, &[]);
-        derived.unscored.iter().for_each(|(version, windows)| metrics.unscored(version, *windows));
-        self.watch.see(&derived);
-        self.board.publish_windows(&derived.windows);
-        self.board.publish_predictions(&derived.predictions);
-        if !derived.alerts.is_empty() {
-            let number = self.board.publish_alerts(&derived.alerts);
-            self.ledger.alerts_up_to(number);
-            self.force();
-        }
-        self.ledger.taken(&derived.balance);
-        self.pending.add(derived, self.started.elapsed());
-    }
-
-    /// Somebody waits for the commit. While S3 is away that would only fill staging with small segments.
-    fn force(&mut self) {
-        if self.archive.status().borrow().up {
-            self.pending.force(self.started.elapsed());
-        }
-    }
-
-    fn count_loss(&self, loss: &Loss) {
-        let (agent, reason) = (&loss.agent.agent, loss.reason.as_str_name());
-        match loss.lost {
-            Lost::Batches { from, last_seq } => {
-                let (batches, readings) = ((last_seq - from.seq).saturating_add(1), loss.readings);
-                tracing::error!(%agent, %from, last_seq, batches, readings, reason, "a gateway declares batches as lost");
-                self.metrics.lost(reason, batches, readings);
-            }
-            Lost::Break { from, to } => {
-                let from = from.map_or("nowhere".into(), |from| from.to_string());
-                tracing::error!(%agent, from, %to, reason, "a gateway's log goes on elsewhere: its disk or its archive is another");
-                self.metrics.log_break(reason);
-            }
-        }
-    }
-
-    fn count_alert(&self, alert: &Alert) {
-        let source = match alert.source() {
-            AlertSource::Model => "model",
-            AlertSource::Rule | AlertSource::Unspecified => "rule",
-        };
-        match alert.state() {
-            AlertState::Closed => self.metrics.alert("closed", source),
-            AlertState::Open if alert.updated_ms == alert.opened_ms => {
-                self.metrics.alert("opened", source);
-                let delay_ms = self.plant_now().millis().saturating_sub(alert.opened_ms);
-                self.metrics.sensor_to_alert_seconds.record(delay_ms as f64 / 1000.0, &[]);
-            }
-            _ => {}
-        }
-    }
-
-    /// What people ask for changes the state now, and is answered and shown after its commit.
-    fn obey(&mut self, command: Command) {
-        let now = self.plant_now();
-        match command {
-            Command::Acknowledge { alert_id, author, note, request_id, reply } => {
-                if let Some(alert) = self.stream.requests.acknowledged(&request_id) {
-                    let alert = Alert { incarnation: self.incarnation, ..alert.clone() };
-                    self.ledger.answer(Answer::Acknowledged(Box::new(alert), reply));
-                } else {
-                    match self.stream.acknowledge(&alert_id, &author, &note, now) {
-                        Err(e) => drop(reply.send(Err(refusal(e)))),
-                        Ok(mut alert) => {
-                            alert.incarnation = self.incarnation;
-                            alert.provisional = false;
-                            self.stream.requests.remember_acknowledged(request_id, &alert);
-                            let derived = Derived { alerts: vec![alert.clone()], ..Derived::default() };
-                            self.pending.add(derived, self.started.elapsed());
-                            self.ledger.show(alert.clone());
-                            self.ledger.answer(Answer::Acknowledged(Box::new(alert), reply));
-                        }
-                    }
-                }
-            }
-            Command::Record { event, request_id, reply } => {
-                if !self.stream.requests.recorded(&request_id) {
-                    let derived = self.stream.record(event, now);
-                    self.stream.requests.remember_recorded(request_id);
-                    self.keep(derived);
-                }
-                self.ledger.answer(Answer::Recorded(reply));
-            }
-        }
-        self.force();
-    }
-
-    /// Cuts the barrier: everything taken so far, and the state after it.
-    fn submit(&mut self) -> Result<(), EngineError> {
-        if self.pending.is_empty() || self.held.is_some() || !self.archive.room() {
-            return Ok(());
-        }
-        // Beside an S3 that is away it could only make windows wait.
-        if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
-            self.stream.settle();
-        }
-        let snapshot = self.stream.snapshot(&self.intake.left())?;
-        let segment = Segment { content: self.pending.take(), snapshot, positions: self.intake.positions() };
-        self.ledger.submitted();
-        if self.stream.has_entered() {
-            self.models.submitted(self.ledger.segments());
-        }
-        self.archive.submit(segment).map_err(|_| EngineError::Archive)
-    }
-
-    /// Enters the model that was offered. Its line is drawn at the barrier, so it gets a segment at once, and only when that
-    /// can be expected to be in S3 soon.
-    fn change_model(&mut self) -> Result<(), EngineError> {
-        let Some(charge) = self.models.offer(self.stream.schedule()) else { return Ok(()) };
-        let can = self.held.is_none() && self.archive.room() && self.archive.status().borrow().up;
-        if !can || !self.stream.enter(&charge, self.plant_now()) {
-            return Ok(());
-        }
-        let trial = charge.trial.as_ref().map(|trial| trial.version.as_str());
-        tracing::info!(version = charge.version, trial, "the model is entered");
-        self.models.keep_offered();
-        self.pending.force(self.now());
-        self.submit()
-    }
-
-    /// The archive has moved: acks, answers, alerts that are certain now; and who judges which windows.
-    fn archived(&mut self) -> Result<(), EngineError> {
-        let status = self.archive.status().borrow().clone();
-        if status.fenced {
-            return Err(match status.closed_into.is_empty() {
-                true => EngineError::Fenced,
-                false => EngineError::Closed { successors: archive::text(&status.closed_into) },
-            });
-        }
-        self.acks.committed(&status.committed);
-        if self.models.committed(status.committed_segments) {
-            self.stream.in_force();
-            self.model_in_charge();
-        }
-        let confirmed = self.ledger.committed(status.committed_segments);
-        self.metrics.readings_archived.add(confirmed.readings, &[]);
-        self.metrics.batches_committed.add(confirmed.batches, &[]);
-        if let Some(number) = confirmed.alerts_up_to {
-            self.board.confirm_alerts(number);
-        }
-        confirmed.acknowledged.iter().for_each(|alert| self.board.acknowledged(alert));
-        self.metrics.staged_bytes.record(status.staged_bytes, &[]);
-        self.metrics.staged_segments.record(status.staged_segments, &[]);
-        self.metrics.manifest.record(status.manifest, &[]);
-        self.board.set_part(Part::Archive, (!status.up).then(|| "S3 does not answer".into()));
-        match self.held.take() {
-            Some(held) => self.judge(held),
-            None => Ok(()),
-        }
-    }
-
-    fn model_in_charge(&mut self) {
-        let version = self.models.follow(self.stream.schedule());
-        if let Some(version) = version.as_ref().filter(|_| version != self.in_charge) {
-            tracing::info!(version, "model in charge");
-        }
-        let trial = self.stream.schedule().newest().and_then(|charge| charge.trial.as_ref());
-        self.watch.in_charge(self.models.in_charge().as_deref(), self.models.loaded(), trial);
-        self.metrics.model_in_charge(self.in_charge.as_deref(), version.as_deref());
-        self.in_charge.clone_from(&version);
-        self.board.set_state(match version {
-            Some(model_version) => ProcessorState::Live { model_version },
-            None => ProcessorState::Learning,
-        });
     }
 
     fn tick(&mut self) {
@@ -539,12 +337,5 @@ impl Engine {
                 self.acks.repeat(&AgentKey { site: topic.site, agent: topic.agent });
             }
         }
-    }
-}
-
-fn refusal(error: AcknowledgeError) -> CommandError {
-    match error {
-        AcknowledgeError::NotOpen { .. } => CommandError::NotFound(error.to_string()),
-        AcknowledgeError::Already { .. } => CommandError::Conflict(error.to_string()),
     }
 }
