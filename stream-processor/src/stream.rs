@@ -4,6 +4,7 @@
 //! can't: so all frames of a run of batches are made first, from a state that does not change ([`Stream::plan`]),
 //! and only then the state moves on ([`Stream::commit`]).
 
+mod derived;
 pub mod fleet;
 mod generation;
 mod plan;
@@ -14,39 +15,36 @@ pub mod schedule;
 mod scoring;
 pub mod shards;
 mod snapshot;
+mod steps;
 pub mod tables;
 mod waiting;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
-    features::{
-        Event, FeatureConfig, FeatureSchema, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry,
-    },
+    features::{Event, FeatureConfig, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry},
     score::Scorer,
 };
-use polars::prelude::{DataFrame, PolarsError};
-use prost::Message;
+use polars::prelude::PolarsError;
 use proto::{
-    archive::Balance,
-    position::Position,
     time::PlantTime,
-    topic::{Channel, Topic},
     wire::{
         alert::Alert,
-        prediction::{Prediction, Role},
-        telemetry::{EventRecord, GapReason, TelemetryBatch, Verdict},
+        prediction::Role,
+        telemetry::{EventRecord, Verdict},
     },
 };
 use serde::{Deserialize, Serialize};
 
+pub use derived::{Derived, KnownEvent, Loss, Lost};
 pub use snapshot::SNAPSHOT_BYTES_MAX;
+pub use steps::Steps;
 
 use crate::{
-    alert::{self, AcknowledgeError, AlertConfig, AlertDesk, Generation, Judgement},
-    archive::readings::{Readings, Stretch},
-    clean::{sealed_ms, trusted_seal_ms},
-    decode::{AgentKey, Content, DeadLetter, Taken},
+    alert::{self, AcknowledgeError, AlertConfig, AlertDesk, Judgement},
+    archive::readings::Readings,
+    clean::trusted_seal_ms,
+    decode::{Content, Taken},
     window::{Step, Windows, oldest_panes},
 };
 use fleet::Fleet;
@@ -55,7 +53,7 @@ use plan::Plan;
 use requests::Requests;
 use schedule::{Schedule, Scorers};
 use scoring::Scored;
-use tables::Births;
+use steps::Happened;
 use waiting::Waiting;
 
 /// So many batches in one call whose frames fail: then it is not the batches.
@@ -88,59 +86,6 @@ pub enum StreamError {
     Encode(#[from] rmp_serde::encode::Error),
     #[error("snapshot can't be read: {0}")]
     Decode(#[from] rmp_serde::decode::Error),
-}
-
-/// What a run of taken batches led to, in log order. Rows for the archive are in its tables' columns
-/// (`proto::archive::column`) plus `site`, by which the archive splits them.
-#[derive(Debug, Default)]
-pub struct Derived {
-    pub readings: Readings,
-    pub births: DataFrame,
-    pub windows: Vec<WindowFeatures>,
-    /// At most one for each window: of the version that decides.
-    pub predictions: Vec<Prediction>,
-    /// Of versions that decide nothing: for the archive, and to be held against those.
-    pub shadows: Vec<Prediction>,
-    /// Windows that a version could not score.
-    pub unscored: BTreeMap<String, u64>,
-    /// Alerts that opened, changed or closed.
-    pub alerts: Vec<Alert>,
-    pub events: Vec<KnownEvent>,
-    pub dead_letters: Vec<DeadLetter>,
-    pub losses: Vec<Loss>,
-    pub balance: Balance,
-    /// Readings that came when their window could not be revised any more: archived with the flag, in no window.
-    pub late: u64,
-    /// Readings that came after their window had closed, and revised it.
-    pub revising: u64,
-}
-
-/// An event record and when the cloud learnt of it; None: nobody knows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KnownEvent {
-    pub agent: Option<AgentKey>,
-    pub seq: u64,
-    pub event: EventRecord,
-    pub known: Option<PlantTime>,
-}
-
-/// What a gateway can't give any more, by its own declaration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Loss {
-    pub agent: AgentKey,
-    pub lost: Lost,
-    pub reason: GapReason,
-    /// Known to be lost; 0 when unknown.
-    pub readings: u64,
-    pub declared: PlantTime,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
-    /// `from.seq..=last_seq`.
-    Batches { from: Position, last_seq: u64 },
-    /// Whatever there was behind `from`: the log goes on behind `to`. How much that is, if anything, nobody knows.
-    Break { from: Option<Position>, to: Position },
 }
 
 /// Everything that the next batch is judged by.
@@ -379,104 +324,6 @@ impl Stream {
         out.predictions = decided.into_iter().flatten().map(|(prediction, _)| prediction).collect();
         (out.shadows, out.unscored) = (beside, unscored);
         Ok(out)
-    }
-}
-
-/// What has come out of the batches read so far, and is to be judged.
-#[derive(Default)]
-pub struct Steps {
-    readings: Vec<Stretch>,
-    births: Births,
-    events: Vec<KnownEvent>,
-    happened: Vec<Happened>,
-    dead_letters: Vec<DeadLetter>,
-    losses: Vec<Loss>,
-    balance: Balance,
-    late: u64,
-    revising: u64,
-    failures: u32,
-}
-
-/// In log order, which is the order in which the alert desk must hear it; and within a batch in the order in which it
-/// would have come in many small ones, so that the pace at which an agent seals changes nothing.
-enum Happened {
-    Event(EventRecord),
-    Window(Box<WindowFeatures>),
-    Generation(Generation),
-}
-
-impl Happened {
-    /// The earliest seal that could have brought it.
-    fn due(&self, config: &FeatureConfig) -> i64 {
-        match self {
-            Happened::Event(event) => event.time_ms,
-            Happened::Window(window) => window.end.millis().saturating_add(config.lateness_ms),
-            Happened::Generation(_) => i64::MIN,
-        }
-    }
-}
-
-impl Steps {
-    fn windows(&self) -> impl Iterator<Item = &WindowFeatures> {
-        self.happened.iter().filter_map(|happened| match happened {
-            Happened::Window(window) => Some(&**window),
-            Happened::Event(_) | Happened::Generation(_) => None,
-        })
-    }
-
-    /// What a batch carries besides its readings.
-    fn take(&mut self, mut taken: Taken) {
-        self.balance.batches += 1;
-        match std::mem::replace(&mut taken.content, Content::Gap(Default::default())) {
-            Content::Batch { batch, readings } => {
-                self.balance.readings_taken += readings;
-                self.balance.readings_archived += readings;
-                self.take_records(&taken, batch);
-            }
-            Content::DeadLetter(letter) => self.dead(letter),
-            Content::Break { from, reason } => self.losses.push(Loss {
-                reason,
-                agent: taken.agent,
-                lost: Lost::Break { from, to: taken.position },
-                readings: 0,
-                declared: PlantTime(0),
-            }),
-            Content::Gap(gap) => self.losses.push(Loss {
-                reason: gap.reason(),
-                agent: taken.agent,
-                lost: Lost::Batches { from: taken.position, last_seq: taken.last_seq },
-                readings: gap.readings,
-                declared: PlantTime(gap.sealed.map_or(0, |sealed| sealed.time_ms)),
-            }),
-        }
-    }
-
-    fn take_records(&mut self, taken: &Taken, batch: TelemetryBatch) {
-        let sealed = sealed_ms(&batch);
-        if let Some(birth) = batch.birth {
-            self.births.push(taken, sealed, birth);
-        }
-        self.happened.extend(batch.events.into_iter().map(Happened::Event));
-    }
-
-    fn dead(&mut self, letter: DeadLetter) {
-        self.balance.readings_taken += letter.readings;
-        self.balance.readings_dead_lettered += letter.readings;
-        self.dead_letters.push(letter);
-    }
-
-    /// A batch that could be decoded and still not be used.
-    fn refuse(&mut self, taken: Taken, reason: String) {
-        let Content::Batch { batch, readings } = &taken.content else { return self.take(taken) };
-        tracing::error!(agent = %taken.agent.agent, position = %taken.position, reason, "batch is dead-lettered");
-        self.balance.batches += 1;
-        self.dead(DeadLetter {
-            topic: Topic::new(&taken.agent.site, &taken.agent.agent, Channel::Telemetry).to_string(),
-            payload: batch.encode_to_vec().into(),
-            reason,
-            time: PlantTime(sealed_ms(batch)),
-            readings: *readings,
-        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proto::time::PlantTime;
 
-use super::{Happened, Steps, Stream};
+use super::{Steps, Stream, steps::Happened};
 use crate::{
     alert::Generation,
     clean::trusted_seal_ms,

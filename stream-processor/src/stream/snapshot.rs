@@ -1,11 +1,12 @@
 //! The state as bytes, for the archive: a restart goes on from here.
 
-use model::{features::clean::Carry, store::OBJECT_BYTES_MAX};
+use model::{
+    features::{FeatureSchema, clean::Carry},
+    store::OBJECT_BYTES_MAX,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    FeatureSchema, Fleet, Stream, StreamConfig, StreamError, requests::Requests, schedule::Schedule, waiting::Waiting,
-};
+use super::{Fleet, Stream, StreamConfig, StreamError, requests::Requests, schedule::Schedule, waiting::Waiting};
 use crate::{alert::AlertDesk, intake::EpochsLeft, window::Windows};
 
 const SNAPSHOT_VERSION: u32 = 1;

@@ -11,12 +11,17 @@ mod shards;
 
 use std::{collections::BTreeMap, io::Cursor};
 
-use model::features::{SensorWindow, Stats, WindowFeatures, whole};
+use model::features::{FeatureSchema, SensorWindow, Stats, whole};
 use polars::prelude::DataFrame;
 use polars_io::{SerReader, parquet::read::ParquetReader};
+use prost::Message;
 use proto::{
+    archive::Balance,
     asset::AssetId,
-    wire::telemetry::{Gap, SealTime},
+    wire::{
+        prediction::Prediction,
+        telemetry::{Gap, GapReason, SealTime, TelemetryBatch},
+    },
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,6 +32,7 @@ use crate::{
         parquet::{Encoded, encode},
         pending::SegmentContent,
     },
+    decode::AgentKey,
     intake::EpochsLeft,
 };
 use log::{config, interleave, log, shapes, taken};
