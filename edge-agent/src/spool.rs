@@ -21,12 +21,10 @@
 use std::{
     collections::VecDeque,
     io,
-    ops::AddAssign,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
 use proto::{
     position::{Epoch, Position},
     telemetry::{Frame, frame::FRAME_BYTES_MAX},
@@ -41,21 +39,24 @@ pub mod record;
 pub mod segment;
 pub mod recovery;
 pub mod retention;
+mod group;
+mod losses;
+mod opening;
 mod reader;
 mod reserve;
 mod ring;
 pub mod absent;
 
+pub use losses::{Loss, Losses};
+pub use opening::Recovered;
 pub use reader::{ReadError, SpoolReader};
 pub use ring::RING_BYTES_MAX;
 
 use checkpoint::Checkpoints;
 use disk::{Disk, DiskWork};
-use log::{Extent, Log};
+use log::Log;
 use record::Record;
-use recovery::Piece;
 use ring::{SharedRing, Waiting};
-use segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 pub const GROUP_AFTER: Duration = Duration::from_secs(1);
 pub const GROUP_BYTES: usize = 64 * 1024;
@@ -133,52 +134,6 @@ struct Segment {
     bytes: u64,
 }
 
-/// What opening found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Recovered {
-    pub frames: u64,
-    /// Sequence numbers that became gaps.
-    pub lost: u64,
-    pub damaged_bytes: u64,
-    /// Segments that were set aside.
-    pub unreadable: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Loss {
-    pub batches: u64,
-    /// Known to have been inside.
-    pub readings: u64,
-}
-
-/// What became gaps since the spool was opened, and what opening found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Losses {
-    pub evicted: Loss,
-    pub damaged: Loss,
-    pub quarantined: Loss,
-    /// Segments that became a gap to make room.
-    pub segments_evicted: u64,
-    /// Segments that could not be read and were set aside.
-    pub segments_set_aside: u64,
-}
-
-impl<'e> FromIterator<&'e Extent> for Loss {
-    fn from_iter<I: IntoIterator<Item = &'e Extent>>(lost: I) -> Self {
-        lost.into_iter().fold(Loss::default(), |loss, e| Loss {
-            batches: loss.batches + e.last_seq - e.position.seq + 1,
-            readings: loss.readings + e.readings,
-        })
-    }
-}
-
-impl AddAssign for Loss {
-    fn add_assign(&mut self, more: Loss) {
-        self.batches += more.batches;
-        self.readings += more.readings;
-    }
-}
-
 /// The writing side; there is one.
 #[derive(Debug)]
 pub struct Spool {
@@ -210,131 +165,6 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Recovers what is on the disk, and begins `epoch`, which must be new.
-    pub fn open(disk: Arc<dyn Disk>, config: SpoolConfig, epoch: Epoch) -> Result<(Self, Recovered), SpoolError> {
-        let (mut numbers, mut reserved) = (Vec::new(), false);
-        for name in disk.list().context("list", "the folder")? {
-            if name.ends_with(".tmp") {
-                disk.remove(&name).context("remove", &name)?;
-            }
-            numbers.extend(segment::number(&name));
-            reserved |= name == reserve::RESERVE;
-        }
-        numbers.sort_unstable();
-        let (checkpoints, checkpoint) = Checkpoints::load(&*disk)?;
-        let keep = numbers.partition_point(|n| *n < checkpoint.keep_from);
-        let next_number = numbers.last().map_or(0, |n| n + 1).max(checkpoint.keep_from);
-        let mut spool = Spool {
-            disk,
-            config,
-            log: SharedLog::default(),
-            segments: VecDeque::new(),
-            active: false,
-            torn: false,
-            next_number,
-            epoch,
-            next_seq: 1,
-            previous: None,
-            ring: SharedRing::default(),
-            checkpoint_due: false,
-            sealed: checkpoint.sealed,
-            losses: Losses::default(),
-            checkpoints,
-            failed_read: None,
-            reserved,
-        };
-        for freed in numbers.drain(..keep) {
-            spool.remove(freed)?;
-        }
-        let recovered = spool.recover(&numbers, checkpoint.committed)?;
-        spool.losses.damaged.batches = recovered.lost;
-        spool.losses.segments_set_aside = recovered.unreadable;
-        let newest = {
-            let mut log = spool.log.lock();
-            spool.previous = log.last();
-            log.link(spool.epoch, spool.previous);
-            log.extents().last().copied()
-        };
-        let sealed = newest.and_then(|e| spool.seal_time(&e)).map(|s| PlantTime(s.time_ms));
-        spool.sealed = sealed.or(spool.sealed);
-        spool.keep_reserve();
-        Ok((spool, recovered))
-    }
-
-    fn recover(&mut self, numbers: &[u64], committed: Option<Position>) -> Result<Recovered, SpoolError> {
-        let mut found = Vec::with_capacity(numbers.len());
-        let mut buffer = Vec::new();
-        let mut unreadable = 0;
-        for number in numbers {
-            let bytes = match read_segment(&*self.disk, *number, std::mem::take(&mut buffer)) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    self.set_aside(*number, &error.to_string())?;
-                    unreadable += 1;
-                    continue;
-                }
-            };
-            let scanned = segment::scan(*number, &bytes);
-            if scanned.is_newer(&bytes) {
-                self.set_aside(*number, "it was written by a newer version")?;
-                unreadable += 1;
-            } else {
-                found.push(scanned);
-            }
-            buffer = bytes.try_into_mut().map(Vec::from).unwrap_or_default();
-        }
-        let begins = found.first().map(|s| s.number) == numbers.first().copied();
-        let begin = match self.checkpoints.damaged && begins {
-            true => recovery::begin(&found, committed),
-            false => committed,
-        };
-        *self.log.lock() = Log::new(begin);
-        let resolution = recovery::resolve(found, begin);
-        let (lost, damaged_bytes) = (resolution.lost, resolution.damaged_bytes);
-        let changes = unreadable > 0 || !resolution.remove.is_empty() || resolution.segments.iter().any(|s| s.rewrite);
-        let mut frames = 0;
-        for resolved in resolution.segments {
-            let SegmentHeader { first, previous } = resolved.header;
-            let (number, bytes) = (resolved.number, resolved.bytes);
-            let extents = match resolved.rewrite {
-                true => self.with_reserve(|spool| spool.rewrite(number, resolved.header, resolved.pieces.clone()))?,
-                false => resolved.pieces.into_iter().filter_map(Piece::kept).collect(),
-            };
-            frames += extents.len() as u64;
-            self.segments.push_back(Segment { number, epoch: first.epoch, previous, bytes });
-            let mut log = self.log.lock();
-            log.link(first.epoch, previous);
-            extents.into_iter().for_each(|e| log.push(e));
-        }
-        if changes {
-            self.sync_folder()?;
-        }
-        // Only now: a gap in a segment behind them stands for what was in them.
-        for number in resolution.remove {
-            self.remove(number)?;
-        }
-        Ok(Recovered { frames, lost, damaged_bytes, unreadable })
-    }
-
-    /// Replaces a segment file as a whole, durable once the folder is synced; returns where its frames lie then.
-    fn rewrite(&self, number: u64, header: SegmentHeader, pieces: Vec<Piece>) -> Result<Vec<Extent>, SpoolError> {
-        let name = segment::name(number);
-        let reader = self.reader();
-        let mut records = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            records.extend(match piece {
-                Piece::Keep(extent) => reader.read_at(&extent)?,
-                Piece::Gap(record) => Some(*record),
-            });
-        }
-        let bytes = records.iter().fold(header.encode(), |mut all, record| {
-            all.extend_from_slice(&record.bytes);
-            all
-        });
-        self.disk.replace(&name, &bytes).context("rewrite", &name)?;
-        Ok(segment::extents(number, SEGMENT_HEADER_BYTES as u64, &records))
-    }
-
     pub fn log(&self) -> SharedLog {
         self.log.clone()
     }
@@ -408,98 +238,6 @@ impl Spool {
         }
     }
 
-    fn commit_group(&mut self, group: &[Record]) -> Result<(), SpoolError> {
-        let bytes = group.iter().map(|r| r.bytes.len()).sum();
-        self.clear_torn()?;
-        if self.checkpoint_due {
-            self.with_reserve(Self::remove_freed)?;
-        }
-        self.evict_aged(bytes)?;
-        self.make_room((bytes + SEGMENT_HEADER_BYTES) as u64)?;
-        let extents = match self.write_group(group, bytes) {
-            Ok(extents) => extents,
-            Err(error) => {
-                // At once, since the disk may be full; if that fails, too, before anything else is written.
-                let _ = self.clear_torn();
-                return Err(error);
-            }
-        };
-        let mut log = self.log.lock();
-        for extent in extents {
-            match log.order(extent.position) {
-                // It was visible in memory.
-                Some(_) => log.replace(extent),
-                None => log.push(extent),
-            }
-        }
-        drop(log);
-        self.ring.lock().remove_first(group.len());
-        Ok(())
-    }
-
-    fn write_group(&mut self, group: &[Record], bytes: usize) -> Result<Vec<Extent>, SpoolError> {
-        if self.begins_segment(bytes) {
-            self.begin_segment(group)?;
-        }
-        let Some(active) = self.segments.back_mut() else {
-            return Ok(Vec::new());
-        };
-        let name = segment::name(active.number);
-        let bytes = group.iter().fold(Vec::with_capacity(bytes), |mut all, record| {
-            all.extend_from_slice(&record.bytes);
-            all
-        });
-        // After a failed sync nobody knows what is on the disk: the file is never appended to again.
-        (self.torn, self.active) = (true, false);
-        self.disk.append(&name, &bytes).context("append to", &name)?;
-        self.disk.sync(&name).context("sync", &name)?;
-        (self.torn, self.active) = (false, true);
-        let extents = segment::extents(active.number, active.bytes, group);
-        active.bytes += bytes.len() as u64;
-        Ok(extents)
-    }
-
-    /// A group of so many bytes goes into a segment of its own.
-    fn begins_segment(&self, group_bytes: usize) -> bool {
-        let full = |s: &Segment| s.bytes + group_bytes as u64 > u64::from(self.config.segment_bytes);
-        !self.active || self.segments.back().is_none_or(full)
-    }
-
-    fn begin_segment(&mut self, group: &[Record]) -> Result<(), SpoolError> {
-        let Some(first) = group.first().map(|r| r.header.position) else {
-            return Ok(());
-        };
-        let number = self.next_number;
-        let header = SegmentHeader { first, previous: self.previous }.encode();
-        let name = segment::name(number);
-        self.next_number += 1;
-        self.active = false;
-        self.disk.create(&name).context("create", &name)?;
-        let (epoch, previous, bytes) = (self.epoch, self.previous, header.len() as u64);
-        self.segments.push_back(Segment { number, epoch, previous, bytes });
-        self.torn = true;
-        self.disk.append(&name, &header).context("append to", &name)?;
-        self.sync_folder()?;
-        (self.torn, self.active) = (false, true);
-        Ok(())
-    }
-
-    /// Cuts what a failed write left in the last segment, so that retries never fill the disk themselves.
-    fn clear_torn(&mut self) -> Result<(), SpoolError> {
-        let Some(last) = self.segments.back().filter(|_| self.torn).copied() else {
-            return Ok(());
-        };
-        if last.bytes > SEGMENT_HEADER_BYTES as u64 {
-            let name = segment::name(last.number);
-            self.disk.truncate(&name, last.bytes).context("cut", &name)?;
-        } else {
-            self.remove(last.number)?;
-            self.segments.pop_back();
-        }
-        self.torn = false;
-        Ok(())
-    }
-
     fn sync_folder(&self) -> Result<(), SpoolError> {
         self.disk.sync_folder().context("sync", "the folder")
     }
@@ -515,23 +253,6 @@ impl Spool {
     pub fn reader(&self) -> SpoolReader {
         SpoolReader::new(self.disk.clone(), self.log.clone(), self.ring.clone())
     }
-}
-
-/// One buffer goes from segment to segment: an allocator that gets back a large one for each keeps them, and a
-/// gateway has little memory.
-fn read_segment(disk: &dyn Disk, number: u64, mut buffer: Vec<u8>) -> Result<Bytes, SpoolError> {
-    let name = segment::name(number);
-    let most = u64::from(segment::SEGMENT_BYTES_MAX) + segment::GROUP_BYTES_MAX as u64;
-    let bytes = disk.bytes(&name).context("measure", &name)?.min(most);
-    let mut read = || disk.read_into(&name, 0, bytes as usize, &mut buffer);
-    let mut outcome = read();
-    for _ in 1..READ_TRIES_MAX {
-        if outcome.is_err() {
-            outcome = read();
-        }
-    }
-    outcome.context("read", &name)?;
-    Ok(buffer.into())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn main() {
 fn network(settings: &TrainSettings, inputs: usize, heads: usize) -> Network {
     let sizes = [&[inputs], &settings.hidden[..], &[heads]].concat();
     let column = |_| (0..1_000).map(|i| (i as f32 / 250.0) - 2.0).collect();
-    let bins = Bins::fit((0..inputs).map(column), settings.bins);
+    let bins = Bins::fit((0..inputs).map(column), settings.bins, settings.tail_halvings);
     let mlp = Mlp::new(&sizes, bins, settings.members, &mut ChaCha8Rng::seed_from_u64(1)).expect("a network");
     let layers = mlp.layers(&mlp.values().expect("weights"));
     Network::ensemble(mlp.bins().clone(), mlp.members(), layers).expect("shapes that fit")

@@ -18,6 +18,8 @@ const WORK_PLANNED: usize = 15_000_000_000;
 const EPOCHS_MAX: usize = 1_000;
 /// More would find few rows between two edges.
 const BINS_MAX: usize = 64;
+/// Further out there is no row left.
+const TAIL_HALVINGS_MAX: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -29,8 +31,10 @@ pub struct TrainSettings {
     pub hidden: Vec<usize>,
     /// Members of the ensemble, which share weights; 1: a single network.
     pub members: usize,
-    /// Bins that each feature is encoded by, at most; below 2: none.
+    /// Bins of equal shares of the rows that each feature is encoded by; below 2: none.
     pub bins: usize,
+    /// How often both outermost of them are halved outwards: what is rare lies there.
+    pub tail_halvings: usize,
     /// A mode with fewer failures to learn from is left to the rules.
     pub min_failures: usize,
     /// Rows that are trained on at most; a larger slice is sampled, and the sample weighted.
@@ -99,6 +103,7 @@ impl Default for TrainSettings {
             hidden: vec![64, 32],
             members: 8,
             bins: 8,
+            tail_halvings: 0,
             min_failures: 10,
             rows_max: 40_000,
             epochs_max: 0,
@@ -163,7 +168,17 @@ impl TrainSettings {
     /// What a type can't say.
     pub fn check(&self) -> Result<(), InvalidTrainSettings> {
         let TrainSettings {
-            horizon_hours, split, costs, hidden, members, bins, batch_rows, warm_up, class_weight, ..
+            horizon_hours,
+            split,
+            costs,
+            hidden,
+            members,
+            bins,
+            tail_halvings,
+            batch_rows,
+            warm_up,
+            class_weight,
+            ..
         } = self;
         let share = split.train + split.validation + split.calibration;
         let slices = split.train > 0.0 && split.validation > 0.0 && split.calibration > 0.0 && share < 1.0;
@@ -179,6 +194,7 @@ impl TrainSettings {
             ((0.0..10.0).contains(&self.input_noise), "input_noise", "from 0 to below 10"),
             ((1..=MEMBERS_MAX).contains(members), "members", "1 to 64"),
             (*bins <= BINS_MAX, "bins", "at most 64"),
+            (*tail_halvings <= TAIL_HALVINGS_MAX, "tail_halvings", "at most 8"),
             ((1..=65_536).contains(batch_rows), "batch_rows", "1 to 65536"),
             ((0.0..1.0).contains(warm_up), "warm_up", "from 0 to below 1"),
             ((0.0..=1.0).contains(class_weight), "class_weight", "from 0 to 1"),

@@ -204,7 +204,7 @@ fn learn(
         inputs: sample.rows.iter().flat_map(|r| encoded(dataset, encoder, r.row)).collect(),
         targets: Vec::with_capacity(sample.rows.len() * modes.len()),
         weights: Vec::with_capacity(sample.rows.len() * modes.len()),
-        bins: encoder.bins(rows, settings.bins),
+        bins: encoder.bins(rows, settings.bins, settings.tail_halvings),
         goal: Goal::Classes,
     };
     for sampled in &sample.rows {

@@ -15,7 +15,8 @@ use super::{
     checkpoint::{Checkpoint, Checkpoints},
     disk::Disk,
     log::Extent,
-    read_segment, recovery,
+    opening::read_segment,
+    recovery,
     segment::{self, SEGMENT_HEADER_BYTES, Scanned},
 };
 

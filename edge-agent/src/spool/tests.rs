@@ -3,11 +3,12 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
+use bytes::Bytes;
 use proto::wire::telemetry::{EventRecord, Gap, GapReason, SealTime, TelemetryBatch};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{disk::memory::Memory, *};
+use super::{disk::memory::Memory, segment::SEGMENT_HEADER_BYTES, *};
 
 mod crash_points;
 mod format;

@@ -47,9 +47,10 @@ impl Bins {
         Ok(Bins { edges: edges.concat(), starts })
     }
 
-    /// At most `max` bins for each input, by the quantiles of its values; none where that would be less than two.
-    pub fn fit(columns: impl Iterator<Item = Vec<f32>>, max: usize) -> Self {
-        let edges = columns.map(|column| if max < 2 { vec![] } else { quantiles(column, max) }).collect();
+    /// For each input so many bins of equal shares of its values, both outermost ones halved `halved` times outwards: at
+    /// most `equal + 2 * halved`, and none where that would be less than two.
+    pub fn fit(columns: impl Iterator<Item = Vec<f32>>, equal: usize, halved: usize) -> Self {
+        let edges = columns.map(|column| if equal < 2 { vec![] } else { quantiles(column, equal, halved) }).collect();
         Bins::new(edges).unwrap_or_default()
     }
 
@@ -94,12 +95,16 @@ impl Bins {
     }
 }
 
-fn quantiles(mut column: Vec<f32>, bins: usize) -> Vec<f32> {
+fn quantiles(mut column: Vec<f32>, equal: usize, halved: usize) -> Vec<f32> {
     let step = column.len().div_ceil(QUANTILE_ROWS_MAX).max(1);
     column = column.into_iter().step_by(step).filter(|v| v.is_finite()).collect();
     column.sort_by(f32::total_cmp);
     let Some(last) = column.len().checked_sub(1) else { return vec![] };
-    let mut edges: Vec<f32> = (0..=bins).map(|i| column[i * last / bins]).collect();
+    let tails = (1..=halved as u32).map(|times| last / equal >> times);
+    let mut ranks: Vec<usize> =
+        (0..=equal).map(|i| i * last / equal).chain(tails.flat_map(|rank| [rank, last - rank])).collect();
+    ranks.sort_unstable();
+    let mut edges: Vec<f32> = ranks.into_iter().map(|rank| column[rank]).collect();
     edges.dedup_by(|b, a| *b - *a < WIDTH_MIN);
     if edges.len() < 3 { vec![] } else { edges }
 }
@@ -119,7 +124,7 @@ mod tests {
         let even: Vec<f32> = (0..=100).map(|i| i as f32).collect();
         let mostly_zero: Vec<f32> = (0..100).map(|i| if i < 80 { 0.0 } else { i as f32 }).collect();
         let two_values: Vec<f32> = (0..100).map(|i| (i % 2) as f32).collect();
-        let bins = Bins::fit([even, mostly_zero, two_values].into_iter(), 4);
+        let bins = Bins::fit([even, mostly_zero, two_values].into_iter(), 4, 0);
         assert_eq!(bins.edges(0), [0.0, 25.0, 50.0, 75.0, 100.0]);
         assert!(bins.edges(1).is_empty(), "one edge beside zero is a line: {:?}", bins.edges(1));
         assert!(bins.edges(2).is_empty());

@@ -44,14 +44,13 @@ impl Encoder {
         self.mean.len() + self.kinds.len()
     }
 
-    /// Edges of at most `max` bins per feature by the quantiles of `rows`, as the network takes them; values that are
-    /// missing are left out, and kinds have no bins.
-    pub fn bins<'a>(&self, rows: impl Iterator<Item = &'a [f32]> + Clone, max: usize) -> Bins {
+    /// [`Bins::fit`] to `rows`, as the network takes them; values that are missing are left out, and kinds have no bins.
+    pub fn bins<'a>(&self, rows: impl Iterator<Item = &'a [f32]> + Clone, equal: usize, halved: usize) -> Bins {
         let column = |i: usize| {
             let known = rows.clone().map(move |row| f64::from(row[i])).filter(|v| v.is_finite());
             known.map(|value| self.standardized(i, value)).collect()
         };
-        Bins::fit((0..self.width()).map(|i| if i < self.features() { column(i) } else { vec![] }), max)
+        Bins::fit((0..self.width()).map(|i| if i < self.features() { column(i) } else { vec![] }), equal, halved)
     }
 
     fn standardized(&self, feature: usize, value: f64) -> f32 {

@@ -63,8 +63,8 @@ impl<'a> Table<'a> {
         rows.iter().flat_map(|row| encoder.standardize(self.row(*row).iter().map(|v| f64::from(*v)))).collect()
     }
 
-    fn bins(&self, encoder: &Encoder, rows: &[usize], max: usize) -> Bins {
-        encoder.bins(rows.iter().map(|row| self.row(*row)), max)
+    fn bins(&self, encoder: &Encoder, rows: &[usize], settings: &TrainSettings) -> Bins {
+        encoder.bins(rows.iter().map(|row| self.row(*row)), settings.bins, settings.tail_halvings)
     }
 }
 
@@ -88,7 +88,7 @@ pub fn fit_classifier(
         inputs: table.encode(&encoder, parts.train),
         targets: vec![],
         weights: vec![],
-        bins: table.bins(&encoder, parts.train, settings.bins),
+        bins: table.bins(&encoder, parts.train, settings),
         goal: Goal::Classes,
     };
     for row in parts.train {
@@ -145,7 +145,7 @@ pub fn fit_regressor(
         inputs: table.encode(&encoder, parts.train),
         targets: parts.train.iter().map(|row| (target(row) - mean) / std).collect(),
         weights: vec![1.0; parts.train.len()],
-        bins: table.bins(&encoder, parts.train, settings.bins),
+        bins: table.bins(&encoder, parts.train, settings),
         goal: Goal::Numbers,
     };
     let unseen = table.encode(&encoder, parts.validation);

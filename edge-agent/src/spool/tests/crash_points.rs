@@ -3,6 +3,7 @@
 
 use super::{
     disk::memory::{Operation, Unsynced},
+    log::Extent,
     reserve::{RESERVE, RESERVE_BYTES},
     *,
 };
