@@ -20,7 +20,8 @@ use decisions::Decisions;
 use crate::{
     artifact::Artifact,
     benchmark,
-    config::{CONFIG_BYTES_MAX, DEFAULT_NAME, ModelConfig},
+    config::{DEFAULT_NAME, ModelConfig, read, read_at_most},
+    dataset::archive::Scope,
     evaluate::{evaluate, truth::Truth},
     features::FeatureConfig,
     import::{
@@ -62,6 +63,31 @@ pub struct ModelArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    OnArchive(OnArchive),
+    /// Measures the network beside baselines on public data sets; needs no bucket.
+    Benchmark {
+        which: benchmark::Name,
+        /// Folder of the data sets; the README says where to get each.
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
+        /// Settings of the network in a file instead of the defaults.
+        #[arg(long)]
+        settings: Option<PathBuf>,
+        /// Also with settings that are chosen inside the training part: some times as long.
+        #[arg(long)]
+        tuned: bool,
+        /// Writes all figures here too.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+}
+
+/// What needs a bucket.
+#[derive(Debug, Clone, Subcommand)]
+enum OnArchive {
     /// Trains on the archive and publishes; the first version of a name is put in charge.
     Train {
         /// Puts the new version in charge even if there is one already.
@@ -105,24 +131,6 @@ enum Command {
         /// Folder that the mapping's file names begin at.
         #[arg(long)]
         data: PathBuf,
-    },
-    /// Measures the network beside baselines on public data sets; needs no bucket.
-    Benchmark {
-        which: benchmark::Name,
-        /// Folder of the data sets; the README says where to get each.
-        #[arg(long)]
-        data: PathBuf,
-        #[arg(long, default_value_t = 7)]
-        seed: u64,
-        /// Settings of the network in a file instead of the defaults.
-        #[arg(long)]
-        settings: Option<PathBuf>,
-        /// Also with settings that are chosen inside the training part: some times as long.
-        #[arg(long)]
-        tuned: bool,
-        /// Writes all figures here too.
-        #[arg(long)]
-        json: Option<PathBuf>,
     },
 }
 
@@ -171,10 +179,13 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
-    if let Command::Benchmark { which, data, seed, settings, tuned, json } = args.command {
-        return measure(which, &data, seed, settings, tuned, json).await;
-    }
     let config = configuration(&args)?;
+    let command = match args.command {
+        Command::Benchmark { which, data, seed, settings, tuned, json } => {
+            return measure(which, &data, seed, settings, tuned, json).await;
+        }
+        Command::OnArchive(command) => command,
+    };
     let s3 = config.s3.as_ref().ok_or_else(|| {
         Failure::Config("no bucket: give --config FILE with an [s3] section, or --bucket NAME".to_owned())
     })?;
@@ -185,8 +196,8 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
         None => AssetId::new(DEFAULT_NAME)?,
     };
     let shard = args.shard;
-    match args.command {
-        Command::Train { promote, seed, settings, trials, write_settings } => {
+    match command {
+        OnArchive::Train { promote, seed, settings, trials, write_settings } => {
             let mut settings = settings.map(read_settings).transpose()?.unwrap_or(config.train);
             settings.seed = seed.unwrap_or(settings.seed);
             if let Some(trials) = trials {
@@ -199,7 +210,7 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let job = TrainJob { name, shard, features: config.features, settings, promote, decision };
             train(&store, job).await
         }
-        Command::Evaluate { version, truth, json } => {
+        OnArchive::Evaluate { version, truth, json } => {
             let truth = truth.map(read_truth).transpose()?;
             let scorer = match version {
                 Some(version) => Some(registry::load(&store, &name, &version).await?),
@@ -208,13 +219,10 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
             report(&store, shard, model, truth, json).await
         }
-        Command::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
-        Command::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
-        Command::Decisions(command) => decisions::carry_out(&store, &name, command).await,
-        Command::Import { mapping, data } => import_files(&store, &mapping, &data).await,
-        Command::Benchmark { which, data, seed, settings, tuned, json } => {
-            measure(which, &data, seed, settings, tuned, json).await
-        }
+        OnArchive::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
+        OnArchive::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
+        OnArchive::Decisions(command) => decisions::carry_out(&store, &name, command).await,
+        OnArchive::Import { mapping, data } => import_files(&store, &mapping, &data).await,
     }
 }
 
@@ -236,9 +244,8 @@ async fn measure(
     unread.map_or(Ok(()), Err)
 }
 
-async fn import_files(store: &Store, mapping: &PathBuf, data: &Path) -> Result<(), Failure> {
-    let text = read_bounded(mapping, MAPPING_BYTES_MAX).map_err(Failure::Config)?;
-    let file = mapping.display().to_string();
+async fn import_files(store: &Store, mapping: &Path, data: &Path) -> Result<(), Failure> {
+    let (file, text) = read_at_most(mapping, MAPPING_BYTES_MAX).map_err(wrong)?;
     let mapping = Mapping::parse(&file, &text).map_err(|e| Failure::Config(e.to_string()))?;
     let Imported { readings, events, machines, commits_found } =
         import(store, &mapping, &text, data, wall_now_ms()).await?;
@@ -273,7 +280,8 @@ async fn search(
     given: TrainSettings,
     trials: usize,
 ) -> Result<TrainSettings, Failure> {
-    let loaded = job::load(store, shard, features.clone(), given.horizon_ms(), show_progress()).await?;
+    let loaded =
+        job::load(store, Scope { shard, days: None }, features.clone(), given.horizon_ms(), show_progress()).await?;
     let dataset = loaded.dataset;
     let searching = move || {
         let mut tell = |trial: &Trial| {
@@ -296,19 +304,15 @@ async fn report(
     json: bool,
 ) -> Result<(), Failure> {
     let (features, horizon_ms) = (model.config.clone(), model.horizon_ms);
-    let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
+    let dataset = job::load(store, Scope { shard, days: None }, features, horizon_ms, show_progress()).await?.dataset;
     let measure = move || evaluate(&dataset, &model, truth.as_ref());
     let evaluation = tokio::task::spawn_blocking(measure).await??;
     if json { say(&serde_json::to_string_pretty(&evaluation)?) } else { say(&evaluation.to_string()) }
 }
 
 fn configuration(args: &ModelArgs) -> Result<ModelConfig, Failure> {
-    let wrong = |e: ConfigError| Failure::Config(e.to_string());
     let mut config = match &args.config {
-        Some(path) => {
-            let text = read_bounded(path, CONFIG_BYTES_MAX).map_err(Failure::Config)?;
-            ModelConfig::parse(&path.display().to_string(), &text).map_err(wrong)?
-        }
+        Some(path) => ModelConfig::load(path).map_err(wrong)?,
         None => ModelConfig::default(),
     };
     if let (None, Some(bucket)) = (&config.s3, &args.bucket) {
@@ -323,22 +327,17 @@ fn configuration(args: &ModelArgs) -> Result<ModelConfig, Failure> {
 }
 
 fn read_settings(path: PathBuf) -> Result<TrainSettings, Failure> {
-    let text = read_bounded(&path, CONFIG_BYTES_MAX).map_err(Failure::Config)?;
-    TrainSettings::parse(&path.display().to_string(), &text).map_err(|e| Failure::Config(e.to_string()))
+    let (name, text) = read(&path).map_err(wrong)?;
+    TrainSettings::parse(&name, &text).map_err(wrong)
 }
 
 fn read_truth(path: PathBuf) -> Result<Truth, Failure> {
-    let text = read_bounded(&path, TRUTH_BYTES_MAX).map_err(Failure::Config)?;
-    Truth::parse(&text).map_err(|e| Failure::Config(format!("{}: {e}", path.display())))
+    let (name, text) = read_at_most(&path, TRUTH_BYTES_MAX).map_err(wrong)?;
+    Truth::parse(&text).map_err(|e| Failure::Config(format!("{name}: {e}")))
 }
 
-fn read_bounded(path: &PathBuf, bytes_max: u64) -> Result<String, String> {
-    let named = |e: std::io::Error| format!("{}: {e}", path.display());
-    let bytes = fs::metadata(path).map_err(named)?.len();
-    if bytes > bytes_max {
-        return Err(format!("{}: {bytes} bytes are over the limit of {bytes_max}", path.display()));
-    }
-    fs::read_to_string(path).map_err(named)
+fn wrong(error: ConfigError) -> Failure {
+    Failure::Config(error.to_string())
 }
 
 fn decision(why: &str) -> Decision {
@@ -366,13 +365,16 @@ fn show_progress() -> impl FnMut(Step) + Send + 'static {
         if terminal {
             eprint!("\r\x1b[2K{}", progress_line(step));
         }
+        if let Step::Features { left_out: Some(left_out), .. } = step {
+            eprintln!("{}{left_out}", if terminal { "\n" } else { "" });
+        }
     }
 }
 
 fn progress_line(step: Step) -> String {
     match step {
         Step::Reading(p) => format!("reading the archive: {} of {} objects", p.objects, p.objects_all),
-        Step::Features { readings } => format!("features from {readings} readings ..."),
+        Step::Features { readings, .. } => format!("features from {readings} readings ..."),
         Step::Training(p) => {
             format!("training: epoch {} of {}, average precision {:.3}", p.epoch, p.epochs_max, p.average_precision)
         }

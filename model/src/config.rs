@@ -1,6 +1,6 @@
 //! The trainer's settings: sections of the processor's configuration file, or of one of its own.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use proto::{
     asset::{AssetId, InvalidAssetId},
@@ -13,7 +13,7 @@ use crate::{features::FeatureConfig, retrain::RetrainSettings, settings::TrainSe
 /// Name in the registry unless another is given.
 pub const DEFAULT_NAME: &str = "failure";
 /// Larger files are no configuration.
-pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -42,6 +42,25 @@ pub struct ModelConfig {
     _alerts: IgnoredAny,
     #[serde(rename = "clock")]
     _clock: IgnoredAny,
+    #[serde(rename = "traces")]
+    _traces: IgnoredAny,
+}
+
+/// A configuration file's name, as messages have it, and its text.
+pub fn read(path: &Path) -> Result<(String, String), ConfigError> {
+    read_at_most(path, CONFIG_BYTES_MAX)
+}
+
+/// The same of a file that may be larger, or must be smaller.
+pub fn read_at_most(path: &Path, bytes_max: u64) -> Result<(String, String), ConfigError> {
+    let name = path.display().to_string();
+    let text = match fs::metadata(path) {
+        Ok(meta) if meta.len() > bytes_max => Err(format!("{} bytes are over the limit of {bytes_max}", meta.len())),
+        Ok(_) => fs::read_to_string(path).map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    };
+    let text = text.map_err(|reason| ConfigError::whole(&name, reason))?;
+    Ok((name, text))
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -66,6 +85,11 @@ impl Registry {
 }
 
 impl ModelConfig {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let (name, text) = read(path)?;
+        Self::parse(&name, &text)
+    }
+
     /// Relative paths in the text begin at the folder of `file`.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let mut config: ModelConfig = proto::config::parse(file, text)?;

@@ -19,17 +19,15 @@ pub struct SensorShare {
 /// Which of the network's inputs belong together.
 #[derive(Debug)]
 pub struct Explainer {
-    /// Inputs of each sensor.
-    own: Vec<Vec<usize>>,
-    /// Inputs of no sensor: the kind.
-    fixed: Vec<usize>,
+    /// Inputs of each sensor, and behind them those of none: the kind.
+    groups: Vec<Vec<usize>>,
 }
 
 impl Explainer {
     pub fn new(model: &Artifact, schema: &FeatureSchema) -> Self {
-        let of = |sensor: usize| (0..schema.names.len()).filter(|i| schema.sensor_of(*i) == Some(sensor)).collect();
-        let fixed = (0..model.encoder.width()).filter(|i| schema.sensor_of(*i).is_none());
-        Explainer { own: (0..model.config.sensors.len()).map(of).collect(), fixed: fixed.collect() }
+        let of =
+            |sensor: Option<usize>| (0..model.encoder.width()).filter(|i| schema.sensor_of(*i) == sensor).collect();
+        Explainer { groups: (0..model.config.sensors.len()).map(Some).chain([None]).map(of).collect() }
     }
 
     /// Every member's logits now, and per head, in the model's order, the shares of the sensors, of which the one that
@@ -44,21 +42,19 @@ impl Explainer {
     ) -> (Vec<f32>, Vec<Vec<SensorShare>>) {
         let network = &model.network;
         let encode = |row: &[f64]| model.encoder.encode(kind, row.iter().copied());
-        let (now, at_normal) = (encode(features), encode(normal));
-        let part = |row: &[f32], inputs: &Vec<usize>| network.begin(row, inputs);
-        let fixed = network.begin(&now, &self.fixed);
-        let now: Vec<Vec<f32>> = self.own.iter().map(|inputs| part(&now, inputs)).collect();
-        let at_normal: Vec<Vec<f32>> = self.own.iter().map(|inputs| part(&at_normal, inputs)).collect();
-        let sensors = self.own.len();
+        // What each sensor adds to the first layer now and at normal; the kind adds the same to both.
+        let parts = network.parts(&[encode(features), encode(normal)].concat(), &self.groups);
+        let width = parts[0].len() / 2;
+        let sensors = self.groups.len() - 1;
         // Stop `n` has the first n sensors at now and the rest at normal; behind the last come those of the reverse.
-        let mut stops = Vec::with_capacity(2 * sensors * fixed.len());
+        let mut stops = Vec::with_capacity(2 * sensors * width);
         let mut stop = |is_now: &dyn Fn(usize) -> bool| {
-            let mut sums = fixed.clone();
-            for sensor in 0..sensors {
-                let part = if is_now(sensor) { &now[sensor] } else { &at_normal[sensor] };
-                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            let first = stops.len();
+            stops.extend_from_slice(&parts[sensors][..width]);
+            for (sensor, part) in parts[..sensors].iter().enumerate() {
+                let part = if is_now(sensor) { &part[..width] } else { &part[width..] };
+                stops[first..].iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
-            stops.extend(sums);
         };
         (0..=sensors).for_each(|n| stop(&|sensor| sensor < n));
         (1..sensors).for_each(|n| stop(&|sensor| sensor >= sensors - n));

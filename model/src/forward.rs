@@ -15,7 +15,7 @@ pub(crate) mod simd;
 pub use bins::Bins;
 pub use encoder::{ENCODED_LIMIT, Encoder};
 use first::{CurveSum, Curves, passed};
-use simd::{Kernel, Product, dot, run};
+use simd::{Product, Simd, WithSimd, chunks, dot, load, run, store};
 
 /// Members that an ensemble may have.
 pub const MEMBERS_MAX: usize = 64;
@@ -157,36 +157,46 @@ impl Network {
         let per_row = self.members * self.outputs();
         let mut logits = Vec::with_capacity(rows.len() / self.inputs() * per_row);
         for block in rows.chunks(BLOCK_ROWS * self.inputs()) {
-            logits.extend(self.finish(self.begin(block, &self.every)));
+            logits.extend(self.finish(self.begin(block)));
         }
         logits
     }
 
-    /// The part of the first layer's sums that comes from `chosen` inputs. Parts that have all inputs between them add
-    /// up to what [`Network::finish`] takes.
-    pub fn begin(&self, rows: &[f32], chosen: &[usize]) -> Vec<f32> {
+    /// The first layer's sums.
+    fn begin(&self, rows: &[f32]) -> Vec<f32> {
         let Layer { inputs, outputs, weight, adapter, .. } = &self.layers[0];
         let (inputs, outputs) = (*inputs, *outputs);
-        let mut sums = vec![0.0; rows.len() / inputs * self.members * outputs];
-        if self.members == 1 && self.bins.is_empty() && chosen.len() == inputs {
-            run(Product { x: rows, weight, adapter, inputs, outputs, y: &mut sums });
-            return sums;
+        if self.members > 1 || !self.bins.is_empty() {
+            return self.parts(rows, std::slice::from_ref(&self.every)).concat();
         }
+        let mut sums = vec![0.0; rows.len() / inputs * outputs];
+        run(Product { x: rows, weight, adapter, inputs, outputs, y: &mut sums });
+        sums
+    }
+
+    /// Of the first layer's sums the part that comes from each group of inputs. Groups that have all inputs between them add
+    /// up to what [`Network::finish`] takes.
+    pub fn parts(&self, rows: &[f32], groups: &[Vec<usize>]) -> Vec<Vec<f32>> {
+        let Layer { inputs, outputs, weight, adapter, .. } = &self.layers[0];
+        let (inputs, outputs) = (*inputs, *outputs);
         let mut places = Vec::with_capacity(rows.len());
         rows.chunks_exact(inputs).for_each(|row| self.bins.place(row, &mut places));
         let (line, bend) = weight.split_at(inputs * outputs);
-        run(CurveSum {
-            curves: Curves { line, bend, passed: &self.passed, outputs },
-            adapter,
-            members: self.members,
-            bins: &self.bins,
-            x: rows,
-            places: &places,
-            inputs,
-            chosen,
-            y: &mut sums,
-        });
-        sums
+        let part = |chosen: &Vec<usize>| {
+            let mut sums = vec![0.0; rows.len() / inputs * self.members * outputs];
+            run(CurveSum {
+                curves: Curves { line, bend, passed: &self.passed, outputs },
+                adapter,
+                members: self.members,
+                x: rows,
+                places: &places,
+                inputs,
+                chosen,
+                y: &mut sums,
+            });
+            sums
+        };
+        groups.iter().map(part).collect()
     }
 
     /// From the first layer's sums to every member's logits.
@@ -254,28 +264,23 @@ pub(crate) struct Adapt<'a> {
     pub y: &'a mut [f32],
 }
 
-impl Kernel for Adapt<'_> {
+impl WithSimd for Adapt<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<const FUSED: bool>(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let members = self.bias.len() / self.outputs;
+        let zero = simd.splat_f32s(0.0);
         for (row, y) in self.y.chunks_exact_mut(self.outputs).enumerate() {
             let own = row % members * self.outputs;
             let bias = &self.bias[own..own + self.outputs];
-            // Loops and not closures, which would be compiled for the oldest CPU where they are not inlined.
-            if self.scale.is_empty() {
-                for (y, b) in y.iter_mut().zip(bias) {
-                    *y += b;
-                }
-            } else {
-                let scale = &self.scale[own..own + self.outputs];
-                for (y, (s, b)) in y.iter_mut().zip(scale.iter().zip(bias)) {
-                    *y = simd::mul_add::<FUSED>(*y, *s, *b);
-                }
-            }
-            if self.rectify {
-                for y in y.iter_mut() {
-                    *y = y.max(0.0);
-                }
+            for chunk in 0..chunks::<S>(self.outputs) {
+                let (at, bias) = (load(simd, y, chunk), load(simd, bias, chunk));
+                let moved = match self.scale.is_empty() {
+                    true => simd.add_f32s(at, bias),
+                    false => simd.mul_add_e_f32s(at, load(simd, &self.scale[own..own + self.outputs], chunk), bias),
+                };
+                store(simd, y, chunk, if self.rectify { simd.max_f32s(moved, zero) } else { moved });
             }
         }
     }
@@ -296,15 +301,17 @@ impl<'a> OwnProduct<'a> {
     }
 }
 
-impl Kernel for OwnProduct<'_> {
+impl WithSimd for OwnProduct<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<const FUSED: bool>(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let OwnProduct { x, weight, inputs, outputs, y } = self;
         let members = weight.len() / (inputs * outputs);
         for (row, (x, y)) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)).enumerate() {
             let own = &weight[row % members * inputs * outputs..][..inputs * outputs];
             for (y, w) in y.iter_mut().zip(own.chunks_exact(inputs)) {
-                *y = dot::<FUSED>(x, w);
+                *y = dot(simd, x, w);
             }
         }
     }

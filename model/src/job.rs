@@ -5,7 +5,7 @@ use proto::{archive::Shard, asset::AssetId, time::PlantTime};
 use crate::{
     dataset::{
         Dataset,
-        archive::{self, ArchiveError, ReadProgress},
+        archive::{self, ArchiveError, LeftOut, ReadProgress, Scope},
     },
     drift::ReferenceError,
     features::FeatureConfig,
@@ -41,6 +41,7 @@ pub enum Step {
     /// Readings become features.
     Features {
         readings: usize,
+        left_out: Option<LeftOut>,
     },
     Training(Progress),
 }
@@ -72,7 +73,8 @@ where
     F: FnMut(Step) + Send + 'static,
 {
     let TrainJob { name, shard, features, settings, promote, decision } = job;
-    let Loaded { dataset, mut progress, .. } = load(store, shard, features, settings.horizon_ms(), progress).await?;
+    let scope = Scope { shard, days: None };
+    let Loaded { dataset, mut progress, .. } = load(store, scope, features, settings.horizon_ms(), progress).await?;
     let created_ms = decision.when_ms;
     let training = move || {
         let trained = train(&dataset, &settings, created_ms, &mut |p| progress(Step::Training(p)))?;
@@ -130,7 +132,8 @@ where
     let champion = registry::load(store, &name, &before.version).await?.into_model();
     let frozen = registry::frozen(store, &name, &before.version).await?;
     let features = champion.config.clone();
-    let Loaded { dataset, newest, mut progress } = load(store, shard, features, train.horizon_ms(), progress).await?;
+    let scope = Scope { shard, days: Some(settings.window_days) };
+    let Loaded { dataset, newest, mut progress } = load(store, scope, features, train.horizon_ms(), progress).await?;
     let created_ms = decision.when_ms;
     let work = move || {
         // A registry from before there were golden sets gets its own now.
@@ -207,7 +210,7 @@ pub struct Loaded<F> {
 
 pub async fn load<F>(
     store: &Store,
-    shard: Option<Shard>,
+    scope: Scope,
     features: FeatureConfig,
     horizon_ms: i64,
     mut progress: F,
@@ -215,8 +218,8 @@ pub async fn load<F>(
 where
     F: FnMut(Step) + Send + 'static,
 {
-    let archive = archive::read(store, shard, &mut |p| progress(Step::Reading(p))).await?;
-    progress(Step::Features { readings: archive.readings() });
+    let archive = archive::read(store, scope, &mut |p| progress(Step::Reading(p))).await?;
+    progress(Step::Features { readings: archive.readings(), left_out: archive.left_out() });
     let newest = archive.newest();
     let derive = move || archive.into_dataset(&features, horizon_ms);
     let dataset = tokio::task::spawn_blocking(derive).await.map_err(|_| JobError::Interrupted)??;

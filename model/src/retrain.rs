@@ -25,8 +25,8 @@ const HOUR_MS: f64 = 3_600_000.0;
 pub struct RetrainSettings {
     /// Only the newest so many days are learnt from: older ones may tell of a plant that is no more.
     pub window_days: f64,
-    /// An archive whose newest reading is older than this is not retrained on, hours; not set: it may be of any age.
-    pub stale_hours_max: Option<f64>,
+    /// An archive whose newest reading is older than this is not retrained on, hours.
+    pub stale_hours_max: f64,
     pub gate: GateSettings,
     /// Of a version that has passed the gate.
     pub canary: TrialSettings,
@@ -36,7 +36,7 @@ pub struct RetrainSettings {
 impl Default for RetrainSettings {
     fn default() -> Self {
         let (gate, canary, trigger) = Default::default();
-        RetrainSettings { window_days: 365.0, stale_hours_max: None, gate, canary, trigger }
+        RetrainSettings { window_days: 365.0, stale_hours_max: 48.0, gate, canary, trigger }
     }
 }
 
@@ -46,8 +46,8 @@ impl RetrainSettings {
         if !(self.window_days > 0.0 && self.window_days <= 36_500.0) {
             return Err(("window_days", "above 0 and at most 36500"));
         }
-        if self.stale_hours_max.is_some_and(|hours| hours.is_nan() || hours <= 0.0) {
-            return Err(("stale_hours_max", "above 0"));
+        if self.stale_hours_max.is_nan() || self.stale_hours_max <= 0.0 {
+            return Err(("stale_hours_max", "above 0; inf: of any age"));
         }
         self.gate.check()?;
         self.canary.check()?;
@@ -87,10 +87,8 @@ pub fn retrain(
     created_ms: i64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Retrained, GateError> {
-    let hours = age_ms.map(|ms| ms as f64 / HOUR_MS);
-    if let (Some(hours), Some(max)) = (hours, settings.stale_hours_max)
-        && hours > max
-    {
+    let max = settings.stale_hours_max;
+    if let Some(hours) = age_ms.map(|ms| ms as f64 / HOUR_MS).filter(|hours| *hours > max) {
         let reason = format!("stale data: the newest reading is {hours:.0} h old, at most {max:.0} h are allowed");
         return Ok(Retrained::without_training(reason));
     }
@@ -175,7 +173,7 @@ mod tests {
     #[test]
     fn stale_data_and_too_few_failures_are_refused_before_anything_is_trained() {
         let dataset = synthetic::xor_plant(SEED, 8, 70);
-        let stale = RetrainSettings { stale_hours_max: Some(48.0), ..RetrainSettings::default() };
+        let stale = RetrainSettings { stale_hours_max: 50.0, ..RetrainSettings::default() };
         let reason = |outcome: Retrained| match outcome.verdict {
             Verdict::Refuse(reasons) if outcome.trained.is_none() => reasons.join("; "),
             other => panic!("{other:?}"),

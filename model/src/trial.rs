@@ -5,7 +5,7 @@
 //! a window it could not score ──────────────────────────────────┐
 //! alerts on its machines, against those on the others: a jump ──┼─> taken back, and why
 //! estimated F1 of both on the same windows: surely lower ───────┘
-//! nothing of these for the probation ───────────────────────────── in charge
+//! nothing of these for the probation, and windows enough to tell ─ in charge
 //! ```
 
 use std::{collections::BTreeMap, ops::AddAssign};
@@ -23,8 +23,9 @@ use crate::{
 pub const F1_MARGIN: f64 = 0.1;
 /// Of that bound: one trial in forty lies beyond it by chance.
 const LEVEL: f64 = 0.025;
-/// The estimate of fewer machines is none, nor that of fewer windows.
+/// The estimate of fewer machines is none.
 const MACHINES_MIN: usize = 5;
+/// Fewer windows tell nothing, neither for a version nor against it.
 const WINDOWS_MIN: u64 = 1_000;
 const HOUR_MS: f64 = 3_600_000.0;
 
@@ -151,9 +152,9 @@ impl TrialWatch {
         }
     }
 
-    /// `probation_hours`: after which it passes; none: that is for a person to say. `expected`: how often it alerts by what the
-    /// gate saw. `drifted`: the plant looks otherwise than
-    /// when the version in charge was made, so that what that one expects of itself is no measure.
+    /// `probation_hours`: after which it passes, once both versions have windows enough to tell; none: that is for a person to say.
+    /// `expected`: how often it alerts by what the gate saw. `drifted`: the plant looks otherwise than when the version in
+    /// charge was made, so that what that one expects of itself is no measure.
     pub fn outcome(&self, probation_hours: Option<f64>, expected: Option<Rate>, drifted: bool) -> Outcome {
         if self.errors > 0 {
             return Outcome::Fails(format!("it could not score {} of its windows", self.errors));
@@ -169,7 +170,7 @@ impl TrialWatch {
             ));
         }
         match (probation_hours, self.hours()) {
-            (Some(probation), hours) if hours >= probation => {
+            (Some(probation), hours) if hours >= probation && self.is_known() => {
                 let percent = 100.0 * self.trial.share;
                 Outcome::Passes(format!(
                     "nothing spoke against it in {hours:.0} h as canary on {percent:.0} % of the machines"
@@ -177,6 +178,11 @@ impl TrialWatch {
             }
             _ => Outcome::GoesOn,
         }
+    }
+
+    /// Both have scored so many windows that a jump would have been seen: hours alone may be those of an outage.
+    fn is_known(&self) -> bool {
+        self.rate.windows.min(self.rate_of_others.windows) >= WINDOWS_MIN
     }
 
     /// Plant time that its windows span.

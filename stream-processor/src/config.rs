@@ -8,7 +8,11 @@ use std::{
 };
 
 use model::{
-    config::Registry, features::FeatureConfig, retrain::RetrainSettings, store::S3Config, train::TrainSettings,
+    config::{Registry, read},
+    features::FeatureConfig,
+    retrain::RetrainSettings,
+    store::S3Config,
+    train::TrainSettings,
     trigger::TriggerSettings,
 };
 use proto::{
@@ -22,7 +26,6 @@ use serde::Deserialize;
 
 use crate::{alert::AlertConfig, archive::ArchiveConfig, serve::ServeConfig, traces::TracesConfig};
 
-const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Names the instance where the file does not.
 const OWNER_VARIABLE: &str = "MILLWRIGHT_OWNER";
 /// Shorter, and every hiccup of S3 would look like the end of an owner.
@@ -101,18 +104,6 @@ fn default_owner() -> String {
         "" => "processor-0".into(),
         name => name.into(),
     }
-}
-
-/// A configuration file's name, as messages have it, and its text.
-pub(crate) fn read(path: &Path) -> Result<(String, String), ConfigError> {
-    let name = path.display().to_string();
-    let text = match fs::metadata(path) {
-        Ok(meta) if meta.len() > CONFIG_BYTES_MAX => Err("larger than a configuration can be".to_string()),
-        Ok(_) => fs::read_to_string(path).map_err(|e| e.to_string()),
-        Err(e) => Err(e.to_string()),
-    };
-    let text = text.map_err(|reason| ConfigError::whole(&name, reason))?;
-    Ok((name, text))
 }
 
 impl ProcessorConfig {

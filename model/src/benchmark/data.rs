@@ -8,7 +8,7 @@ use super::BenchmarkError;
 use crate::{
     dataset::{
         Dataset,
-        archive::{self, Archive, ArchiveError},
+        archive::{self, Archive, ArchiveError, Scope},
     },
     features::{FeatureConfig, FeatureSchema},
     import::{ImportError, file_sha256, import, mapping::Mapping},
@@ -47,7 +47,7 @@ pub fn check(folder: &Path, files: &[Known]) -> Result<(), BenchmarkError> {
 pub async fn archive(mapping: &str, folder: &Path) -> Result<Archive, DataError> {
     let store = MemoryObjects::default();
     import(&store, &Mapping::parse("mapping", mapping)?, mapping, folder, 0).await?;
-    Ok(archive::read(&store, None, &mut |_| {}).await?)
+    Ok(archive::read(&store, Scope::default(), &mut |_| {}).await?)
 }
 
 pub fn dataset(archive: Archive, features: &FeatureConfig, horizon_ms: i64) -> Result<Dataset, DataError> {

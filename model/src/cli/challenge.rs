@@ -11,6 +11,7 @@ use super::{Failure, WHY_VARIABLE, decision, decisions::on_trial, nothing_promot
 use crate::{
     artifact::Artifact,
     config::ModelConfig,
+    dataset::archive::Scope,
     gate::{self, Comparison, GateError, Verdict},
     job::{self, RetrainJob, TrainJob},
     registry,
@@ -85,7 +86,7 @@ async fn held_against(
     let version = champion.version()?;
     let golden = registry::frozen(store, name, &version).await?;
     let (features, horizon_ms) = (challenger.config.clone(), challenger.horizon_ms);
-    let dataset = job::load(store, shard, features, horizon_ms, show_progress()).await?.dataset;
+    let dataset = job::load(store, Scope { shard, days: None }, features, horizon_ms, show_progress()).await?.dataset;
     let work = move || {
         let golden = golden.filter(|golden| golden.fits(&dataset.config, dataset.horizon_ms));
         let latency_us = gate::latency_us(&challenger, &dataset);

@@ -4,6 +4,7 @@
 //! a whole archive, names and all, would not fit beside the processor.
 
 mod readings;
+mod selection;
 
 use std::io::Cursor;
 
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use polars::prelude::{DataFrame, DataType, PolarsError, SerReader, StringChunked};
 use polars_io::parquet::read::ParquetReader;
 use proto::{
-    archive::{DataObject, Shard, Table, column, event_kind},
+    archive::{DataObject, Table, column, event_kind},
     asset::AssetId,
     time::PlantTime,
 };
@@ -30,9 +31,9 @@ use crate::{
     },
 };
 use readings::Readings;
+use selection::Selection;
+pub use selection::{LeftOut, READINGS_MAX, Scope};
 
-/// The oldest objects beyond this are left out: about 2.7 GB of columns.
-pub const READINGS_MAX: u64 = 100_000_000;
 pub const EVENTS_MAX: usize = 10_000_000;
 /// The verdict that there was nothing, as the events table spells it.
 const FALSE_ALARM: &str = "false_alarm";
@@ -74,17 +75,39 @@ pub struct Archive {
     catalogue: Catalogue,
     events: Vec<Event>,
     readings: Readings,
+    left_out: Option<LeftOut>,
 }
 
-/// Reads all that the manifests name, of one shard or of all, in the objects that hold it now.
+/// Reads what the manifests name, in the objects that hold it now; all of it, where [`READINGS_MAX`] hold it.
 pub async fn read(
     store: &dyn Objects,
-    shard: Option<Shard>,
+    scope: Scope,
     progress: &mut (dyn FnMut(ReadProgress) + Send),
 ) -> Result<Archive, ArchiveError> {
-    let listed = resolve_all(store, shard, &TABLES).await?.ok_or(ArchiveError::Empty)?;
-    let objects = wanted(listed.into_iter().map(|l| l.object).collect());
+    let listed = resolve_all(store, scope.shard, &TABLES).await?.ok_or(ArchiveError::Empty)?;
+    // Births first: they are few, and how many machines there are decides what of their readings is read.
+    let (births, others): (Vec<_>, Vec<_>) =
+        listed.into_iter().map(|l| l.object).partition(|object| object.table == Table::Births);
     let mut archive = Archive::default();
+    let objects_all = births.len() + others.len();
+    archive = absorbed(store, archive, &births, &mut |objects| progress(ReadProgress { objects, objects_all })).await?;
+    let selection = Selection::of(others, scope.days, archive.catalogue.machines().len());
+    archive.readings.take_share(selection.share);
+    archive.left_out = selection.left_out();
+    let objects_all = births.len() + selection.objects.len();
+    let done = births.len();
+    absorbed(store, archive, &selection.objects, &mut |objects| {
+        progress(ReadProgress { objects: done + objects, objects_all });
+    })
+    .await
+}
+
+async fn absorbed(
+    store: &dyn Objects,
+    mut archive: Archive,
+    objects: &[DataObject],
+    done: &mut (dyn FnMut(usize) + Send),
+) -> Result<Archive, ArchiveError> {
     for (i, object) in objects.iter().enumerate() {
         let bytes = fetch(store, object).await?;
         let object = object.clone();
@@ -94,24 +117,9 @@ pub async fn read(
         })
         .await
         .map_err(|_| ArchiveError::Interrupted)??;
-        progress(ReadProgress { objects: i + 1, objects_all: objects.len() });
+        done(i + 1);
     }
     Ok(archive)
-}
-
-/// All but the oldest readings beyond [`READINGS_MAX`], in the order of the log.
-fn wanted(objects: Vec<DataObject>) -> Vec<DataObject> {
-    let mut readings = 0u64;
-    let mut wanted: Vec<DataObject> = (objects.into_iter().rev())
-        .filter(|o| {
-            if o.table == Table::Readings {
-                readings = readings.saturating_add(o.rows);
-            }
-            o.table != Table::Readings || readings <= READINGS_MAX
-        })
-        .collect();
-    wanted.reverse();
-    wanted
 }
 
 async fn fetch(store: &dyn Objects, object: &DataObject) -> Result<Bytes, ArchiveError> {
@@ -184,6 +192,11 @@ impl Archive {
     /// Readings held.
     pub fn readings(&self) -> usize {
         self.readings.len()
+    }
+
+    /// None: all readings are held.
+    pub fn left_out(&self) -> Option<LeftOut> {
+        self.left_out
     }
 
     /// Plant time of the newest reading: what training can know.

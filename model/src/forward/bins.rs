@@ -78,18 +78,18 @@ impl Bins {
         offsets
     }
 
-    /// Where each number of a row lies; `bin` is 0 and means nothing for an input without bins.
-    pub fn place(&self, row: &[f32], places: &mut Vec<Place>) {
+    /// Where each number of a row lies; None: its input has no bins.
+    pub fn place(&self, row: &[f32], places: &mut Vec<Option<Place>>) {
         let mut first = 0;
         for (input, value) in row.iter().enumerate() {
             let edges = self.edges(input);
             let [_, inner @ .., _] = edges else {
-                places.push(Place { bin: 0, share: 0.0 });
+                places.push(None);
                 continue;
             };
             let own = inner.iter().filter(|edge| **edge <= *value).count();
             let share = (value - edges[own]) / (edges[own + 1] - edges[own]);
-            places.push(Place { bin: first + own, share });
+            places.push(Some(Place { bin: first + own, share }));
             first += edges.len() - 1;
         }
     }
@@ -113,10 +113,10 @@ fn quantiles(mut column: Vec<f32>, equal: usize, halved: usize) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    fn place(bins: &Bins, row: &[f32]) -> Vec<(usize, f32)> {
+    fn place(bins: &Bins, row: &[f32]) -> Vec<Option<(usize, f32)>> {
         let mut places = Vec::new();
         bins.place(row, &mut places);
-        places.iter().map(|p| (p.bin, p.share)).collect()
+        places.iter().map(|place| place.map(|p| (p.bin, p.share))).collect()
     }
 
     #[test]
@@ -134,9 +134,9 @@ mod tests {
     #[test]
     fn a_number_lies_in_one_bin_and_outside_of_all_it_goes_on() {
         let bins = Bins::new(vec![vec![0.0, 1.0, 3.0], vec![], vec![-1.0, 0.0, 1.0]]).unwrap();
-        assert_eq!(place(&bins, &[2.0, 9.0, -0.5]), [(1, 0.5), (0, 0.0), (2, 0.5)]);
-        assert_eq!(place(&bins, &[-1.0, 9.0, 5.0]), [(0, -1.0), (0, 0.0), (3, 5.0)]);
-        assert_eq!(place(&bins, &[1.0, 9.0, 0.0])[0], (1, 0.0));
+        assert_eq!(place(&bins, &[2.0, 9.0, -0.5]), [Some((1, 0.5)), None, Some((2, 0.5))]);
+        assert_eq!(place(&bins, &[-1.0, 9.0, 5.0]), [Some((0, -1.0)), None, Some((3, 5.0))]);
+        assert_eq!(place(&bins, &[1.0, 9.0, 0.0])[0], Some((1, 0.0)));
     }
 
     #[test]

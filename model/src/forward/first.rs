@@ -5,7 +5,7 @@
 
 use super::{
     bins::{Bins, Place},
-    simd::{Kernel, LANES, TILE_ROWS, add_scaled},
+    simd::{Simd, TILE_ROWS, WithSimd, add_scaled, chunks, load, store},
 };
 
 /// Weights of all bins before each bin, per input: what a number has already come through.
@@ -34,33 +34,15 @@ pub struct Curves<'a> {
 }
 
 impl Curves<'_> {
-    /// Units `chunk * LANES ..` of an input's curve.
+    /// A chunk of the units of an input's curve.
     #[inline(always)]
-    pub fn lanes<const FUSED: bool>(
-        &self,
-        input: usize,
-        value: f32,
-        place: Option<&Place>,
-        chunk: usize,
-    ) -> [f32; LANES] {
-        let of = |rows: &'_ [f32], row: usize| rows[row * self.outputs..][..self.outputs].as_chunks::<LANES>().0[chunk];
-        let mut curve = [0.0; LANES];
+    pub fn lanes<S: Simd>(&self, simd: S, input: usize, value: f32, place: Option<&Place>, chunk: usize) -> S::f32s {
+        let of = |rows: &[f32], row: usize| load(simd, &rows[row * self.outputs..][..self.outputs], chunk);
+        let mut curve = simd.splat_f32s(0.0);
         if let Some(place) = place {
-            curve = of(self.passed, place.bin);
-            add_scaled::<FUSED, LANES>(&mut curve, place.share, &of(self.bend, place.bin));
+            curve = add_scaled(simd, of(self.passed, place.bin), place.share, of(self.bend, place.bin));
         }
-        add_scaled::<FUSED, LANES>(&mut curve, value, &of(self.line, input));
-        curve
-    }
-
-    /// One unit.
-    #[inline(always)]
-    pub fn one(&self, input: usize, value: f32, place: Option<&Place>, unit: usize) -> f32 {
-        let bent = place.map_or(0.0, |p| {
-            let at = p.bin * self.outputs + unit;
-            self.passed[at] + p.share * self.bend[at]
-        });
-        bent + value * self.line[input * self.outputs + unit]
+        add_scaled(simd, curve, value, of(self.line, input))
     }
 }
 
@@ -70,62 +52,54 @@ pub struct CurveSum<'a> {
     /// By input, of every member; empty for a single one, that takes all as it is.
     pub adapter: &'a [f32],
     pub members: usize,
-    pub bins: &'a Bins,
     pub x: &'a [f32],
     /// As many as numbers in `x`.
-    pub places: &'a [Place],
+    pub places: &'a [Option<Place>],
     pub inputs: usize,
     /// The inputs that count.
     pub chosen: &'a [usize],
     pub y: &'a mut [f32],
 }
 
-impl Kernel for CurveSum<'_> {
+impl WithSimd for CurveSum<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<const FUSED: bool>(self) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        for row in 0..self.x.len() / self.inputs {
+            for chunk in 0..chunks::<S>(self.curves.outputs) {
+                let whole = if self.adapter.is_empty() { 0 } else { self.members / TILE_ROWS * TILE_ROWS };
+                for first in (0..whole).step_by(TILE_ROWS) {
+                    self.of_members::<S, TILE_ROWS>(simd, row, chunk, first);
+                }
+                for first in whole..self.members {
+                    self.of_members::<S, 1>(simd, row, chunk, first);
+                }
+            }
+        }
+    }
+}
+
+impl CurveSum<'_> {
+    /// A chunk of the units of `MEMBERS` members.
+    #[inline(always)]
+    fn of_members<S: Simd, const MEMBERS: usize>(&mut self, simd: S, row: usize, chunk: usize, first: usize) {
         let (outputs, members) = (self.curves.outputs, self.members);
-        let chunks = outputs / LANES;
-        for (row, y) in self.y.chunks_exact_mut(members * outputs).enumerate() {
-            let x = &self.x[row * self.inputs..][..self.inputs];
-            let places = &self.places[row * self.inputs..][..self.inputs];
-            let place = |input: usize| (!self.bins.edges(input).is_empty()).then_some(&places[input]);
-            for chunk in 0..chunks {
-                let mut first = 0;
-                while first < members {
-                    if members - first >= TILE_ROWS {
-                        let mut sums = [[0.0f32; LANES]; TILE_ROWS];
-                        for &input in self.chosen {
-                            let curve = self.curves.lanes::<FUSED>(input, x[input], place(input), chunk);
-                            let adapter = &self.adapter[input * members + first..][..TILE_ROWS];
-                            for member in 0..TILE_ROWS {
-                                add_scaled::<FUSED, LANES>(&mut sums[member], adapter[member], &curve);
-                            }
-                        }
-                        for (member, sums) in sums.iter().enumerate() {
-                            y[(first + member) * outputs + chunk * LANES..][..LANES].copy_from_slice(sums);
-                        }
-                        first += TILE_ROWS;
-                    } else {
-                        let mut sums = [0.0f32; LANES];
-                        for &input in self.chosen {
-                            let curve = self.curves.lanes::<FUSED>(input, x[input], place(input), chunk);
-                            let adapter = self.adapter.get(input * members + first).copied().unwrap_or(1.0);
-                            add_scaled::<FUSED, LANES>(&mut sums, adapter, &curve);
-                        }
-                        y[first * outputs + chunk * LANES..][..LANES].copy_from_slice(&sums);
-                        first += 1;
-                    }
-                }
+        let x = &self.x[row * self.inputs..][..self.inputs];
+        let places = &self.places[row * self.inputs..][..self.inputs];
+        let mut sums = [simd.splat_f32s(0.0); MEMBERS];
+        for &input in self.chosen {
+            let curve = self.curves.lanes(simd, input, x[input], places[input].as_ref(), chunk);
+            let listens = match self.adapter.is_empty() {
+                true => &[1.0; MEMBERS],
+                false => &self.adapter[input * members + first..].as_chunks::<MEMBERS>().0[0],
+            };
+            for member in 0..MEMBERS {
+                sums[member] = add_scaled(simd, sums[member], listens[member], curve);
             }
-            for unit in chunks * LANES..outputs {
-                for member in 0..members {
-                    let of_input = |input: &usize| {
-                        let adapter = self.adapter.get(input * members + member).copied().unwrap_or(1.0);
-                        adapter * self.curves.one(*input, x[*input], place(*input), unit)
-                    };
-                    y[member * outputs + unit] = self.chosen.iter().map(of_input).sum();
-                }
-            }
+        }
+        for (member, sums) in sums.into_iter().enumerate() {
+            store(simd, &mut self.y[(row * members + first + member) * outputs..][..outputs], chunk, sums);
         }
     }
 }

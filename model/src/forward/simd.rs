@@ -1,91 +1,56 @@
-//! Loops over weights, compiled for several instruction sets; the widest one that this CPU has is chosen as it runs.
+//! Loops over weights, on as many numbers side by side as this CPU can: which, is found out as it runs (`pulp`).
 //!
-//! All of them add in the same order. Where multiply and add are one instruction they round once instead of twice, so
-//! that two CPUs may differ in the last bits, and one CPU never does.
+//! Every number of a result is summed in the same order, however many are worked on side by side; only [`dot`] adds up as many
+//! sums as there are lanes. Where multiply and add are one instruction they round once instead of twice. So two CPUs may differ in
+//! the last bits, and one CPU never does.
+//!
+//! Lanes are spelt out. Left to the compiler, loops over a constant number of them were taken apart before it looked for
+//! something to do side by side, and it found the rows: a release build scored six times slower than a debug one.
 
-/// Numbers that are worked on side by side.
-pub const LANES: usize = 16;
+pub use pulp::{Simd, WithSimd};
+
 /// Rows that share one load of a weight.
 pub const TILE_ROWS: usize = 8;
+/// Numbers that are worked on side by side, on any CPU at most.
+pub const LANES_MAX: usize = 16;
 
-/// Work on slices. `run` must be inlined, or it is compiled for the oldest CPU.
-pub trait Kernel {
-    fn run<const FUSED: bool>(self);
+/// Runs the kernel with the widest instructions at hand. What it calls must be inlined, or is compiled for the oldest CPU.
+pub fn run<K: WithSimd<Output = ()>>(kernel: K) {
+    pulp::Arch::new().dispatch(kernel);
 }
 
-/// Runs the kernel with the widest instructions at hand.
-pub fn run<K: Kernel>(kernel: K) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-            // SAFETY: the CPU has just said that it has these instructions.
-            return unsafe { x86::wide(kernel) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
-            return unsafe { x86::fused(kernel) };
-        }
-    }
-    // Every 64-bit ARM has the fused instruction; elsewhere it would be a call per number.
-    if cfg!(target_arch = "aarch64") { kernel.run::<true>() } else { kernel.run::<false>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Kernel;
-
-    #[target_feature(enable = "avx512f,avx2,fma")]
-    pub fn wide<K: Kernel>(kernel: K) {
-        kernel.run::<true>();
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub fn fused<K: Kernel>(kernel: K) {
-        kernel.run::<true>();
-    }
-}
-
-/// `a * b + c`
+/// Into so many chunks a row falls, the last of which may be shorter.
 #[inline(always)]
-pub fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
+pub fn chunks<S: Simd>(row: usize) -> usize {
+    row.div_ceil(S::F32_LANES)
 }
 
-/// Every number of `sum` grows by `a` times its neighbour in `b`.
+/// Zeros behind the end of the row.
 #[inline(always)]
-pub fn add_scaled<const FUSED: bool, const N: usize>(sum: &mut [f32; N], a: f32, b: &[f32; N]) {
-    for lane in 0..N {
-        sum[lane] = mul_add::<FUSED>(a, b[lane], sum[lane]);
-    }
-}
-
-/// The lanes added in a tree: the same order on every CPU.
-#[inline(always)]
-pub fn total(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+pub fn load<S: Simd>(simd: S, row: &[f32], chunk: usize) -> S::f32s {
+    let (whole, rest) = S::as_simd_f32s(row);
+    if chunk < whole.len() { whole[chunk] } else { simd.partial_load_f32s(rest) }
 }
 
 #[inline(always)]
-pub fn dot<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] = mul_add::<FUSED>(a[lane], b[lane], lanes[lane]);
-        }
+pub fn store<S: Simd>(simd: S, row: &mut [f32], chunk: usize, values: S::f32s) {
+    let (whole, rest) = S::as_mut_simd_f32s(row);
+    if chunk < whole.len() { whole[chunk] = values } else { simd.partial_store_f32s(rest, values) }
+}
+
+/// `sum + a * b`
+#[inline(always)]
+pub fn add_scaled<S: Simd>(simd: S, sum: S::f32s, a: f32, b: S::f32s) -> S::f32s {
+    simd.mul_add_e_f32s(simd.splat_f32s(a), b, sum)
+}
+
+#[inline(always)]
+pub fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = simd.splat_f32s(0.0);
+    for chunk in 0..chunks::<S>(a.len()) {
+        sums = simd.mul_add_e_f32s(load(simd, a, chunk), load(simd, b, chunk), sums);
     }
-    let mut rest = 0.0;
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        rest = mul_add::<FUSED>(*a, *b, rest);
-    }
-    total(lanes) + rest
+    simd.reduce_sum_f32s(sums)
 }
 
 /// `y = x W`, row by row: `weight` is `inputs` rows of `outputs`, and row `i` of `x` is first multiplied by row
@@ -100,9 +65,11 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
-impl Kernel for Product<'_> {
+impl WithSimd for Product<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<const FUSED: bool>(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Product { x, weight, adapter, inputs, outputs, y } = self;
         let members = (adapter.len() / inputs).max(1);
         let rows = x.len() / inputs;
@@ -122,7 +89,7 @@ impl Kernel for Product<'_> {
                     }
                 }
             }
-            tile_product::<FUSED, TILE_ROWS>(&tile, weight, outputs, &mut y[first * outputs..]);
+            tile_product::<S, TILE_ROWS, 1>(simd, &tile, weight, outputs, &mut y[first * outputs..]);
         }
         let mut single = vec![[0.0f32; 1]; inputs];
         for row in whole..rows {
@@ -131,38 +98,52 @@ impl Kernel for Product<'_> {
             for (i, (to, x)) in single.iter_mut().zip(x).enumerate() {
                 to[0] = adapter.get(i).map_or(*x, |r| x * r);
             }
-            tile_product::<FUSED, 1>(&single, weight, outputs, &mut y[row * outputs..]);
+            tile_product::<S, 1, 4>(simd, &single, weight, outputs, &mut y[row * outputs..]);
         }
     }
 }
 
+/// Rows share the load of a weight, and where there is only one, chunks share the load of its numbers: so many sums are
+/// under way at a time, since each addition waits for the one before it.
 #[inline(always)]
-fn tile_product<const FUSED: bool, const ROWS: usize>(
+fn tile_product<S: Simd, const ROWS: usize, const CHUNKS: usize>(
+    simd: S,
     tile: &[[f32; ROWS]],
     weight: &[f32],
     outputs: usize,
     y: &mut [f32],
 ) {
-    let chunks = outputs / LANES;
-    for chunk in 0..chunks {
-        let mut sums = [[0.0f32; LANES]; ROWS];
-        for (x, weight) in tile.iter().zip(weight.chunks_exact(outputs)) {
-            let weight = &weight.as_chunks::<LANES>().0[chunk];
+    let all = chunks::<S>(outputs);
+    let whole = all / CHUNKS * CHUNKS;
+    for first in (0..whole).step_by(CHUNKS) {
+        sums::<S, ROWS, CHUNKS>(simd, tile, weight, outputs, first, y);
+    }
+    for first in whole..all {
+        sums::<S, ROWS, 1>(simd, tile, weight, outputs, first, y);
+    }
+}
+
+#[inline(always)]
+fn sums<S: Simd, const ROWS: usize, const CHUNKS: usize>(
+    simd: S,
+    tile: &[[f32; ROWS]],
+    weight: &[f32],
+    outputs: usize,
+    first: usize,
+    y: &mut [f32],
+) {
+    let mut sums = [[simd.splat_f32s(0.0); CHUNKS]; ROWS];
+    for (x, weight) in tile.iter().zip(weight.chunks_exact(outputs)) {
+        for chunk in 0..CHUNKS {
+            let weight = load(simd, weight, first + chunk);
             for row in 0..ROWS {
-                add_scaled::<FUSED, LANES>(&mut sums[row], x[row], weight);
+                sums[row][chunk] = add_scaled(simd, sums[row][chunk], x[row], weight);
             }
         }
-        for (row, sums) in sums.iter().enumerate() {
-            y[row * outputs + chunk * LANES..][..LANES].copy_from_slice(sums);
-        }
     }
-    for output in chunks * LANES..outputs {
-        let mut sums = [0.0f32; ROWS];
-        for (x, weight) in tile.iter().zip(weight.chunks_exact(outputs)) {
-            add_scaled::<FUSED, ROWS>(&mut sums, weight[output], x);
-        }
-        for (row, sum) in sums.iter().enumerate() {
-            y[row * outputs + output] = *sum;
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (chunk, sums) in sums.into_iter().enumerate() {
+            store(simd, &mut y[row * outputs..][..outputs], first + chunk, sums);
         }
     }
 }
@@ -207,10 +188,12 @@ mod tests {
     fn a_dot_product_takes_every_number() {
         let a: Vec<f32> = (0..37).map(|i| i as f32).collect();
         struct Dot<'a>(&'a [f32], &'a mut f32);
-        impl Kernel for Dot<'_> {
+        impl WithSimd for Dot<'_> {
+            type Output = ();
+
             #[inline(always)]
-            fn run<const FUSED: bool>(self) {
-                *self.1 = dot::<FUSED>(self.0, self.0);
+            fn with_simd<S: Simd>(self, simd: S) {
+                *self.1 = dot(simd, self.0, self.0);
             }
         }
         let mut sum = 0.0;

@@ -10,7 +10,7 @@ use proto::archive::{Shard, Table as ArchiveTable};
 
 use super::*;
 use crate::{
-    dataset::archive,
+    dataset::archive::{self, Scope},
     features::FeatureConfig,
     store::{ObjectMeta, Operation, PutOutcome, listing::resolve_all, memory::MemoryObjects, objects::Answer, schema},
 };
@@ -107,7 +107,7 @@ async fn foreign_rows_become_the_archives() {
     let events = frames(&store, ArchiveTable::Events).await;
     assert!(**events[0].schema() == schema::events(), "{:?}", names(&events[0]));
     assert_eq!(rows(&events, &["machine", "kind", "code", "mode", "time"]), ["m1 failure a+b heat 1577923200000"]);
-    let archive = archive::read(&store, None, &mut |_| {}).await.unwrap();
+    let archive = archive::read(&store, Scope::default(), &mut |_| {}).await.unwrap();
     assert_eq!(archive.readings(), 4);
     archive.into_dataset(&FeatureConfig::default(), 3_600_000).unwrap();
 }

@@ -4,7 +4,7 @@ use crate::forward::{
     Bins,
     bins::Place,
     first::Curves,
-    simd::{Kernel, LANES, TILE_ROWS, add_scaled, mul_add, total},
+    simd::{LANES_MAX, Simd, TILE_ROWS, WithSimd, add_scaled, chunks, load, store},
 };
 
 /// `sum = x^T g`: what a shared weight matrix gets from all rows.
@@ -16,50 +16,41 @@ pub struct Outer<'a> {
     pub sum: &'a mut [f32],
 }
 
-impl Kernel for Outer<'_> {
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<const FUSED: bool>(self) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Outer { x, g, inputs, outputs, sum } = self;
         let whole = inputs / TILE_ROWS * TILE_ROWS;
         for first in (0..whole).step_by(TILE_ROWS) {
-            outer_tile::<FUSED, TILE_ROWS>(x, g, inputs, outputs, first, sum);
+            outer_tile::<S, TILE_ROWS>(simd, x, g, (inputs, outputs), first, sum);
         }
         for first in whole..inputs {
-            outer_tile::<FUSED, 1>(x, g, inputs, outputs, first, sum);
+            outer_tile::<S, 1>(simd, x, g, (inputs, outputs), first, sum);
         }
     }
 }
 
 #[inline(always)]
-fn outer_tile<const FUSED: bool, const INPUTS: usize>(
+fn outer_tile<S: Simd, const INPUTS: usize>(
+    simd: S,
     x: &[f32],
     g: &[f32],
-    inputs: usize,
-    outputs: usize,
+    (inputs, outputs): (usize, usize),
     first: usize,
     sum: &mut [f32],
 ) {
-    let chunks = outputs / LANES;
-    let tile = |x: &[f32]| -> [f32; INPUTS] { x[first..first + INPUTS].as_chunks::<INPUTS>().0[0] };
-    for chunk in 0..chunks {
-        let mut sums = [[0.0f32; LANES]; INPUTS];
+    for chunk in 0..chunks::<S>(outputs) {
+        let mut sums = [simd.splat_f32s(0.0); INPUTS];
         for (x, g) in x.chunks_exact(inputs).zip(g.chunks_exact(outputs)) {
-            let (x, g) = (tile(x), &g.as_chunks::<LANES>().0[chunk]);
+            let (x, g) = (&x[first..first + INPUTS], load(simd, g, chunk));
             for input in 0..INPUTS {
-                add_scaled::<FUSED, LANES>(&mut sums[input], x[input], g);
+                sums[input] = add_scaled(simd, sums[input], x[input], g);
             }
         }
-        for (input, sums) in sums.iter().enumerate() {
-            sum[(first + input) * outputs + chunk * LANES..][..LANES].copy_from_slice(sums);
-        }
-    }
-    for output in chunks * LANES..outputs {
-        let mut sums = [0.0f32; INPUTS];
-        for (x, g) in x.chunks_exact(inputs).zip(g.chunks_exact(outputs)) {
-            add_scaled::<FUSED, INPUTS>(&mut sums, g[output], &tile(x));
-        }
-        for (input, value) in sums.iter().enumerate() {
-            sum[(first + input) * outputs + output] = *value;
+        for (input, sums) in sums.into_iter().enumerate() {
+            store(simd, &mut sum[(first + input) * outputs..][..outputs], chunk, sums);
         }
     }
 }
@@ -69,101 +60,65 @@ pub struct CurveGradient<'a> {
     pub curves: Curves<'a>,
     pub adapter: &'a [f32],
     pub members: usize,
-    pub bins: &'a Bins,
     pub x: &'a [f32],
-    pub places: &'a [Place],
+    pub places: &'a [Option<Place>],
     pub inputs: usize,
     /// By row, member and output.
     pub g: &'a [f32],
     pub line: &'a mut [f32],
     pub bend: &'a mut [f32],
     /// In lanes still to be added up; empty for a single member.
-    pub adapters: &'a mut [[f32; LANES]],
+    pub adapters: &'a mut [[f32; LANES_MAX]],
     /// Of the sums of bends, which [`fold_passed`] brings back to the bends.
     pub passed: &'a mut [f32],
 }
 
-impl Kernel for CurveGradient<'_> {
+impl WithSimd for CurveGradient<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run<const FUSED: bool>(mut self) {
-        let chunks = self.curves.outputs / LANES;
-        for chunk in 0..chunks {
-            let mut first = 0;
-            while first < self.members {
-                if !self.adapters.is_empty() && self.members - first >= TILE_ROWS {
-                    self.lanes::<FUSED, TILE_ROWS>(chunk, first);
-                    first += TILE_ROWS;
-                } else {
-                    self.lanes::<FUSED, 1>(chunk, first);
-                    first += 1;
-                }
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let whole = if self.adapters.is_empty() { 0 } else { self.members / TILE_ROWS * TILE_ROWS };
+        for chunk in 0..chunks::<S>(self.curves.outputs) {
+            for first in (0..whole).step_by(TILE_ROWS) {
+                self.of_members::<S, TILE_ROWS>(simd, chunk, first);
             }
-        }
-        for unit in chunks * LANES..self.curves.outputs {
-            self.unit::<FUSED>(unit);
+            for first in whole..self.members {
+                self.of_members::<S, 1>(simd, chunk, first);
+            }
         }
     }
 }
 
 impl CurveGradient<'_> {
-    /// Units `chunk * LANES ..` of `MEMBERS` members.
+    /// A chunk of the units of `MEMBERS` members.
     #[inline(always)]
-    fn lanes<const FUSED: bool, const MEMBERS: usize>(&mut self, chunk: usize, first: usize) {
+    fn of_members<S: Simd, const MEMBERS: usize>(&mut self, simd: S, chunk: usize, first: usize) {
         let (outputs, members, inputs) = (self.curves.outputs, self.members, self.inputs);
-        let at = |row: usize| row * outputs + chunk * LANES;
         for (row, g) in self.g.chunks_exact(members * outputs).enumerate() {
-            let mut own = [[0.0f32; LANES]; MEMBERS];
+            let mut own = [simd.splat_f32s(0.0); MEMBERS];
             for (member, own) in own.iter_mut().enumerate() {
-                own.copy_from_slice(&g[at(first + member)..][..LANES]);
+                *own = load(simd, &g[(first + member) * outputs..][..outputs], chunk);
             }
             for input in 0..inputs {
-                let (value, place) = (self.x[row * inputs + input], &self.places[row * inputs + input]);
-                let place = (!self.bins.edges(input).is_empty()).then_some(place);
-                let mut of_curve = [0.0f32; LANES];
-                if self.adapters.is_empty() {
-                    of_curve = own[0];
-                } else {
-                    let curve = self.curves.lanes::<FUSED>(input, value, place, chunk);
+                let (value, place) = (self.x[row * inputs + input], self.places[row * inputs + input].as_ref());
+                let mut of_curve = own[0];
+                if !self.adapters.is_empty() {
+                    of_curve = simd.splat_f32s(0.0);
+                    let curve = self.curves.lanes(simd, input, value, place, chunk);
                     let adapter = &self.adapter[input * members + first..][..MEMBERS];
                     let adapters = &mut self.adapters[input * members + first..][..MEMBERS];
                     for member in 0..MEMBERS {
-                        add_scaled::<FUSED, LANES>(&mut of_curve, adapter[member], &own[member]);
-                        for lane in 0..LANES {
-                            adapters[member][lane] =
-                                mul_add::<FUSED>(own[member][lane], curve[lane], adapters[member][lane]);
-                        }
+                        of_curve = add_scaled(simd, of_curve, adapter[member], own[member]);
+                        let sum = &mut S::as_mut_simd_f32s(&mut adapters[member]).0[0];
+                        *sum = simd.mul_add_e_f32s(own[member], curve, *sum);
                     }
                 }
-                grow::<FUSED>(self.line, at(input), value, &of_curve);
+                let at = |row: usize| row * outputs..(row + 1) * outputs;
+                grow(simd, &mut self.line[at(input)], chunk, value, of_curve);
                 if let Some(place) = place {
-                    grow::<FUSED>(self.bend, at(place.bin), place.share, &of_curve);
-                    grow::<FUSED>(self.passed, at(place.bin), 1.0, &of_curve);
-                }
-            }
-        }
-    }
-
-    /// One unit of all members: what is left over beside whole lanes.
-    #[inline(always)]
-    fn unit<const FUSED: bool>(&mut self, unit: usize) {
-        let (outputs, members, inputs) = (self.curves.outputs, self.members, self.inputs);
-        for (row, g) in self.g.chunks_exact(members * outputs).enumerate() {
-            for input in 0..inputs {
-                let (value, place) = (self.x[row * inputs + input], &self.places[row * inputs + input]);
-                let place = (!self.bins.edges(input).is_empty()).then_some(place);
-                let curve = self.curves.one(input, value, place, unit);
-                let mut of_curve = 0.0;
-                for member in 0..members {
-                    let own = g[member * outputs + unit];
-                    of_curve += self.adapter.get(input * members + member).copied().unwrap_or(1.0) * own;
-                    if let Some(adapter) = self.adapters.get_mut(input * members + member) {
-                        adapter[0] += own * curve;
-                    }
-                }
-                self.line[input * outputs + unit] += value * of_curve;
-                if let Some(place) = place {
-                    self.bend[place.bin * outputs + unit] += place.share * of_curve;
-                    self.passed[place.bin * outputs + unit] += of_curve;
+                    grow(simd, &mut self.bend[at(place.bin)], chunk, place.share, of_curve);
+                    grow(simd, &mut self.passed[at(place.bin)], chunk, 1.0, of_curve);
                 }
             }
         }
@@ -171,10 +126,9 @@ impl CurveGradient<'_> {
 }
 
 #[inline(always)]
-fn grow<const FUSED: bool>(sums: &mut [f32], at: usize, by: f32, of: &[f32; LANES]) {
-    for (sum, of) in sums[at..at + LANES].iter_mut().zip(of) {
-        *sum = mul_add::<FUSED>(by, *of, *sum);
-    }
+fn grow<S: Simd>(simd: S, sums: &mut [f32], chunk: usize, by: f32, of: S::f32s) {
+    let grown = add_scaled(simd, load(simd, sums, chunk), by, of);
+    store(simd, sums, chunk, grown);
 }
 
 /// A bend is part of what every later bin of its input has passed.
@@ -191,6 +145,6 @@ pub fn fold_passed(bins: &Bins, passed: &[f32], outputs: usize, bend: &mut [f32]
     }
 }
 
-pub fn totals(lanes: &[[f32; LANES]]) -> impl Iterator<Item = f32> {
-    lanes.iter().map(|lanes| total(*lanes))
+pub fn totals(lanes: &[[f32; LANES_MAX]]) -> impl Iterator<Item = f32> {
+    lanes.iter().map(|lanes| lanes.iter().sum())
 }

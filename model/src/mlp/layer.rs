@@ -12,13 +12,13 @@ use crate::forward::{
     Adapt, Bins, OwnProduct,
     bins::Place,
     first::{CurveSum, Curves, passed},
-    simd::{LANES, Product, run},
+    simd::{LANES_MAX, Product, run},
 };
 
 /// Encoded rows and where their numbers lie.
 pub struct Rows {
     pub x: Vec<f32>,
-    pub places: Vec<Place>,
+    pub places: Vec<Option<Place>>,
 }
 
 /// What does not change while a network learns.
@@ -92,7 +92,6 @@ impl CustomOp1 for First {
                 curves: Curves { line, bend, passed: &passed, outputs },
                 adapter,
                 members,
-                bins: &self.sizes.bins,
                 x,
                 places: &self.rows.places,
                 inputs,
@@ -118,12 +117,11 @@ impl CustomOp1 for First {
             let (to_weight, to_adapter) = gradient.split_at_mut((inputs + bins) * outputs);
             let (to_line, to_bend) = to_weight.split_at_mut(inputs * outputs);
             let mut to_passed = vec![0.0; to_bend.len()];
-            let mut adapters = vec![[0.0; LANES]; to_adapter.len()];
+            let mut adapters = vec![[0.0; LANES_MAX]; to_adapter.len()];
             run(CurveGradient {
                 curves: Curves { line, bend, passed: &table, outputs },
                 adapter,
                 members,
-                bins: &self.sizes.bins,
                 x,
                 places: &self.rows.places,
                 inputs,

@@ -1,16 +1,15 @@
 //! `archive files | symlinks | verify | compact`.
 
 use std::{
-    fs,
     io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::{Args, Subcommand};
 use model::{
-    config::{CONFIG_BYTES_MAX, ModelConfig},
+    config::ModelConfig,
     store::{Store, listing::shards},
 };
 use proto::{
@@ -120,15 +119,8 @@ pub async fn run(args: ArchiveArgs) -> ExitCode {
 
 /// Of a configuration only [s3] is used.
 pub async fn open(config: &Path) -> anyhow::Result<Store> {
-    let name = config.display().to_string();
-    let read = || -> std::io::Result<String> {
-        if fs::metadata(config)?.len() > CONFIG_BYTES_MAX {
-            return Err(std::io::Error::other("larger than a configuration can be"));
-        }
-        fs::read_to_string(config)
-    };
-    let text = read().with_context(|| name.clone())?;
-    let s3 = ModelConfig::parse(&name, &text)?.s3.ok_or_else(|| anyhow!("{name}: there is no section [s3]"))?;
+    let s3 = ModelConfig::load(config)?.s3;
+    let s3 = s3.ok_or_else(|| anyhow!("{}: there is no section [s3]", config.display()))?;
     Ok(Store::open(&s3).await?)
 }
 

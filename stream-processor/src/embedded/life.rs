@@ -238,7 +238,10 @@ fn told(step: Step) -> (f64, String) {
         Step::Reading(p) => {
             (0.3 * p.objects as f64 / p.objects_all.max(1) as f64, format!("object {} of {}", p.objects, p.objects_all))
         }
-        Step::Features { readings } => (0.3, format!("features of {:.2} M readings", readings as f64 / 1e6)),
+        Step::Features { readings, left_out } => {
+            let left_out = left_out.map_or(String::new(), |left_out| format!("; {left_out}"));
+            (0.3, format!("features of {:.2} M readings{left_out}", readings as f64 / 1e6))
+        }
         Step::Training(p) => {
             let done = 0.4 + 0.6 * p.epoch as f64 / p.epochs_max.max(1) as f64;
             (done, format!("epoch {}, average precision {:.2}", p.epoch, p.average_precision))

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
+use model::config::read;
 use proto::config::{ConfigError, parse};
 use serde::Deserialize;
-
-use crate::config::read;
 
 const HOUR_MS: f64 = 3_600_000.0;
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

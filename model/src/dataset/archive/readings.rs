@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use polars::prelude::{Column, DataFrame, DataType, PlSmallStr, PolarsError, PolarsResult, TimeUnit, TimeZone};
-use proto::{archive::column, time::PlantTime};
+use proto::{archive::column, asset::AssetId, time::PlantTime};
 
 use crate::features::clean::flag;
 
@@ -23,8 +23,10 @@ const NAMES_MAX: usize = u16::MAX as usize + 1;
 
 #[derive(Default)]
 pub struct Readings {
-    /// By name, so that the dataset's order does not depend on the log's.
-    machines: BTreeMap<String, Machine>,
+    /// By name, so that the dataset's order does not depend on the log's; None: left out.
+    machines: BTreeMap<String, Option<Machine>>,
+    /// Of all machines, that are left out.
+    left_out: f64,
     sensors: Names,
     units: Names,
 }
@@ -65,12 +67,22 @@ impl Names {
 
 impl Readings {
     pub fn len(&self) -> usize {
-        self.machines.values().map(|m| m.time.len()).sum()
+        self.held().map(|m| m.time.len()).sum()
+    }
+
+    /// From now on only this share of the machines, by a hash of their names, so that it is always the same ones. They are
+    /// taken from the other end than those of a trial: that one is to judge machines that nobody learnt from, too.
+    pub fn take_share(&mut self, share: f64) {
+        self.left_out = 1.0 - share;
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values().flatten()
     }
 
     /// Stamp of the newest reading that did not come from the future, nor from a clock that was found to be wrong.
     pub fn newest(&self) -> PlantTime {
-        self.machines.values().map(|m| m.newest.1).max().unwrap_or_default()
+        self.held().map(|m| m.newest.1).max().unwrap_or_default()
     }
 
     pub fn absorb(&mut self, frame: &DataFrame) -> PolarsResult<()> {
@@ -87,11 +99,15 @@ impl Readings {
         let numbers = times.iter().zip(values.iter()).zip(quality.iter().zip(flags.iter()));
         for (row, (((machine, sensor), unit), ((time, value), (quality, flags)))) in names.zip(numbers).enumerate() {
             let (Some(machine), Some(sensor), Some(time)) = (machine, sensor, time) else { continue };
-            let (sensor, unit) = (self.sensors.id(sensor)?, self.units.id(unit.unwrap_or_default())?);
             let own = match self.machines.get_mut(machine) {
                 Some(own) => own,
-                None => self.machines.entry(machine.to_owned()).or_default(),
+                None => {
+                    let held = AssetId::new(machine).is_ok_and(|name| name.fraction() >= self.left_out);
+                    self.machines.entry(machine.to_owned()).or_insert(held.then(Machine::default))
+                }
             };
+            let Some(own) = own else { continue };
+            let (sensor, unit) = (self.sensors.id(sensor)?, self.units.id(unit.unwrap_or_default())?);
             own.time.push(time);
             own.sensor.push(sensor);
             own.value.push(value.unwrap_or(f64::NAN));
@@ -111,7 +127,8 @@ impl Readings {
     /// One frame per machine, in the archive's columns.
     pub fn into_frames(self) -> impl Iterator<Item = PolarsResult<DataFrame>> {
         let Readings { machines, sensors, units, .. } = self;
-        machines.into_iter().map(move |(name, machine)| machine.into_frame(&name, &sensors.names, &units.names))
+        let held = machines.into_iter().filter_map(|(name, machine)| machine.map(|machine| (name, machine)));
+        held.map(move |(name, machine)| machine.into_frame(&name, &sensors.names, &units.names))
     }
 }
 

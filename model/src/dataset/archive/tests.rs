@@ -133,16 +133,3 @@ fn an_object_that_is_not_what_its_manifest_says_is_refused() {
     let foreign = DataObject { table: Table::Events, ..object };
     assert!(matches!(Archive::default().absorb(&foreign, bytes), Err(ArchiveError::Table { .. })));
 }
-
-#[test]
-fn the_newest_readings_are_kept_when_there_are_too_many() {
-    let with = |table, rows| DataObject { table, rows, ..readings(0, 1).0 };
-    let objects = vec![
-        with(Table::Births, 5),
-        with(Table::Readings, READINGS_MAX),
-        with(Table::Readings, READINGS_MAX / 2),
-        with(Table::Readings, READINGS_MAX / 4),
-    ];
-    let rows: Vec<u64> = wanted(objects).iter().map(|o| o.rows).collect();
-    assert_eq!(rows, [5, READINGS_MAX / 2, READINGS_MAX / 4]);
-}
