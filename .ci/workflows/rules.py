@@ -98,6 +98,13 @@ class Rules(unittest.TestCase):
         called = {name for path in WORKFLOWS for name in re.findall(r"\.github/scripts/([\w-]+)", path.read_text())}
         self.assertEqual(called, {path.name for path in SCRIPTS.iterdir()})
 
+    def test_git_takes_the_checkout_in_a_container_for_its_own(self):
+        """By the environment: `git config --global` is not read by what runs git without anybody's settings (release.py)."""
+        trusts = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+        for path in WORKFLOWS:
+            if any("container" in job for job in loaded(path)["jobs"].values()):
+                self.assertLessEqual(trusts.items(), loaded(path).get("env", {}).items(), path)
+
     def test_jobs_end(self):
         for where, job, _ in jobs():
             self.assertTrue("uses" in job or "timeout-minutes" in job, where)
