@@ -95,10 +95,24 @@ def restricted_problems(pod):
 
 
 def drain_seconds():
-    """What the processor takes for its stop at most, by its own constants."""
+    """What the processor takes for its stop at most, by its own constants: both begin with the signal."""
     stop = re.search(r"STOP_MAX: Duration = Duration::from_millis\(([\d_]+)\)", Path("stream-processor/src/processor.rs").read_text())
     force = re.search(r"FORCE_SECONDS: u64 = (\d+);", Path("stream-processor/src/cli/signals.rs").read_text())
-    return int(stop[1].replace("_", "")) / 1000 + int(force[1])
+    return max(int(stop[1].replace("_", "")) / 1000, int(force[1]))
+
+
+def trained_by_the_workflow():
+    """The environment on whose archive the workflow `model` trains by schedule."""
+    config = re.search(r"MODEL_CONFIG:-k8s/overlays/(\w+)/processor\.toml", Path(".github/scripts/train").read_text())
+    scheduled = "\n  schedule:\n" in Path(".github/workflows/model.yml").read_text()
+    return config[1] if scheduled else None
+
+
+def trainer_problems(environment, resource):
+    """One archive is trained on by one schedule: the workflow's or the CronJob's."""
+    suspended = resource["spec"].get("suspend", False)
+    if suspended != (environment == trained_by_the_workflow()):
+        yield "is suspended, and nothing else trains by schedule" if suspended else "trains beside the workflow `model`"
 
 
 def overlay_problems(resource, project, drain):
@@ -123,8 +137,11 @@ def environment_problems(environment, rendered, folder):
     project = next(d for d in documents(rendered[K8S / "argocd" / environment]) if d["kind"] == "AppProject")
     parts = [rendered[K8S / "overlays" / environment], rendered[K8S / "overlays" / environment / "monitoring"]]
     for resource in documents("---\n".join(parts)):
-        for problem in overlay_problems(resource, project, drain_seconds()):
-            yield f"{environment}: {resource['kind']} {resource['metadata']['name']}: {problem}"
+        name = f"{resource['kind']} {resource['metadata']['name']}"
+        found = [*overlay_problems(resource, project, drain_seconds())]
+        if name == "CronJob trainer":
+            found += trainer_problems(environment, resource)
+        yield from (f"{environment}: {name}: {problem}" for problem in found)
     Path(folder, f"{environment}.yaml").write_text("---\n".join(parts))
 
 
