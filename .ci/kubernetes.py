@@ -129,6 +129,41 @@ def overlay_problems(resource, project, drain):
             yield f"{grace} s are too short for a drain of {drain} s"
 
 
+def told_commands():
+    """What the pages tell a person to run in a cluster: (page, in a pod or as a Job, the rest of the command)."""
+    for page in sorted(K8S.rglob("*.md")):
+        text = page.read_text()
+        for command in re.findall(r"kubectl exec stream-processor-0 -- ([^`\n]+)", text):
+            yield page, "pod", command
+        for command in re.findall(r"kubectl create job [\w-]+ --from=cronjob/([^\n]+\n.*?)kubectl create -f -", text, re.DOTALL):
+            yield page, "job", command
+
+
+def told_problems(resources):
+    """Those commands name the program and the configuration as the pods have them, and a patch makes a Job that is none of its own."""
+    by_name = {(r["kind"], r["metadata"]["name"]): r for r in resources}
+    processor = pod_spec(by_name["StatefulSet", "stream-processor"])["containers"][0]
+    config = processor["args"][processor["args"].index("--config") + 1]
+    program = json.loads(re.search(r"^ENTRYPOINT (.*)$", (K8S / "images/stream-processor.Dockerfile").read_text(), re.MULTILINE)[1])
+    for page, kind, command in told_commands():
+        if kind == "pod":
+            if not (command.startswith(f"{program[0]} ") and command.endswith(f"--config {config}")):
+                yield f"{page}: not as the pod has it: {command}"
+            continue
+        cronjob, patch = by_name["CronJob", command.split()[0]], re.search(r"-p '([^']+)'", command)[1]
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "by-hand"}, "spec": cronjob["spec"]["jobTemplate"]["spec"]}
+        patched = subprocess.run(
+            ["kubectl", "patch", "--local", "-f", "-", "-o", "json", "-p", patch],
+            input=json.dumps(job), check=True, capture_output=True, text=True,
+        ).stdout
+        template = json.loads(patched)["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        fields = [v["valueFrom"]["fieldRef"]["fieldPath"] for v in container.get("env", []) if "valueFrom" in v]
+        missing = {f"metadata.annotations['{key}']" for key in template["metadata"].get("annotations", {})} - set(fields)
+        if config not in container["args"] or missing or template == job["spec"]["template"]:
+            yield f"{page}: the Job of {cronjob['metadata']['name']} is not as its container has it: {patch}"
+
+
 def documents(text):
     return [document for document in yaml.safe_load_all(text) if document]
 
@@ -164,6 +199,7 @@ def main():
                 found.append(f"{name}: secrets are not kept in a repository")
     for environment in ENVIRONMENTS:
         found += environment_problems(environment, rendered, folder)
+    found += told_problems(documents(rendered[K8S / "overlays/prod"]))
     for problem in found:
         print(f"error: {problem}")
     print(f"{len(rendered)} rendered, {len(seen)} different resources, {len(found)} problems")
