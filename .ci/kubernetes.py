@@ -22,6 +22,8 @@ K8S = Path("k8s")
 VERSIONS = ["1.34", "1.35", "1.36", "1.37"]
 CUSTOM = {file.stem: json.loads(file.read_text()) for file in Path(".ci/schemas").glob("*.json")}
 ENVIRONMENTS = ["dev", "prod"]
+# Who asks the API server, each with a Role of its own.
+TALKS_TO_THE_CLUSTER = {"retraining-trigger", "kube-state-metrics"}
 SHARED_BASES = ["stream-processor", "compactor", "trainer", "retraining-trigger"]
 
 
@@ -71,7 +73,7 @@ def pod_spec(resource):
 
 
 def restricted_problems(pod):
-    """The Pod Security Standard `restricted`, which the namespace enforces, and no token of the cluster but the trigger's."""
+    """The Pod Security Standard `restricted`, which the namespace enforces, and no token of the cluster but for those that need it."""
     security = pod.get("securityContext", {})
     if security.get("runAsNonRoot") is not True or security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield "may run as root or without seccomp"
@@ -83,7 +85,7 @@ def restricted_problems(pod):
     if any(set(volume) - allowed for volume in pod.get("volumes", [])):
         yield "has a volume of another kind"
     sources = [source for volume in pod.get("volumes", []) for source in volume.get("projected", {}).get("sources", [])]
-    if any("serviceAccountToken" in source for source in sources) and pod["serviceAccountName"] != "retraining-trigger":
+    if any("serviceAccountToken" in source for source in sources) and pod["serviceAccountName"] not in TALKS_TO_THE_CLUSTER:
         yield "asks for a token of the cluster"
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         own = container.get("securityContext", {})
