@@ -1,7 +1,7 @@
 """Checks what watches the programs against the programs, without running them.
 
 Every metric that a rule or a dashboard asks for is one that the code counts (or a recording rule makes, or kube-state-metrics
-tells); every alert has a
+tells), and so is every one that a page names; every alert has a
 severity, a team, a runbook section of its own, and a test in which it does not fire yet, fires, and is resolved.
 """
 
@@ -73,6 +73,12 @@ def dashboard_expressions():
                 yield f"{file}, {part.get('title') or part['name']}", target["expr"]
 
 
+def told_metrics():
+    """(page, name) of every metric in the prose; a beginning before a bracket is part of a pattern."""
+    for page in [*sorted(Path().glob("*.md")), *sorted(MONITORING.parent.rglob("*.md")), *sorted(Path("edge-agent").glob("*.md"))]:
+        yield from ((page, name) for name in re.findall(r"\bmillwright_\w+\b(?!\()", page.read_text()))
+
+
 def alert_problems(alert, sections, tests):
     name, labels, notes = alert["alert"], alert.get("labels", {}), alert.get("annotations", {})
     if labels.get("severity") not in SEVERITIES or labels.get("team") not in TEAMS:
@@ -97,6 +103,8 @@ def problems():
     for place, expression in [*expressions, *dashboard_expressions()]:
         for name in sorted(set(asked(expression)) - known):
             yield f"{place}: the code has no metric {name}"
+
+    yield from (f"{page}: the code has no metric {name}" for page, name in told_metrics() if name not in names)
 
     sections = {title.lower() for title in re.findall(r"^## (\w+)$", (MONITORING / "runbook.md").read_text(), re.MULTILINE)}
     tests = {}
