@@ -1,8 +1,8 @@
 """Checks what watches the programs against the programs, without running them.
 
 Every metric that a rule or a dashboard asks for is one that the code counts (or a recording rule makes, or kube-state-metrics
-tells), and so is every one that a page names; every alert has a
-severity, a team, a runbook section of its own, and a test in which it does not fire yet, fires, and is resolved.
+tells), and so is every one that a page names. Every alert has a severity, a team, a runbook section of its own, and a test in
+which it does not fire yet, fires, and is resolved.
 """
 
 import json
