@@ -357,6 +357,31 @@ def service_account_problems():
             yield f"no workload has the service account {account}"
 
 
+def image_problems(outputs):
+    """What the workflows push, what the clusters pull, and the registry that Terraform makes: one name for each image."""
+    makers = [environment for environment in ENVIRONMENTS if tfvars(environment)["registry"]["create"]]
+    if len(makers) != 1:
+        yield f"one environment makes the registry, and not {', '.join(makers) or 'none'}"
+        return
+    given = tfvars(makers[0])
+    host = f"{given['account_id']}.dkr.ecr.{given['region']}.amazonaws.com"
+    made = {image: f"{host}/{repository}" for image, repository in outputs[makers[0]]["repositories"].items()}
+    release = yaml.safe_load(Path("k8s/components/release/kustomization.yaml").read_text())["images"]
+    pulled = {image["name"].removeprefix("millwright/"): image["newName"] for image in release}
+    for image in sorted(set(made) | set(pulled)):
+        if made.get(image) != pulled.get(image):
+            yield f"{image} is {made.get(image)} in Terraform and {pulled.get(image)} in k8s/components/release"
+    # `publish` pushes to $REGISTRY/IMAGE: one path for all, and below it the image's own name.
+    if len({name.removesuffix(f"/{image}") for image, name in made.items()}) != 1:
+        yield "the images have no REGISTRY in common"
+    pushed = yaml.safe_load(Path(".github/workflows/publish.yml").read_text())["jobs"]["publish"]["strategy"]["matrix"]["image"]
+    if sorted(pushed) != sorted(made):
+        yield f"the workflows push {', '.join(sorted(pushed))}, and Terraform makes {', '.join(sorted(made))}"
+    readers = {tfvars(environment)["account_id"] for environment in ENVIRONMENTS} - {given["account_id"]}
+    for account in sorted(readers - set(given["registry"]["reader_accounts"])):
+        yield f"account {account} may not pull the images"
+
+
 def main():
     modules = [Module(path) for path in sorted({file.parent for file in ROOT.rglob("*.tf")})]
     found = list(format_problems())
@@ -372,6 +397,7 @@ def main():
     for environment in ENVIRONMENTS:
         found += cluster_problems(environment, outputs[environment])
     found += service_account_problems()
+    found += image_problems(outputs)
     found += permission_problems(outputs["prod"]["statements"])
     for problem in found:
         print(f"error: {problem}")

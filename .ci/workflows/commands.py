@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import textwrap
 import unittest
+import xml.etree.ElementTree as xml
 from pathlib import Path
 
 from cyclonedx.schema import SchemaVersion
@@ -41,12 +42,42 @@ PLAYED_PROCESSOR = RECORD + f"""\
 case "$*" in
   *train*) printf 'bearing: average precision 0.500 on the test slice\\nplant v2: 10 of 20 rows, 3 epochs\\npublished\\n' ;;
   *show*) printf '{{"version": "v1"}}\\n' ;;
-  *evaluate*json*) printf '{{}}\\n' ;;
+  *evaluate*json*) cat "$FIGURES/$4.json" ;;
   *evaluate*) printf 'table of %s\\n' "$4" ;;
   *compare*) echo 'table of both'; exit "${{GATE:-0}}" ;;
   *promote*) echo promoted ;;
 esac
 """
+
+# The registry's reports are downloaded; --only-show-errors stands before both places.
+PLAYED_AWS = RECORD + """\
+case "$4" in */report.json) cp "$FIGURES/$(basename "$(dirname "$4")")-report.json" "$5" ;; esac
+"""
+SVG = "{http://www.w3.org/2000/svg}"
+# What the program's structs say of these files, as far as `plots` reads them: field to the file that declares it.
+FIELDS = {
+    "model/src/train.rs": ("version: String", "heads: Vec<HeadReport>", "calibrated: bool", "calibration: &'static str", "reliability: Vec<ReliabilityBin>"),
+    "model/src/train/reliability.rs": ("windows: usize", "said: f64", "seen: f64", "low: f64", "high: f64"),
+    "model/src/evaluate.rs": ("version: String", "test_rows: usize", "machines: usize", "contenders: Vec<ContenderResult>", "modes: Vec<ModeResult>"),
+    "model/src/artifact/origin.rs": ("mode: String", "f1: f64", "average_precision: f64"),
+}
+
+
+def figures(folder, version, modes):
+    """An evaluation and a training's report with so many bins for each mode."""
+    found = [{"mode": mode, "f1": 0.4, "average_precision": 0.5} for mode in modes]
+    evaluation = {"version": version, "test_rows": 90, "machines": 3, "contenders": [{"name": "mlp", "modes": found}, {"name": "always no", "modes": found}]}
+    heads = [
+        {
+            "mode": mode,
+            "calibrated": count > 1,
+            "calibration": "isotonic" if count > 1 else "none",
+            "reliability": [{"windows": 9, "said": i / 10, "seen": i / 9, "low": 0.0, "high": 1.0} for i in range(count)],
+        }
+        for mode, count in modes.items()
+    ]
+    (folder / f"{version}.json").write_text(json.dumps(evaluation))
+    (folder / f"{version}-report.json").write_text(json.dumps({"version": version, "heads": heads}))
 
 
 class Command(unittest.TestCase):
@@ -116,7 +147,10 @@ class Model(Command):
         super().setUp()
         self.assertTrue(PROCESSOR.exists(), f"{PROCESSOR} is not built")
         self.program("processor", PLAYED_PROCESSOR)
-        self.env |= {"PROCESSOR": str(self.programs / "processor"), "MILLWRIGHT_BUCKET": "bucket"}
+        self.program("aws", PLAYED_AWS)
+        self.env |= {"PROCESSOR": str(self.programs / "processor"), "MILLWRIGHT_BUCKET": "bucket", "FIGURES": str(self.folder)}
+        figures(self.folder, "v1", {"bearing": 3, "belt <slip>": 1})
+        figures(self.folder, "v2", {"bearing": 4, "motor": 2})
 
     def test_training_measures_the_candidate_beside_the_champion(self):
         out = self.folder / "out"
@@ -129,8 +163,10 @@ class Model(Command):
                 f"processor model show --json {config}",
                 f"processor model evaluate --version v2 {config}",
                 f"processor model evaluate --version v2 --json {config}",
+                f"aws s3 cp --only-show-errors s3://bucket/models/plant/v2/report.json {out}/candidate-report.json",
                 f"processor model evaluate --version v1 {config}",
                 f"processor model evaluate --version v1 --json {config}",
+                f"aws s3 cp --only-show-errors s3://bucket/models/plant/v1/report.json {out}/champion-report.json",
                 f"processor model compare v2 --champion v1 {config}",
                 f"aws s3 cp --only-show-errors --recursive s3://bucket/models/plant/v2/ {out}/model/",
             ],
@@ -139,6 +175,29 @@ class Model(Command):
         summary = (self.folder / "summary").read_text()
         self.assertLess(summary.index("table of v2"), summary.index("table of v1"))
         subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+        hashed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+        self.assertLessEqual({"./reliability.svg", "./quality.svg", "./candidate-report.json"}, hashed)
+
+    def test_the_plots_hold_every_bin_and_every_figure(self):
+        for name, version in (("candidate", "v2"), ("champion", "v1")):
+            shutil.copy(self.folder / f"{version}.json", self.folder / f"{name}.json")
+            shutil.copy(self.folder / f"{version}-report.json", self.folder / f"{name}-report.json")
+        self.run_script("plots", self.folder)
+        drawn = xml.parse(self.folder / "reliability.svg").getroot()
+        points = drawn.findall(f".//{SVG}circle")
+        self.assertEqual(len(points), 4 + 2 + 3 + 1)
+        # What was seen as said lies on the diagonal, and above it where more was seen; the interval is the panel's height.
+        first, last = points[0], points[3]
+        self.assertEqual(float(first.get("cx")), 60)
+        self.assertGreater(float(first.get("cy")), float(last.get("cy")))
+        self.assertIn("belt <slip>", " ".join(part.text or "" for part in drawn.iter(f"{SVG}text")))
+        bars = xml.parse(self.folder / "quality.svg").getroot().findall(f".//{SVG}rect")
+        self.assertEqual(len(bars), 1 + 2 * (2 + 2), "the paper, and two figures of two modes of both")
+
+    def test_the_plots_read_what_the_program_writes(self):
+        for file, fields in FIELDS.items():
+            for field in fields:
+                self.assertIn(f"pub {field},", (ROOT / file).read_text())
 
     def test_the_gate_decides_whether_a_person_is_asked(self):
         for code, verdict in (("3", "refuse"), ("4", "wait")):

@@ -95,8 +95,17 @@ class Rules(unittest.TestCase):
                 self.assertTrue(ours or program in PLAIN, f"{where}: {command}")
 
     def test_every_script_is_called_and_no_other(self):
+        """By a workflow, or by one of their own from beside it."""
         called = {name for path in WORKFLOWS for name in re.findall(r"\.github/scripts/([\w-]+)", path.read_text())}
+        called |= {name for path in SCRIPTS.iterdir() for name in re.findall(r'"\$\(dirname "\$0"\)/([\w-]+)"', path.read_text())}
         self.assertEqual(called, {path.name for path in SCRIPTS.iterdir()})
+
+    def test_git_takes_the_checkout_in_a_container_for_its_own(self):
+        """By the environment: `git config --global` is not read by what runs git without anybody's settings (release.py)."""
+        trusts = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+        for path in WORKFLOWS:
+            if any("container" in job for job in loaded(path)["jobs"].values()):
+                self.assertLessEqual(trusts.items(), loaded(path).get("env", {}).items(), path)
 
     def test_jobs_end(self):
         for where, job, _ in jobs():
