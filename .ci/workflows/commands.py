@@ -40,11 +40,10 @@ echo "$(basename "$0") $*" >>"$CALLS"
 PLAYED_PROCESSOR = RECORD + f"""\
 "{PROCESSOR}" "$@" --help >/dev/null || exit 2
 case "$*" in
-  *train*) printf 'bearing: average precision 0.500 on the test slice\\nplant v2: 10 of 20 rows, 3 epochs\\npublished\\n' ;;
+  *retrain*) printf '{{"name": "plant", "version": %s, "verdict": "Promote", "table": "table of both"}}\\n' "${{CHALLENGER-\\"v2\\"}}"; exit "${{GATE:-0}}" ;;
   *show*) printf '{{"version": "v1"}}\\n' ;;
   *evaluate*json*) cat "$FIGURES/$4.json" ;;
   *evaluate*) printf 'table of %s\\n' "$4" ;;
-  *compare*) echo 'table of both'; exit "${{GATE:-0}}" ;;
   *promote*) echo promoted ;;
 esac
 """
@@ -100,6 +99,8 @@ class Command(unittest.TestCase):
             "CALLS": str(self.calls_file),
             "GITHUB_OUTPUT": str(self.folder / "output"),
             "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
+            "GITHUB_ACTOR": "ann",
+            "GITHUB_RUN_ID": "7",
         }
 
     def program(self, name, text):
@@ -159,21 +160,21 @@ class Model(Command):
         self.assertEqual(
             self.calls(),
             [
-                f"processor model train {config}",
+                f"processor model retrain --hold --json --who ann --why workflow run 7 {config}",
                 f"processor model show --json {config}",
-                f"processor model evaluate --version v2 {config}",
-                f"processor model evaluate --version v2 --json {config}",
-                f"aws s3 cp --only-show-errors s3://bucket/models/plant/v2/report.json {out}/candidate-report.json",
                 f"processor model evaluate --version v1 {config}",
                 f"processor model evaluate --version v1 --json {config}",
                 f"aws s3 cp --only-show-errors s3://bucket/models/plant/v1/report.json {out}/champion-report.json",
-                f"processor model compare v2 --champion v1 {config}",
+                f"processor model evaluate --version v2 {config}",
+                f"processor model evaluate --version v2 --json {config}",
+                f"aws s3 cp --only-show-errors s3://bucket/models/plant/v2/report.json {out}/candidate-report.json",
                 f"aws s3 cp --only-show-errors --recursive s3://bucket/models/plant/v2/ {out}/model/",
             ],
         )
         self.assertEqual(self.outputs(), {"version": "v2", "champion": "v1", "verdict": "promote"})
         summary = (self.folder / "summary").read_text()
         self.assertLess(summary.index("table of v2"), summary.index("table of v1"))
+        self.assertIn("## The gate: promote\n\n```text\ntable of both\n", summary)
         subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
         hashed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
         self.assertLessEqual({"./reliability.svg", "./quality.svg", "./candidate-report.json"}, hashed)
@@ -215,13 +216,22 @@ class Model(Command):
         self.run_script("train", self.folder / "out", fails="no archive")
         self.assertFalse((self.folder / "output").exists())
 
-    def test_the_line_with_the_version_is_what_the_program_prints(self):
+    def test_labels_that_are_refused_leave_nothing_to_measure(self):
+        self.env |= {"GATE": "3", "CHALLENGER": "null"}
+        self.run_script("train", self.folder / "out")
+        self.assertEqual(self.outputs(), {"version": "", "champion": "v1", "verdict": "refuse"})
+        self.assertIn("candidate `none`", (self.folder / "summary").read_text())
+
+    def test_the_answer_has_the_fields_that_the_program_writes(self):
         """The played processor prints it; this keeps the play true."""
-        self.assertIn('"{name} {}: {} of {} rows, {} epochs"', (ROOT / "model/src/cli.rs").read_text())
+        program = (ROOT / "model/src/cli/challenge.rs").read_text()
+        for field in ("name", "version", "verdict", "text", "table"):
+            self.assertIn(f'"{field}": ', program)
 
     def test_promotion_names_the_version_and_the_run(self):
         self.run_script("promote", "v2", "approved in run 7", "v1")
-        self.assertIn("processor model promote v2 --why approved in run 7 --over v1 --config", self.calls()[0])
+        trial = "--canary 0.25 --probation 72 --who ann --why approved in run 7 --over v1"
+        self.assertIn(f"processor model promote v2 {trial} --config", self.calls()[0])
         self.run_script("promote", "v2;id", "why", "v1", fails="usage")
         self.run_script("promote", "v2", "why", "v1;id", fails="usage")
 

@@ -59,6 +59,9 @@ pub struct ModelArgs {
     /// Only this shard of the archive.
     #[arg(long, global = true)]
     shard: Option<Shard>,
+    /// Who decides, for the history.
+    #[arg(long, global = true, env = "USER", hide_env_values = true, default_value = "unknown")]
+    who: String,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -206,7 +209,7 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             if let Some(path) = write_settings {
                 fs::write(&path, toml::to_string(&settings)?)?;
             }
-            let decision = decision("first training, or asked for with --promote");
+            let decision = decision(&args.who, "first training, or asked for with --promote");
             let job = TrainJob { name, shard, features: config.features, settings, promote, decision };
             train(&store, job).await
         }
@@ -219,9 +222,9 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
             let model = scorer.ok_or_else(|| Failure::Run(nothing_promoted(&name).into()))?.into_model();
             report(&store, shard, model, truth, json).await
         }
-        OnArchive::Retrain(command) => challenge::retrain(&store, name, shard, config, command).await,
+        OnArchive::Retrain(command) => challenge::retrain(&store, name, shard, config, &args.who, command).await,
         OnArchive::Compare(command) => challenge::compare(&store, &name, shard, config, command).await,
-        OnArchive::Decisions(command) => decisions::carry_out(&store, &name, command).await,
+        OnArchive::Decisions(command) => decisions::carry_out(&store, &name, &args.who, command).await,
         OnArchive::Import { mapping, data } => import_files(&store, &mapping, &data).await,
     }
 }
@@ -340,9 +343,8 @@ fn wrong(error: ConfigError) -> Failure {
     Failure::Config(error.to_string())
 }
 
-fn decision(why: &str) -> Decision {
-    let who = std::env::var("USER").unwrap_or_else(|_| "unknown".into());
-    Decision { who, why: why.into(), when_ms: wall_now_ms() }
+fn decision(who: &str, why: &str) -> Decision {
+    Decision { who: who.into(), why: why.into(), when_ms: wall_now_ms() }
 }
 
 fn nothing_promoted(name: &AssetId) -> String {

@@ -107,12 +107,14 @@ pub struct RetrainJob {
     pub now: Option<PlantTime>,
     /// Who runs it, why, and when (wall time).
     pub decision: Decision,
+    /// A version that passes the gate is left to a person.
+    pub hold: bool,
 }
 
 #[derive(Debug)]
 pub struct Outcome {
     pub retrained: Retrained,
-    /// As it stands in the history; none: nothing was decided, everybody waits.
+    /// As it stands in the history; none: nothing was decided, everybody waits, or a person decides.
     pub decided: Option<Entry>,
 }
 
@@ -123,7 +125,7 @@ pub async fn retrain<F>(store: &Store, job: RetrainJob, progress: F) -> Result<O
 where
     F: FnMut(Step) + Send + 'static,
 {
-    let RetrainJob { name, shard, train, settings, now, decision } = job;
+    let RetrainJob { name, shard, train, settings, now, decision, hold } = job;
     let before = registry::champion(store, &name).await?.ok_or(JobError::NothingInCharge)?;
     if let Some(canary) = &before.canary {
         let reason = format!("{} is on trial", canary.trial.version);
@@ -170,6 +172,7 @@ where
     let decision = Decision { why: format!("{}; {}", decision.why, retrained.verdict.text()), ..decision };
     let over = before.version.as_str();
     let decided = match retrained.verdict {
+        Verdict::Promote if hold => None,
         Verdict::Promote if divides => {
             let (trial, hours) = (Trial { version, share: settings.canary.share }, settings.canary.probation_hours);
             Some(canary::try_beside(store, &name, trial, Some(hours), Some(over), decision).await?)

@@ -80,7 +80,9 @@ pub struct ArchiveConfig {
     pub staging: PathBuf,
     /// When so much waits, nothing more is taken from the gateways; their spools hold it.
     pub staging_bytes_max: u64,
+    /// A segment is closed with so many rows, with so much in memory, about, or after so long, whatever is first.
     pub segment_rows_max: usize,
+    pub segment_bytes_max: usize,
     /// Wall time.
     pub segment_seconds_max: u64,
     /// A shard of another owner is taken over when there was no new manifest for so long; an owner renews four times as
@@ -94,6 +96,7 @@ impl Default for ArchiveConfig {
             staging: "staging".into(),
             staging_bytes_max: 4 * 1024 * 1024 * 1024,
             segment_rows_max: 1_000_000,
+            segment_bytes_max: 64 * 1024 * 1024,
             segment_seconds_max: 10,
             takeover_quiet_seconds: TAKEOVER_QUIET_SECONDS,
         }

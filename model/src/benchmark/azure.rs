@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn a_row_knows_the_component_that_fails_and_no_repair_that_comes_of_it() {
         let Some(folder) = std::env::var_os("MILLWRIGHT_DATA") else {
-            eprintln!("skipped: MILLWRIGHT_DATA is not set");
+            println!("SKIPPED: MILLWRIGHT_DATA names no folder with the public data sets");
             return;
         };
         let task = load(Path::new(&folder)).await.unwrap();

@@ -186,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn every_cycle_knows_how_many_are_left_and_no_engine_is_on_both_sides() {
         let Some(folder) = std::env::var_os("MILLWRIGHT_DATA") else {
-            eprintln!("skipped: MILLWRIGHT_DATA is not set");
+            println!("SKIPPED: MILLWRIGHT_DATA names no folder with the public data sets");
             return;
         };
         let task = load(Path::new(&folder)).await.unwrap();

@@ -42,7 +42,10 @@ pub struct Retrain {
     /// Kept in the history.
     #[arg(long, env = WHY_VARIABLE, default_value = "by hand")]
     why: String,
-    /// JSON instead of a table; the first version is told of as text.
+    /// Leaves a version that passes the gate to a person (`model promote`). Exit code 0: it passes, 3: refused, 4: wait.
+    #[arg(long)]
+    hold: bool,
+    /// JSON instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -68,11 +71,7 @@ pub(super) async fn compare(
     } else {
         say(&comparison.to_string())?;
     }
-    match comparison.verdict {
-        Verdict::Promote => Ok(()),
-        Verdict::Refuse(_) => Err(Failure::Told(REFUSED)),
-        Verdict::Wait(_) => Err(Failure::Told(WAITS)),
-    }
+    as_exit_code(&comparison.verdict)
 }
 
 async fn held_against(
@@ -97,39 +96,60 @@ async fn held_against(
     tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))
 }
 
-/// Where nothing is in charge yet it trains the first version. Whatever was decided is a success: the history tells.
+/// Where nothing is in charge yet it trains the first version. Whatever was decided is a success: the history tells; but a
+/// script that holds the version back is told by the exit code.
 pub(super) async fn retrain(
     store: &Store,
     name: AssetId,
     shard: Option<Shard>,
     config: ModelConfig,
+    who: &str,
     command: Retrain,
 ) -> Result<(), Failure> {
     let ModelConfig { mut train, retrain: settings, features, .. } = config;
     train.seed = command.seed.unwrap_or(train.seed);
+    let decision = decision(who, &command.why);
     if registry::champion(store, &name).await?.is_none() {
-        let decision = decision(&command.why);
-        let job = TrainJob { name, shard, features, settings: train, promote: false, decision };
-        return super::train(store, job).await;
+        let job = TrainJob { name: name.clone(), shard, features, settings: train, promote: false, decision };
+        if !command.json {
+            return super::train(store, job).await;
+        }
+        let (trained, _) = job::run(store, job, show_progress()).await?;
+        let told = serde_json::json!({ "name": name, "version": trained.report.version, "verdict": "first" });
+        return say(&serde_json::to_string_pretty(&told)?);
     }
     // A real plant's time is the wall's.
     let now = Some(PlantTime(wall_now_ms()));
-    let job = RetrainJob { name: name.clone(), shard, train, settings, now, decision: decision(&command.why) };
+    let hold = command.hold;
+    let job = RetrainJob { name: name.clone(), shard, train, settings, now, decision, hold };
     let outcome = job::retrain(store, job, show_progress()).await?;
     let retrained = outcome.retrained;
     if command.json {
         let version = retrained.trained.as_ref().map(|t| &t.report.version);
         let told = serde_json::json!({
-            "version": version, "verdict": retrained.verdict, "comparison": retrained.comparison
+            "name": name, "version": version, "verdict": retrained.verdict, "text": retrained.verdict.text(),
+            "comparison": retrained.comparison, "table": retrained.comparison.as_ref().map(|c| c.to_string()),
         });
-        return say(&serde_json::to_string_pretty(&told)?);
+        say(&serde_json::to_string_pretty(&told)?)?;
+    } else {
+        if let Some(trained) = &retrained.trained {
+            say(&format!("{name} {}: {} rows", trained.report.version, trained.report.rows.sampled))?;
+        }
+        match &retrained.comparison {
+            Some(comparison) => say(&comparison.to_string())?,
+            None => say(&retrained.verdict.text())?,
+        }
+        if let Some(canary) = outcome.decided.and_then(|entry| entry.canary) {
+            say(&on_trial(&canary))?;
+        }
     }
-    if let Some(trained) = &retrained.trained {
-        say(&format!("{name} {}: {} rows", trained.report.version, trained.report.rows.sampled))?;
+    if hold { as_exit_code(&retrained.verdict) } else { Ok(()) }
+}
+
+fn as_exit_code(verdict: &Verdict) -> Result<(), Failure> {
+    match verdict {
+        Verdict::Promote => Ok(()),
+        Verdict::Refuse(_) => Err(Failure::Told(REFUSED)),
+        Verdict::Wait(_) => Err(Failure::Told(WAITS)),
     }
-    match &retrained.comparison {
-        Some(comparison) => say(&comparison.to_string())?,
-        None => say(&retrained.verdict.text())?,
-    }
-    outcome.decided.and_then(|entry| entry.canary).map_or(Ok(()), |canary| say(&on_trial(&canary)))
 }

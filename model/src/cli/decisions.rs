@@ -66,10 +66,10 @@ pub enum Decisions {
     },
 }
 
-pub(super) async fn carry_out(store: &Store, name: &AssetId, command: Decisions) -> Result<(), Failure> {
+pub(super) async fn carry_out(store: &Store, name: &AssetId, who: &str, command: Decisions) -> Result<(), Failure> {
     match command {
         Decisions::Promote { version, canary, shadow, probation, why, over, json } => {
-            let decision = decision(&why);
+            let decision = decision(who, &why);
             let share = canary.or(shadow.then_some(0.0));
             let champion = match (version, share, over) {
                 (None, _, _) => canary::finish(store, name, None, decision).await?,
@@ -85,7 +85,7 @@ pub(super) async fn carry_out(store: &Store, name: &AssetId, command: Decisions)
             told(name, &champion, json)
         }
         Decisions::Rollback { to, why, json } => {
-            let champion = registry::rollback(store, name, to.as_deref(), decision(&why)).await?;
+            let champion = registry::rollback(store, name, to.as_deref(), decision(who, &why)).await?;
             told(name, &champion, json)
         }
         Decisions::Show { json } => {

@@ -53,6 +53,20 @@ fn it_passes_when_nothing_spoke_against_it_for_its_probation_and_not_before() {
 }
 
 #[test]
+fn hours_alone_are_no_evidence() {
+    let mut watch = watch(0.5);
+    let usual = |n, window| (usual(n, window), usual(n, window));
+    told(&mut watch, 1, usual);
+    // The plant stood still meanwhile.
+    let week = PlantTime(7 * 144 * STEP_MS);
+    watch.scored("new", &machine(0), week, sums(0.02), false);
+    assert!(watch.hours() >= 168.0);
+    assert_eq!(watch.outcome(Some(72.0), None, false), Outcome::GoesOn);
+    told(&mut watch, 100, usual);
+    assert!(matches!(watch.outcome(Some(72.0), None, false), Outcome::Passes(_)), "{watch:?}");
+}
+
+#[test]
 fn one_window_without_a_score_is_enough() {
     let mut watch = watch(0.5);
     watch.failed("old", 3);

@@ -18,8 +18,11 @@ use crate::{
 
 /// A forced segment takes in at least so much time: commits have a price.
 pub const FORCED_AFTER_MS: u64 = 1_000;
-/// A segment with so much of dead letters is due; what one turn brings may exceed it.
-const LETTER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What rows take in memory, about: a reading in its columns; one with texts in it, as predictions with their explanations and
+/// alerts have; and one number of a window.
+const READING_BYTES: usize = 32;
+const TEXT_ROW_BYTES: usize = 2_048;
+const NUMBER_BYTES: usize = 8;
 
 /// The rows of one segment.
 #[derive(Debug, Clone)]
@@ -44,11 +47,12 @@ pub struct SegmentContent {
 #[derive(Debug)]
 pub struct Pending {
     rows_max: usize,
+    bytes_max: usize,
     age_max: Duration,
     content: SegmentContent,
     rows: usize,
-    /// Of dead letters: their size is not ours to choose.
-    letter_bytes: usize,
+    /// In memory, about; of dead letters exactly, since their size is not ours to choose.
+    bytes: usize,
     /// When the first of it came.
     since: Option<Duration>,
     forced: bool,
@@ -98,6 +102,13 @@ impl SegmentContent {
     }
 }
 
+fn bytes(derived: &Derived) -> usize {
+    let texts = derived.predictions.len() + derived.shadows.len() + derived.alerts.len() + derived.events.len();
+    let numbers: usize = derived.windows.iter().map(|window| window.features.len() + window.normal.len()).sum();
+    let letters: usize = derived.dead_letters.iter().map(|letter| letter.payload.len()).sum();
+    derived.readings.height() * READING_BYTES + texts * TEXT_ROW_BYTES + numbers * NUMBER_BYTES + letters
+}
+
 fn add_balance(sum: &mut Balance, more: &Balance) {
     sum.batches += more.batches;
     sum.readings_taken += more.readings_taken;
@@ -109,10 +120,11 @@ impl Pending {
     pub fn new(config: &ArchiveConfig, site: AssetId, schema: &FeatureSchema) -> Self {
         Pending {
             rows_max: config.segment_rows_max,
+            bytes_max: config.segment_bytes_max,
             age_max: Duration::from_secs(config.segment_seconds_max),
             content: SegmentContent::new(site, schema.names.clone().into()),
             rows: 0,
-            letter_bytes: 0,
+            bytes: 0,
             since: None,
             forced: false,
         }
@@ -120,7 +132,7 @@ impl Pending {
 
     /// Also of batches without a row: their positions wait for a commit too.
     pub fn add(&mut self, derived: Derived, now: Duration) {
-        self.letter_bytes += derived.dead_letters.iter().map(|letter| letter.payload.len()).sum::<usize>();
+        self.bytes += bytes(&derived);
         self.rows += self.content.add(derived);
         self.since.get_or_insert(now);
     }
@@ -144,13 +156,13 @@ impl Pending {
         let Some(since) = self.since else { return false };
         let age = now.saturating_sub(since);
         let forced = self.forced && age >= Duration::from_millis(FORCED_AFTER_MS);
-        let full = self.rows >= self.rows_max || self.letter_bytes >= LETTER_BYTES_MAX;
+        let full = self.rows >= self.rows_max || self.bytes >= self.bytes_max;
         full || age >= self.age_max || forced
     }
 
     /// The barrier.
     pub fn take(&mut self) -> SegmentContent {
-        (self.rows, self.letter_bytes, self.since, self.forced) = (0, 0, None, false);
+        (self.rows, self.bytes, self.since, self.forced) = (0, 0, None, false);
         let empty = SegmentContent::new(self.content.site.clone(), self.content.features.clone());
         std::mem::replace(&mut self.content, empty)
     }
@@ -164,7 +176,7 @@ mod tests {
     use super::*;
 
     fn pending() -> Pending {
-        let config = ArchiveConfig { segment_rows_max: 3, segment_seconds_max: 10, ..ArchiveConfig::default() };
+        let config = ArchiveConfig { segment_rows_max: 3, segment_bytes_max: 7_000, segment_seconds_max: 10, ..ArchiveConfig::default() };
         Pending::new(&config, AssetId::new("mill").unwrap(), &FeatureSchema::of(&FeatureConfig::default()))
     }
 
@@ -205,9 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_due_by_what_it_takes_in_memory() {
+        let mut p = Pending { rows_max: 1_000, ..pending() };
+        p.add(alerts(3), ms(0));
+        assert!(!p.due(ms(0)), "{} bytes", p.bytes);
+        p.add(alerts(1), ms(0));
+        assert!(p.due(ms(0)), "{} bytes", p.bytes);
+        p.take();
+        assert!(!p.due(ms(0)));
+    }
+
+    #[test]
     fn a_few_large_dead_letters_are_a_segment() {
         let mut p = pending();
-        let payload = vec![0; LETTER_BYTES_MAX / 2].into();
+        let payload = vec![0; 3_500].into();
         let letter = DeadLetter { topic: "t".into(), payload, reason: "r".into(), time: PlantTime(0), readings: 0 };
         let letters = || Derived { dead_letters: vec![letter.clone()], ..Derived::default() };
         p.add(letters(), ms(0));

@@ -58,6 +58,7 @@ impl Retraining {
             train: self.train.clone(),
             settings: self.settings,
             now: Some(now),
+            hold: false,
             decision: Decision { who: "factory".into(), why: cause.to_string(), when_ms: wall_now_ms() },
         };
         let store = self.store.clone();

@@ -5,7 +5,7 @@ use super::*;
 fn data() -> Option<std::path::PathBuf> {
     let data = std::env::var_os("MILLWRIGHT_DATA");
     if data.is_none() {
-        eprintln!("skipped: MILLWRIGHT_DATA is not set");
+        println!("SKIPPED: MILLWRIGHT_DATA names no folder with the public data sets");
     }
     data.map(Into::into)
 }
