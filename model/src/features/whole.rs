@@ -195,7 +195,7 @@ mod tests {
                 [temperature, (m, "vibration", i * MINUTE, (i % 7) as f64, "mm/s")]
             })
             .collect();
-        df!(
+        let mut frame = df!(
             column::MACHINE => rows.iter().map(|r| r.0).collect::<Vec<_>>(),
             column::SENSOR => rows.iter().map(|r| r.1).collect::<Vec<_>>(),
             column::TIME => rows.iter().map(|r| r.2).collect::<Vec<_>>(),
@@ -203,11 +203,11 @@ mod tests {
             column::UNIT => rows.iter().map(|r| r.4).collect::<Vec<_>>(),
             column::QUALITY => vec![0u8; rows.len()],
         )
-        .unwrap()
-        .lazy()
-        .with_columns([col(column::TIME).cast(DataType::Datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC)))])
-        .collect()
-        .unwrap()
+        .unwrap();
+        let utc = DataType::Datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC));
+        let time = frame.column(column::TIME).unwrap().cast(&utc).unwrap();
+        frame.with_column(time).unwrap();
+        frame
     }
 
     #[test]

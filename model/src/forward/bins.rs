@@ -100,7 +100,7 @@ fn quantiles(mut column: Vec<f32>, equal: usize, halved: usize) -> Vec<f32> {
     column = column.into_iter().step_by(step).filter(|v| v.is_finite()).collect();
     column.sort_by(f32::total_cmp);
     let Some(last) = column.len().checked_sub(1) else { return vec![] };
-    let tails = (1..=halved as u32).map(|times| last / equal >> times);
+    let tails = (1..=halved as u32).map(|times| (last / equal) >> times);
     let mut ranks: Vec<usize> =
         (0..=equal).map(|i| i * last / equal).chain(tails.flat_map(|rank| [rank, last - rank])).collect();
     ranks.sort_unstable();

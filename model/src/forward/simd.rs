@@ -132,17 +132,17 @@ fn sums<S: Simd, const ROWS: usize, const CHUNKS: usize>(
     first: usize,
     y: &mut [f32],
 ) {
-    let mut sums = [[simd.splat_f32s(0.0); CHUNKS]; ROWS];
+    let mut sums = [[simd.splat_f32s(0.0); ROWS]; CHUNKS];
     for (x, weight) in tile.iter().zip(weight.chunks_exact(outputs)) {
-        for chunk in 0..CHUNKS {
+        for (chunk, sums) in sums.iter_mut().enumerate() {
             let weight = load(simd, weight, first + chunk);
             for row in 0..ROWS {
-                sums[row][chunk] = add_scaled(simd, sums[row][chunk], x[row], weight);
+                sums[row] = add_scaled(simd, sums[row], x[row], weight);
             }
         }
     }
-    for (row, sums) in sums.into_iter().enumerate() {
-        for (chunk, sums) in sums.into_iter().enumerate() {
+    for (chunk, sums) in sums.into_iter().enumerate() {
+        for (row, sums) in sums.into_iter().enumerate() {
             store(simd, &mut y[row * outputs..][..outputs], first + chunk, sums);
         }
     }

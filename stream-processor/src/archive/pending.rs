@@ -176,7 +176,12 @@ mod tests {
     use super::*;
 
     fn pending() -> Pending {
-        let config = ArchiveConfig { segment_rows_max: 3, segment_bytes_max: 7_000, segment_seconds_max: 10, ..ArchiveConfig::default() };
+        let config = ArchiveConfig {
+            segment_rows_max: 3,
+            segment_bytes_max: 7_000,
+            segment_seconds_max: 10,
+            ..ArchiveConfig::default()
+        };
         Pending::new(&config, AssetId::new("mill").unwrap(), &FeatureSchema::of(&FeatureConfig::default()))
     }
 

@@ -1,7 +1,5 @@
 //! The S3 client against real endpoints over HTTP, ours and moto: what the commit, the registry and the readers build on.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use model::store::{
     PutOutcome, ReplaceOutcome, S3Config, Store,

@@ -56,6 +56,23 @@ impl Outage {
         text.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>() as u64
     }
 
+    /// Batches that came and were put into their places; each is committed, staged or pending, and nothing else.
+    async fn check_batches(&self) {
+        let metric = async |name| self.metric(name).await;
+        let text = reqwest::get(format!("http://{}/metrics", self.http)).await.unwrap().text().await.unwrap();
+        let received =
+            |line: &&str| line.starts_with("millwright_batches_total") && line.contains("outcome=\"received\"");
+        let taken = text.lines().find(received).and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let known = [
+            metric("millwright_batches_committed_total").await,
+            metric("millwright_batches_staged").await,
+            metric("millwright_batches_pending").await,
+        ];
+        println!("batches received {taken:?}; committed, staged, pending {known:?}");
+        assert_eq!(taken, Some(known.iter().sum::<u64>() as f64), "{known:?}");
+        assert!(known[1] > 0, "while S3 is away something is staged");
+    }
+
     fn backlog(&self) -> u64 {
         self.agents.iter().map(|agent| agent.progress().borrow().backlog_bytes).sum()
     }
@@ -97,6 +114,7 @@ impl Outage {
         );
         assert!(self.backlog() > backlog, "the spools hold what comes");
         assert_eq!(arrived().await, taken, "nothing is taken, nor sent");
+        self.check_batches().await;
         assert!(staged <= STAGING_BYTES_MAX, "{staged}");
         assert!(peak_kb < (resident_kb + GROWTH_KB_MAX).min(RESIDENT_KB_MAX), "{resident_kb} kB, {peak_kb} kB");
     }
