@@ -34,12 +34,8 @@ RULE_FOR, COOL_DOWN_SECONDS = "50s", 5
 # This plant's owner wants more of a model than the shipped rule: the change takes F1 from 0.7 to 0.5, and its 95 % interval is wide.
 F1_SHIPPED, F1_MIN = "< 0.5", "< 0.6"
 TOKEN = "token-of-the-retraining-trigger"
-RETRAIN = """
-[retrain]
-window_days = 40.0
-[retrain.canary]
-share = 0.0
-"""
+RETRAIN = "[retrain]\nwindow_days = 40.0\n"
+AT_ONCE = "[retrain.canary]\nshare = 0.0\n"
 TRIGGER = """
 cool_down_hours = {cool_down}
 [serve]
@@ -191,7 +187,7 @@ class Loop:
 
     def go(self):
         self.until("the factory is there", (self.data / "model.toml").exists)
-        self.config.write_text((self.data / "model.toml").read_text() + RETRAIN)
+        self.config.write_text((self.data / "model.toml").read_text().replace("[retrain]\n", RETRAIN) + AT_ONCE)
         crew = TruthfulCrew(self.factory)
         threading.Thread(target=crew.work_on, daemon=True).start()
         first = self.until("a model is in charge", self.in_charge)[0]

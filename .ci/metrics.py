@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 MONITORING = Path("k8s/monitoring")
-SOURCES = ["stream-processor/src/telemetry.rs", "edge-agent/src/telemetry.rs", "model/src/store/error.rs"]
+SOURCES = ["stream-processor/src/telemetry.rs", "stream-processor/src/telemetry/model.rs", "edge-agent/src/telemetry.rs", "model/src/store/error.rs"]
 # Of Prometheus itself.
 OWN = {"up", "ALERTS"}
 # Of kube-state-metrics, which is no code of ours: only Kubernetes knows what became of a Job. Names are those of its own pages
@@ -33,10 +33,11 @@ KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_lef
 
 def counted(text):
     """The names under which Prometheus sees the instruments that a Rust source makes."""
+    text = text.split("#[cfg(test)]")[0]
     # Its own short forms: closures that take the name.
     short = {
         closure: (kind, unit)
-        for closure, kind, unit in re.findall(r"let (\w+) = \|name[^|]*\|[^;]*?meter\.\w+?_(\w+)\(name" + UNIT, text)
+        for closure, kind, unit in re.findall(r"let (\w+) = \|name[^|]*\|[^;]*?meter\.\w+?_(?:observable_)?(\w+)\(name" + UNIT, text)
     }
     for made in re.finditer(r'(\w+)\(\s*"(millwright_\w+)"', text):
         maker, name = made.groups()

@@ -1,8 +1,10 @@
 //! Every metric of the processor, and the logs. OpenTelemetry inside, Prometheus text outside.
 
+mod model;
+
 use std::io::IsTerminal;
 
-use model::{drift::BlockDrift, evaluate::bootstrap::Interval, quality::Realised, registry::Action};
+use ::model::registry::Action;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Gauge, Histogram, Meter, MeterProvider},
@@ -11,10 +13,8 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    trigger::desk::{Decision, Run},
-    watch::report::ModelReport,
-};
+pub use self::model::ModelMetrics;
+use crate::trigger::desk::{Decision, Run};
 
 /// Bounds of the latency histograms, seconds: from a window's kernel to a stalled archive.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -202,115 +202,6 @@ impl Metrics {
         if let Some(now) = now {
             self.model.record(1, &version(now));
         }
-    }
-}
-
-/// Of the model in charge; what is not known is NaN.
-pub struct ModelMetrics {
-    precision: Gauge<f64>,
-    recall: Gauge<f64>,
-    f1: Gauge<f64>,
-    brier: Gauge<f64>,
-    estimated_f1: Gauge<f64>,
-    trained_f1: Gauge<f64>,
-    resolved: Gauge<f64>,
-    coverage: Gauge<f64>,
-    label_delay: Gauge<f64>,
-    feature_drift: Gauge<f64>,
-    features_drifted: Gauge<f64>,
-    trial_share: Gauge<f64>,
-}
-
-impl ModelMetrics {
-    pub fn new(meter: &Meter) -> Self {
-        let gauge = |name: &'static str, text: &'static str| meter.f64_gauge(name).with_description(text).build();
-        ModelMetrics {
-            precision: gauge("millwright_model_precision", "Of the alerts with a verdict, those that were right"),
-            recall: gauge(
-                "millwright_model_recall",
-                "Of the failures and prevented ones, those that an alert preceded",
-            ),
-            f1: gauge("millwright_model_f1", "Harmonic mean of realised precision and recall"),
-            brier: gauge("millwright_model_brier", "Mean squared difference of probability and outcome"),
-            estimated_f1: gauge("millwright_model_estimated_f1", "F1 over windows that the probabilities expect"),
-            trained_f1: gauge("millwright_model_trained_f1", "The same on the test slice of the training"),
-            resolved: gauge(
-                "millwright_model_resolved_episodes",
-                "Alerts and failures that the realised figures rest on",
-            ),
-            coverage: gauge("millwright_model_label_coverage", "Of the alerts a horizon ago, those with a verdict"),
-            label_delay: meter
-                .f64_gauge("millwright_model_label_delay")
-                .with_unit("s")
-                .with_description("Plant time from a failure or alert to the record of it, mean")
-                .build(),
-            feature_drift: gauge(
-                "millwright_feature_drift",
-                "Distance from the training rows; above 1 it is over its limit",
-            ),
-            features_drifted: gauge(
-                "millwright_features_drifted",
-                "Features over their limit for several days in a row",
-            ),
-            trial_share: gauge(
-                "millwright_model_trial_share",
-                "Share of the machines that a version on trial judges; 0 for a shadow, NaN for one that is not on trial",
-            ),
-        }
-    }
-
-    pub fn report(&self, report: &ModelReport) {
-        let figures = &report.figures;
-        let version = KeyValue::new("version", figures.version.clone());
-        let known = match figures.realised {
-            Realised::Known(known) => Some(known),
-            Realised::NotEnoughLabels { .. } => None,
-        };
-        let resolved = match figures.realised {
-            Realised::Known(known) => known.resolved,
-            Realised::NotEnoughLabels { resolved } => resolved,
-        };
-        self.bounds(&self.precision, &version, known.map(|k| k.precision));
-        self.bounds(&self.recall, &version, known.map(|k| k.recall));
-        self.bounds(&self.f1, &version, known.map(|k| k.f1));
-        let labels = [version];
-        let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
-        self.brier.record(or_nan(figures.brier), &labels);
-        self.estimated_f1.record(or_nan(figures.estimated.map(|e| e.f1)), &labels);
-        self.trained_f1.record(or_nan(report.estimated_then.map(|e| e.f1)), &labels);
-        self.resolved.record(resolved as f64, &labels);
-        self.coverage.record(or_nan(figures.coverage), &labels);
-        self.label_delay.record(or_nan(figures.label_delay_hours.map(|hours| hours * 3_600.0)), &labels);
-        self.features_drifted.record(report.drifted.len() as f64, &[]);
-    }
-
-    fn bounds(&self, gauge: &Gauge<f64>, version: &KeyValue, interval: Option<Interval>) {
-        let bound = |name: &'static str, value: Option<f64>| {
-            gauge.record(value.unwrap_or(f64::NAN), &[version.clone(), KeyValue::new("bound", name)]);
-        };
-        bound("low", interval.map(|i| i.low));
-        bound("mean", interval.map(|i| i.mean));
-        bound("high", interval.map(|i| i.high));
-    }
-
-    pub fn drift(&self, block: &BlockDrift) {
-        for feature in &block.features {
-            self.feature_drift.record(feature.strength, &[KeyValue::new("feature", feature.name.clone())]);
-        }
-    }
-
-    /// None: it is not on trial any more.
-    pub fn trial(&self, version: &str, share: Option<f64>) {
-        self.trial_share.record(share.unwrap_or(f64::NAN), &[KeyValue::new("version", version.to_owned())]);
-    }
-
-    /// The version is not in charge any more: an old figure must not look like one of today.
-    pub fn forget(&self, version: &str) {
-        let version = KeyValue::new("version", version.to_owned());
-        [&self.precision, &self.recall, &self.f1].into_iter().for_each(|gauge| self.bounds(gauge, &version, None));
-        let others =
-            [&self.brier, &self.estimated_f1, &self.trained_f1, &self.resolved, &self.coverage, &self.label_delay];
-        others.into_iter().for_each(|gauge| gauge.record(f64::NAN, std::slice::from_ref(&version)));
     }
 }
 

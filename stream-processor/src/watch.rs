@@ -86,13 +86,12 @@ impl ModelWatch {
         let of_heads = |s: &Scorer| s.heads().iter().map(|h| (h.mode.clone(), h.threshold)).collect();
         self.thresholds = loaded.iter().map(|(version, scorer)| (version.clone(), of_heads(scorer))).collect();
         if self.trial.as_ref().map(|watched| &watched.trial) != trial {
-            self.trial.iter().for_each(|ended| self.metrics.trial(&ended.trial.version, None));
-            trial.iter().for_each(|begun| self.metrics.trial(&begun.version, Some(begun.share)));
+            self.metrics.trial(trial.map(|begun| (begun.version.as_str(), begun.share)));
             self.trial = trial.cloned().map(TrialWatch::new);
         }
         let version = scorer.map(|s| s.version().to_owned());
-        if let Some(before) = self.in_charge.take().filter(|before| Some(before) != version.as_ref()) {
-            self.metrics.forget(&before);
+        if self.in_charge != version {
+            self.metrics.forget();
         }
         self.in_charge = version;
         let Some(scorer) = scorer else { return };

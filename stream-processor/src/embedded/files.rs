@@ -24,6 +24,8 @@ pub fn write_model_config(folder: &Path, s3: SocketAddr, keys: &Keys) -> io::Res
     write_private(&folder.join(SECRET_KEY), &keys.secret)?;
     let text = format!(
         "# Written by the factory at every start; its S3 endpoint answers while it runs.\n\
+         # A played plant's time is not the wall's, by which a trainer from outside tells how old an archive is.\n\
+         [retrain]\nstale_hours_max = inf\n\
          [s3]\nendpoint = \"http://{s3}\"\nbucket = \"{BUCKET}\"\npath_style = true\n\
          access_key_file = \"{ACCESS_KEY}\"\nsecret_key_file = \"{SECRET_KEY}\"\n"
     );
