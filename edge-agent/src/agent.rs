@@ -8,12 +8,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use proto::{
-    clock::ClockConfig,
-    position::{Epoch, Position},
-    time::PlantTime,
-    wire::telemetry::Birth,
-};
+use proto::{clock::ClockConfig, position::Epoch, time::PlantTime, wire::telemetry::Birth};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -24,6 +19,7 @@ pub mod batch;
 pub mod clock;
 pub mod cutter;
 pub mod identity;
+pub mod progress;
 pub mod sampler;
 pub mod trace;
 pub mod watchdog;
@@ -48,6 +44,7 @@ use batch::{BatchBuilder, BatchError};
 use clock::{AgentClock, keeper::clocks, kept::KeptTime};
 use cutter::{CutError, Cutter};
 use identity::Identity;
+pub use progress::{AgentProgress, Medium};
 use sampler::{OpenSources, Replacement, Sampler};
 use trace::TraceSampler;
 use watchdog::Beats;
@@ -80,33 +77,6 @@ pub enum AgentError {
     Fixed(&'static str),
     #[error("{0} ended by itself")]
     Ended(&'static str),
-}
-
-/// How far an agent is. All of it is durable.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AgentProgress {
-    /// Seal time of the newest durable batch; `PlantTime::MIN` before the very first.
-    pub plant_time: PlantTime,
-    /// Since this start.
-    pub readings_sealed: u64,
-    /// Since this start.
-    pub batches: u64,
-    pub durable: Option<Position>,
-    pub committed: Option<Position>,
-    /// Bytes of frames in the spool that are not committed.
-    pub backlog_bytes: u64,
-    /// Where batches are that are newer than all this.
-    pub medium: Medium,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Medium {
-    /// On their way to the disk.
-    Disk,
-    /// The disk fails for long: they are in memory only, and sent from there.
-    Memory,
-    /// And there is little room left: before anything is evicted, whoever can wait waits.
-    ScarceMemory,
 }
 
 /// An agent with its spool recovered, not running yet.

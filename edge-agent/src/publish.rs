@@ -21,12 +21,17 @@ pub mod suspects;
 pub mod window;
 
 use crate::{
-    agent::{AgentProgress, clock::AgentClock, writer::WriterRequest},
+    agent::{
+        clock::AgentClock,
+        progress::{AgentProgress, changed},
+        writer::WriterRequest,
+    },
+    config::Patience,
     spool::{SharedLog, SpoolReader},
     telemetry::Metrics,
 };
 use certificates::Tls;
-use mqtt::{Endpoint, Patience};
+use mqtt::Endpoint;
 use session::{Farewell, Session, SessionError};
 use suspects::Suspects;
 use window::{SendWindow, WindowConfig};
@@ -137,12 +142,5 @@ impl Failures {
         let most = BACK_OFF_MIN.saturating_mul(1 << self.count.min(10)).min(back_off_max);
         self.count += 1;
         most
-    }
-}
-
-/// Pends for ever when the sender is gone: the last value stays.
-pub(crate) async fn changed<T>(receiver: &mut watch::Receiver<T>) {
-    if receiver.changed().await.is_err() {
-        std::future::pending().await
     }
 }

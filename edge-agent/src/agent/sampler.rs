@@ -15,18 +15,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentError, AgentProgress, Medium,
+    AgentError,
     batch::BatchBuilder,
     clock::{AgentClock, Look, trust::NEAR_MS},
     cutter::{Cutter, Polled},
     identity::Boot,
+    progress::{AgentProgress, Medium, changed},
     trace::TraceSampler,
     watchdog::Beats,
     writer::SealedBatch,
 };
 use crate::{
     config::BatchConfig,
-    publish::changed,
     source::{Source, SourceError},
     telemetry::Metrics,
 };

@@ -20,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 mod handover;
 
-use super::{AgentProgress, Medium, watchdog::Beats};
+use super::{
+    progress::{AgentProgress, Medium},
+    watchdog::Beats,
+};
 use crate::{
     spool::{Loss, Losses, Spool, SpoolConfig, SpoolError, disk::DiskWork},
     telemetry::Metrics,

@@ -12,10 +12,10 @@ use toml::de::{DeTable, DeValue, Deserializer};
 
 pub use proto::config::ConfigError;
 
-use super::{AgentConfig, BATCH_BYTES_DEFAULT, BatchConfig, Credentials, FLUSH_DEFAULT, MqttConfig};
+use super::{AgentConfig, BATCH_BYTES_DEFAULT, BatchConfig, Credentials, FLUSH_DEFAULT, MqttConfig, Patience};
 use crate::{
     agent::batch::BATCH_BYTES_MAX,
-    publish::{certificates, mqtt::Patience, window},
+    publish::{certificates, window},
     source::SourceConfig,
     spool::{
         FREE_BYTES_MIN, GROUP_AFTER, GROUP_BYTES, RING_BYTES_MAX, SPOOL_BYTES_MAX, SPOOL_SEGMENTS_MIN, SpoolConfig,

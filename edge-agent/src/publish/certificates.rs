@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use proto::time::{PlantTime, parse_date_time};
+use proto::{
+    broker::TlsFiles,
+    time::{PlantTime, parse_date_time},
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -16,8 +19,8 @@ use rustls::{
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, changed, mqtt::MqttError};
-use crate::{config::TlsFiles, telemetry::Metrics};
+use super::{Settings, mqtt::MqttError};
+use crate::{agent::progress::changed, telemetry::Metrics};
 
 /// What connections are made with; None: without TLS.
 pub type Tls = Option<Arc<ClientConfig>>;

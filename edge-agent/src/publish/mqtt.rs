@@ -24,33 +24,6 @@ const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 64 * 1024;
 /// a thin line.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
 
-/// How long a connection is trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Patience {
-    pub keep_alive: Duration,
-    /// A client that reports nothing for this long, not even a ping, is replaced.
-    pub silence_max: Duration,
-    /// A broker that acknowledges nothing for this long while frames are in flight is left.
-    pub stall_max: Duration,
-    /// Between two attempts to connect.
-    pub back_off_max: Duration,
-    /// A renewed certificate is noticed within this time.
-    pub certificates_every: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        let keep_alive = Duration::from_secs(10);
-        Patience {
-            keep_alive,
-            silence_max: 3 * keep_alive,
-            stall_max: 3 * keep_alive,
-            back_off_max: Duration::from_secs(60),
-            certificates_every: Duration::from_secs(10),
-        }
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
     #[error("{}: {reason}", file.display())]

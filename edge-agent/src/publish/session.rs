@@ -15,13 +15,15 @@ use tokio::{
 use super::{
     Publisher, Settings,
     certificates::Tls,
-    changed,
     mqtt::INFLIGHT_MAX,
     suspects::Suspects,
     window::{Outgoing, SendWindow, WindowCounters},
 };
 use crate::{
-    agent::{AgentProgress, writer::WriterRequest},
+    agent::{
+        progress::{AgentProgress, changed},
+        writer::WriterRequest,
+    },
     spool::{ReadError, log::Bridge},
 };
 

@@ -9,8 +9,7 @@ use std::{
 
 use edge_agent::{
     agent::{Agent, AgentHandle, AgentProgress},
-    config::{AgentConfig, MqttConfig},
-    publish::mqtt::Patience,
+    config::{AgentConfig, MqttConfig, Patience},
     source::{Item, Reading, Sample, Source, SourceError},
 };
 use prost::Message;

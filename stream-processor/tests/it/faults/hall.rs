@@ -11,8 +11,7 @@ use std::{
 
 use edge_agent::{
     agent::{Agent, AgentHandle},
-    config::{AgentConfig, MqttConfig},
-    publish::mqtt::Patience,
+    config::{AgentConfig, MqttConfig, Patience},
 };
 use model::store::{S3Config, Store, manifests};
 use proto::{
