@@ -29,8 +29,8 @@ use crate::{
     config::AgentConfig,
     publish::{
         Publisher, Settings,
-        certificates::{Certificates, Tls},
-        mqtt::{Endpoint, MqttError},
+        certificates::Certificates,
+        mqtt::{Endpoint, MqttError, Tls},
     },
     source::{Source, SourceError},
     spool::{

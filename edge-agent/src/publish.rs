@@ -30,8 +30,7 @@ use crate::{
     spool::{SharedLog, SpoolReader},
     telemetry::Metrics,
 };
-use certificates::Tls;
-use mqtt::Endpoint;
+use mqtt::{Endpoint, Tls};
 use session::{Farewell, Session, SessionError};
 use suspects::Suspects;
 use window::{SendWindow, WindowConfig};

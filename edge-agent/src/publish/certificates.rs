@@ -19,11 +19,11 @@ use rustls::{
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, mqtt::MqttError};
+use super::{
+    Settings,
+    mqtt::{MqttError, Tls},
+};
 use crate::{agent::progress::changed, telemetry::Metrics};
-
-/// What connections are made with; None: without TLS.
-pub type Tls = Option<Arc<ClientConfig>>;
 
 pub struct Certificates {
     files: TlsFiles,

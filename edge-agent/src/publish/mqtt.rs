@@ -1,6 +1,6 @@
 //! How an agent reaches its broker: address, identity, topics and limits of the MQTT client.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use prost::Message;
 use proto::{
@@ -10,8 +10,8 @@ use proto::{
     wire::telemetry::Status,
 };
 use rumqttc::{AsyncClient, EventLoop, LastWill, MqttOptions, QoS, TlsConfiguration, Transport};
+use rustls::ClientConfig;
 
-use super::certificates::Tls;
 use crate::{agent::identity::Identity, config::AgentConfig};
 
 /// Publishes that the broker has not acknowledged. Far below the client's own limit, at which it can lock up.
@@ -23,6 +23,9 @@ const PACKET_BYTES_MAX: usize = FRAME_BYTES_MAX + 64 * 1024;
 /// For a connection to come up, and for a packet to leave: the client's own 5 s would be too short for a large frame on
 /// a thin line.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
+
+/// What connections are made with; None: without TLS.
+pub type Tls = Option<Arc<ClientConfig>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {

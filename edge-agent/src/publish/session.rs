@@ -14,8 +14,7 @@ use tokio::{
 
 use super::{
     Publisher, Settings,
-    certificates::Tls,
-    mqtt::INFLIGHT_MAX,
+    mqtt::{INFLIGHT_MAX, Tls},
     suspects::Suspects,
     window::{Outgoing, SendWindow, WindowCounters},
 };
