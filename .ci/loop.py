@@ -1,4 +1,5 @@
-"""The whole loop with the real programs: `loop.py FOLDER-OF-PROGRAMS`. First every panel of the dashboards has data (dashboards.py).
+"""The whole loop with the real programs: `loop.py FOLDER-OF-PROGRAMS`; meanwhile every panel of every dashboard has had data. That the
+names are right where the answer may be "never happened" is metrics.py's to check.
 
 The plant changes; accuracy falls; the rule fires in Prometheus; Alertmanager tells the team and the retraining trigger; that runs
 `model retrain`; the gate lets the new version through; the processor swaps it in; the rule resolves. Prints when each step came, and
