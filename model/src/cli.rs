@@ -44,7 +44,7 @@ const TRUTH_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub struct ModelArgs {
     #[command(subcommand)]
     command: Command,
-    /// The processor's configuration, or one of its own: [s3], [features], [model], [train].
+    /// The processor's configuration, or one of its own: [s3], [features], [model], [train], [retrain].
     #[arg(long, global = true)]
     config: Option<PathBuf>,
     /// S3 endpoint instead of the configuration's.
