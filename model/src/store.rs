@@ -111,7 +111,7 @@ impl Store {
 
     /// The file's content as it is when it is sent.
     pub async fn put_file(&self, key: &str, path: &Path) -> Result<(), StoreError> {
-        let failed = |e: &dyn std::error::Error| StoreError::local(Operation::Put, key, e);
+        let failed = |e: &dyn std::error::Error| StoreError::file(Operation::Put, key, e);
         let bytes = tokio::fs::metadata(path).await.map_err(|e| failed(&e))?.len();
         let body = ByteStream::from_path(path).await.map_err(|e| failed(&e))?;
         let put = self.put_request(key).body(body);
@@ -236,7 +236,7 @@ async fn read_bounded(key: &str, mut body: ByteStream) -> Result<Bytes, StoreErr
 }
 
 async fn write_file(key: &str, mut body: ByteStream, path: &Path) -> Result<u64, StoreError> {
-    let failed = |e: std::io::Error| StoreError::local(Operation::Get, key, &e);
+    let failed = |e: std::io::Error| StoreError::file(Operation::Get, key, &e);
     let (mut file, mut bytes) = (File::create(path).await.map_err(failed)?, 0);
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|e| StoreError::interrupted(Operation::Get, key, &e))?;

@@ -6,7 +6,7 @@
 pub mod compaction;
 pub mod shards;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -261,6 +261,15 @@ pub struct Balance {
     pub readings_taken: u64,
     pub readings_archived: u64,
     pub readings_dead_lettered: u64,
+}
+
+impl AddAssign for Balance {
+    fn add_assign(&mut self, more: Balance) {
+        self.batches += more.batches;
+        self.readings_taken += more.readings_taken;
+        self.readings_archived += more.readings_archived;
+        self.readings_dead_lettered += more.readings_dead_lettered;
+    }
 }
 
 /// Where one agent's log stands.

@@ -1,6 +1,7 @@
 //! Batches of an agent's log: the frame that is readable without protobuf, and its columnar content.
 
 pub mod batch;
+pub mod columns;
 pub mod frame;
 
 pub use batch::{BatchError, check_batch, delta_decode, delta_encode};

@@ -16,18 +16,25 @@ mod opening;
 mod rules;
 pub mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use model::{features::WindowFeatures, score::ModeHead};
 use proto::{
     asset::AssetId,
     time::PlantTime,
-    wire::{alert::Alert, prediction::Prediction, telemetry::EventRecord},
+    wire::{
+        alert::{Alert, AlertState},
+        prediction::Prediction,
+        telemetry::EventRecord,
+    },
 };
 use serde::{Deserialize, Serialize};
 
 pub use config::{AlertConfig, InvalidAlertConfig};
 use machine::MachineDesk;
+
+/// Closed alerts that outlive a restart: they are part of every snapshot. All of them are in the archive.
+pub const CLOSED_KEPT_MAX: usize = 100;
 
 /// One closed window, in the order of its machine's windows.
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +76,14 @@ pub enum AcknowledgeError {
 pub struct AlertDesk {
     config: AlertConfig,
     machines: BTreeMap<AssetId, MachineDesk>,
+    /// Newest last.
+    #[serde(default)]
+    closed: VecDeque<Alert>,
 }
 
 impl AlertDesk {
     pub fn new(config: AlertConfig) -> Self {
-        Self { config, machines: BTreeMap::new() }
+        Self { config, ..Self::default() }
     }
 
     /// For a start whose settings differ from those in the snapshot.
@@ -83,11 +93,16 @@ impl AlertDesk {
 
     pub fn clear(&mut self) {
         self.machines.clear();
+        self.closed.clear();
     }
 
     /// Takes over a machine of another desk.
     pub fn move_in(&mut self, from: &mut AlertDesk, machine: &AssetId) {
         self.machines.extend(from.machines.remove_entry(machine));
+        let of_others = |alert: &Alert| alert.machine != machine.as_str();
+        let (others, moved): (Vec<_>, Vec<_>) = from.closed.drain(..).partition(of_others);
+        from.closed = others.into();
+        self.remember(&moved);
     }
 
     /// What opened, changed or closed by this window. Windows that are not newer than the last one change nothing: a
@@ -95,18 +110,30 @@ impl AlertDesk {
     pub fn judge(&mut self, judgement: &Judgement) -> Vec<Alert> {
         let window = judgement.window;
         let desk = self.machines.entry(window.machine.clone()).or_default();
-        match judgement.scored {
+        let changed = match judgement.scored {
             _ if !desk.is_next(window) => Vec::new(),
             Some(scored) => desk.judge_scores(&self.config, judgement, &scored),
             None => desk.judge_rules(&self.config, judgement),
-        }
+        };
+        self.remember(&changed);
+        changed
     }
 
     /// A failure or repair closes what it explains; a verdict dismisses its alert.
     pub fn event(&mut self, event: &EventRecord) -> Vec<Alert> {
-        match self.machines.get_mut(event.machine.as_str()) {
-            Some(desk) => desk.event(event),
-            None => Vec::new(),
+        let changed = self.machines.get_mut(event.machine.as_str()).map_or_else(Vec::new, |desk| desk.event(event));
+        self.remember(&changed);
+        changed
+    }
+
+    fn remember(&mut self, changed: &[Alert]) {
+        let closed = changed.iter().filter(|alert| alert.state() == AlertState::Closed);
+        let before = self.closed.len();
+        self.closed.extend(closed.cloned());
+        if self.closed.len() > before {
+            self.closed.make_contiguous().sort_by_key(|alert| alert.closed_ms);
+            let surplus = self.closed.len().saturating_sub(CLOSED_KEPT_MAX);
+            self.closed.drain(..surplus);
         }
     }
 
@@ -128,6 +155,11 @@ impl AlertDesk {
         let mut alerts = self.machines.values_mut().flat_map(MachineDesk::open_mut);
         let alert = alerts.find(|a| a.id == id).ok_or_else(|| AcknowledgeError::NotOpen { id: id.into() })?;
         machine::acknowledge(alert, author, note, now)
+    }
+
+    /// The newest, oldest first.
+    pub fn closed(&self) -> impl Iterator<Item = &Alert> {
+        self.closed.iter()
     }
 
     /// Open and acknowledged alerts, by machine and mode.

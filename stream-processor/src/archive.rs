@@ -59,7 +59,7 @@ use crate::{
     stream::{StreamError, shards::carve},
 };
 use claim::TAKEOVER_ATTEMPTS_MAX;
-use commit::{Committer, SEGMENTS_STAGED_MAX};
+use commit::Committer;
 use encoder::Encoder;
 use pending::SegmentContent;
 use recovery::Recovered;
@@ -139,10 +139,19 @@ pub struct ArchiveStatus {
     pub staged_segments: u64,
     /// False: S3 does not answer as it should.
     pub up: bool,
-    /// Another writer has taken over: nothing of this one will ever be committed again.
-    pub fenced: bool,
-    /// Who has the slots now, if that is the reason.
-    pub closed_into: Vec<ShardSlots>,
+    /// Nothing of this writer will ever be committed again.
+    pub end: Option<End>,
+}
+
+/// Why a writer writes no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Another writer has taken over.
+    Fenced,
+    /// The shard is closed, and these have its slots.
+    Closed(Vec<ShardSlots>),
+    /// A segment can't be committed, by no fault of S3's. What was not comes again from the gateways.
+    Failed,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -243,12 +252,10 @@ impl Archive {
         }
     }
 
-    /// May the engine go on? No: staging is full, or this writer is fenced.
+    /// May the engine go on? No: staging is full, its segments are not encoded yet, or this writer has ended.
     pub fn room(&self) -> bool {
-        let status = self.status.borrow();
-        let staged_max = (SEGMENTS_STAGED_MAX - SEGMENTS_QUEUED_MAX) as u64;
         let queue = self.segments.as_ref().map_or(0, mpsc::Sender::capacity);
-        queue > 0 && self.staging.has_room() && status.staged_segments < staged_max
+        queue > 0 && self.staging.has_room()
     }
 
     pub fn status(&self) -> watch::Receiver<ArchiveStatus> {

@@ -1,7 +1,7 @@
 //! Taken batches as one frame of readings, with what only the log can tell about each: late, future, foreign.
 //! The cleaning rules themselves are the model's (`model::features::clean`): there is one way from readings to features.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use model::features::{
     FeatureConfig,
@@ -35,6 +35,8 @@ pub struct Rows {
     flags: Vec<u32>,
     /// Rows with the flag LATE.
     pub late: u64,
+    /// Rows with the flag FOREIGN, by machine id and who sent them.
+    pub foreign: BTreeMap<(u32, AgentKey), u64>,
 }
 
 impl Rows {
@@ -69,6 +71,7 @@ impl Rows {
             reason: Vec::with_capacity(rows),
             flags: Vec::with_capacity(rows),
             late: 0,
+            foreign: BTreeMap::new(),
         }
     }
 
@@ -77,6 +80,7 @@ impl Rows {
         let stamps = delta_decode(&machine.time_delta_ms);
         let foreign = if fleet.owns(agent, id) { 0 } else { flag::FOREIGN };
         let flags: Vec<u32> = stamps.iter().map(|&time| foreign | border.flags(time)).collect();
+        let before = self.value.len();
         for column in &machine.sensors {
             let Some((series, unit)) = fleet.series(id, &column.sensor) else { continue };
             let from = self.series.len();
@@ -85,6 +89,9 @@ impl Rows {
             self.taken.resize(self.value.len(), at);
             self.unit.resize(self.value.len(), unit_code(unit));
             self.late += self.flags[from..].iter().filter(|f| *f & flag::LATE != 0).count() as u64;
+        }
+        if foreign != 0 {
+            *self.foreign.entry((id, agent.clone())).or_default() += (self.value.len() - before) as u64;
         }
     }
 

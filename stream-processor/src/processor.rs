@@ -62,7 +62,8 @@ pub const STOP_MAX: Duration = Duration::from_millis(4_500);
 
 /// When a stop must be over; empty until one begins.
 pub type StopBy = Arc<OnceLock<Instant>>;
-const STRAY_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Lines that somebody outside can cause as often as they like.
+const REPEATED_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessorError {
@@ -137,7 +138,7 @@ impl Processor {
             Some(snapshot) => Stream::restore(stream_config, snapshot)?,
             None => (Stream::new(stream_config), EpochsLeft::new()),
         };
-        board.begin(recovered.incarnation, stream.open_alerts());
+        board.begin(recovered.incarnation, stream.open_alerts(), stream.closed_alerts());
         board.recall(stream.fleet().known());
         kinds_out.send_replace(Arc::new(stream.fleet().kinds()));
         board.set_part(Part::Recovery, None);
@@ -195,7 +196,11 @@ impl Processor {
             report_due: Duration::ZERO,
             stop_by: stop_by.clone(),
             in_charge: None,
-            stray_warnings: Throttle::new(STRAY_WARNING_INTERVAL),
+            stray_warnings: Throttle::new(REPEATED_LINE_INTERVAL),
+            conflict_errors: Throttle::new(REPEATED_LINE_INTERVAL),
+            version_errors: Throttle::new(REPEATED_LINE_INTERVAL),
+            foreign_errors: Throttle::new(REPEATED_LINE_INTERVAL),
+            unbalanced: false,
             traces: Traces::start(&config.traces)?,
         };
         let (failed_out, failed) = watch::channel(None);

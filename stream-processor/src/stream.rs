@@ -19,7 +19,10 @@ mod steps;
 pub mod tables;
 mod waiting;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use model::{
     features::{Event, FeatureConfig, WindowFeatures, aggregate::Cell, catalogue::CatalogueError, clean::Carry},
@@ -27,6 +30,7 @@ use model::{
 };
 use polars::prelude::PolarsError;
 use proto::{
+    asset::AssetId,
     time::PlantTime,
     wire::{
         alert::Alert,
@@ -36,7 +40,7 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use derived::{Derived, KnownEvent, Loss, Lost};
+pub use derived::{Derived, Foreign, KnownEvent, Loss, Lost};
 pub use snapshot::SNAPSHOT_BYTES_MAX;
 pub use steps::Steps;
 
@@ -51,7 +55,7 @@ use fleet::Fleet;
 use generation::Run;
 use plan::Plan;
 use requests::Requests;
-use schedule::{Schedule, Scorers};
+use schedule::{CHANGE_MARGIN_MS, Schedule, Scorers};
 use scoring::Scored;
 use steps::Happened;
 use waiting::Waiting;
@@ -101,6 +105,9 @@ pub struct Stream {
     /// Written with the state from now on, and in force when that is committed.
     entered: Option<Schedule>,
     pub requests: Requests,
+    /// What people have said of which machine, in the order in which they did, and what windows that close after this time
+    /// see of it: not in a manifest yet.
+    told: VecDeque<(AssetId, PlantTime)>,
 }
 
 /// Verified models by version.
@@ -111,7 +118,8 @@ impl Stream {
         let desk = AlertDesk::new(config.alert.clone());
         let (fleet, windows, waiting) = (Fleet::default(), Windows::default(), Waiting::default());
         let (schedule, entered, requests) = (Schedule::default(), None, Requests::default());
-        Self { config, fleet, carry: vec![], windows, desk, waiting, schedule, entered, requests }
+        let told = VecDeque::new();
+        Self { config, fleet, carry: vec![], windows, desk, waiting, schedule, entered, requests, told }
     }
 
     /// [`Stream::read`], then judged by this model, whatever the schedule says.
@@ -153,17 +161,42 @@ impl Stream {
         self.desk.acknowledge(alert_id, author, note, now)
     }
 
-    /// An event record from a person.
-    pub fn record(&mut self, event: EventRecord, known: PlantTime) -> Derived {
+    /// An event record from a person. As a change of model does, it comes from outside the logs: windows see it from a line on
+    /// that lies ahead of what has been read, and of the clock, so that a replay which does not know of it makes the same
+    /// windows up to there.
+    pub fn record(&mut self, event: EventRecord, now: PlantTime) -> Derived {
         let alerts = self.desk.event(&event);
+        let machine = self.fleet.catalogue().id(&event.machine);
+        let read = machine
+            .and_then(|id| self.fleet.owner(id))
+            .map_or(PlantTime::MIN, |owner| PlantTime(self.fleet.watermark(owner).0));
+        let known = now.max(read).plus_millis(CHANGE_MARGIN_MS);
+        if let (Some(id), true) = (machine, self.sees_events()) {
+            self.told.push_back((self.fleet.name(id).clone(), known));
+        }
         let event = KnownEvent { agent: None, seq: 0, event, known: Some(known) };
         self.learn(&event);
         Derived { alerts, events: vec![event], ..Derived::default() }
     }
 
+    /// Whether windows have features of events: then what people say must be in a manifest soon.
+    pub fn sees_events(&self) -> bool {
+        !self.config.features.events.is_empty()
+    }
+
+    /// So many of the records that people made are in a manifest now, the oldest ones.
+    pub fn recorded(&mut self, records: usize) {
+        self.told.drain(..records.min(self.told.len()));
+    }
+
     /// Open and acknowledged alerts.
     pub fn open_alerts(&self) -> Vec<Alert> {
         self.desk.open()
+    }
+
+    /// The newest, oldest first.
+    pub fn closed_alerts(&self) -> Vec<Alert> {
+        self.desk.closed().cloned().collect()
     }
 
     pub fn config(&self) -> &StreamConfig {
@@ -221,6 +254,7 @@ impl Stream {
         self.windows.add(&plan.cells, &directory.slots, catalogue, &self.config.features);
         steps.readings.extend(plan.archive);
         steps.late += plan.late;
+        steps.foreign.extend(plan.foreign);
         let mut revising = plan.revising.as_slice();
         for (at, taken) in run.into_iter().enumerate() {
             let known = self.waiting.take(&taken);
@@ -292,6 +326,7 @@ impl Stream {
             balance: steps.balance,
             late: steps.late,
             revising: steps.revising,
+            foreign: steps.foreign,
             ..Derived::default()
         };
         let mut order = Vec::with_capacity(steps.happened.len());

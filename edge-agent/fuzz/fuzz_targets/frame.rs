@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use prost::Message;
 use proto::{
     position::{Epoch, Position},
-    telemetry::{Codec, Frame, FrameHeader, FrameKind, check_batch, delta_decode},
-    wire::telemetry::Gap,
+    telemetry::{Codec, Frame, FrameHeader, FrameKind, check_batch, columns::decode_batch, delta_decode},
+    wire::telemetry::{Gap, TelemetryBatch},
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -23,6 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let header =
         FrameHeader { kind, codec, payload_bytes: payload.len() as u32, payload_crc: crc32c::crc32c(payload), ..gap };
+    // NaN by its bits.
+    let encoded = |decoded: Result<TelemetryBatch, _>| decoded.ok().map(|batch| batch.encode_to_vec());
+    assert_eq!(encoded(decode_batch(payload)), encoded(TelemetryBatch::decode(payload)), "two decoders of one schema");
     let frame = Frame { header, payload: Bytes::copy_from_slice(payload) };
     if let Ok(back) = Frame::split(frame.encode()) {
         assert_eq!(back, frame);

@@ -52,6 +52,8 @@ enum Kind {
     NoAnswer,
     /// It is on our side.
     Here,
+    /// A file of ours can't be read or written.
+    File,
 }
 
 impl StoreError {
@@ -67,14 +69,19 @@ impl StoreError {
             Kind::Answer { status, code } => {
                 matches!(status, 408 | 409 | 429 | 500..) || code == "RequestTimeTooSkewed" || code == "ExpiredToken"
             }
-            Kind::Here => false,
+            Kind::Here | Kind::File => false,
         }
+    }
+
+    /// Is it about the local file that was to be sent or filled? Then it has nothing to do with S3.
+    pub fn is_of_file(&self) -> bool {
+        matches!(self.kind, Kind::File)
     }
 
     pub fn status(&self) -> Option<u16> {
         match self.kind {
             Kind::Answer { status, .. } => Some(status),
-            Kind::NoAnswer | Kind::Here => None,
+            Kind::NoAnswer | Kind::Here | Kind::File => None,
         }
     }
 
@@ -99,8 +106,8 @@ impl StoreError {
         StoreError { operation, key: key.into(), reason: chain(&e), kind }
     }
 
-    pub(super) fn local(operation: Operation, key: &str, e: &dyn Error) -> Self {
-        StoreError { operation, key: key.into(), reason: chain(e), kind: Kind::Here }
+    pub(super) fn file(operation: Operation, key: &str, e: &dyn Error) -> Self {
+        StoreError { operation, key: key.into(), reason: chain(e), kind: Kind::File }
     }
 
     pub(super) fn interrupted(operation: Operation, key: &str, e: &dyn Error) -> Self {

@@ -36,7 +36,7 @@ impl Objects for MemoryObjects {
     fn get_file<'a>(&'a self, key: &'a str, path: &'a Path) -> Answer<'a, Option<u64>> {
         async move {
             let Some(bytes) = self.objects().get(key).cloned() else { return Ok(None) };
-            std::fs::write(path, &bytes).map_err(|e| StoreError::local(Operation::Get, key, &e))?;
+            std::fs::write(path, &bytes).map_err(|e| StoreError::file(Operation::Get, key, &e))?;
             Ok(Some(bytes.len() as u64))
         }
         .boxed()
@@ -66,7 +66,7 @@ impl Objects for MemoryObjects {
 
     fn put_file<'a>(&'a self, key: &'a str, path: &'a Path) -> Answer<'a, ()> {
         async move {
-            let bytes = std::fs::read(path).map_err(|e| StoreError::local(Operation::Put, key, &e))?;
+            let bytes = std::fs::read(path).map_err(|e| StoreError::file(Operation::Put, key, &e))?;
             self.objects().insert(key.into(), bytes.into());
             Ok(())
         }

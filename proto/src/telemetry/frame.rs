@@ -17,6 +17,7 @@ use std::{cell::RefCell, io};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::columns::decode_batch;
 use crate::{
     position::{Epoch, Position, SEQ_MAX},
     wire::telemetry::{Gap, TelemetryBatch},
@@ -261,7 +262,7 @@ impl Frame {
     }
 
     pub fn batch(&self) -> Result<TelemetryBatch, FrameError> {
-        let decode = |b: &[u8]| TelemetryBatch::decode(b).map_err(|e| FrameError::Decode { reason: e.to_string() });
+        let decode = |b: &[u8]| decode_batch(b).map_err(|e| FrameError::Decode { reason: e.to_string() });
         match self.header.codec {
             Codec::Plain => decode(&self.payload),
             Codec::Zstd => decode(&decompress(&self.payload)?),

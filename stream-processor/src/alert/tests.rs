@@ -314,3 +314,28 @@ fn a_snapshot_goes_on_as_the_desk_would_have() {
         assert!(straight.open().len() <= 2);
     }
 }
+
+/// Somebody who looks after a restart sees how the last ones ended; they go with their machine to another shard.
+#[test]
+fn the_newest_closed_alerts_are_part_of_the_state() {
+    let mut desk = AlertDesk::new(AlertConfig::default());
+    let mut ended = Vec::new();
+    for round in 0..CLOSED_KEPT_MAX as i64 + 3 {
+        let from = round * 200;
+        scores(&mut desk, from, &[0.9; 20]);
+        ended.extend(desk.event(&EventRecord { mode: "bearing_wear".into(), ..event(EventKind::Failure, from + 20) }));
+        scores(&mut desk, from + 20, &[0.01; 180]);
+    }
+    ended.retain(|alert| alert.state() == AlertState::Closed);
+    let ids = |desk: &AlertDesk| desk.closed().map(|alert| alert.id.clone()).collect::<Vec<_>>();
+    let newest: Vec<_> = ended.iter().skip(ended.len() - CLOSED_KEPT_MAX).map(|alert| alert.id.clone()).collect();
+    assert_eq!((ended.len(), ids(&desk)), (CLOSED_KEPT_MAX + 3, newest.clone()));
+
+    let bytes = rmp_serde::to_vec_named(&desk).unwrap();
+    let mut desk: AlertDesk = rmp_serde::from_slice(&bytes).unwrap();
+    let mut other = AlertDesk::new(AlertConfig::default());
+    other.move_in(&mut desk, &AssetId::new("another").unwrap());
+    assert_eq!((ids(&other).len(), ids(&desk)), (0, newest.clone()));
+    other.move_in(&mut desk, &AssetId::new("press-1").unwrap());
+    assert_eq!((ids(&other), ids(&desk).len()), (newest, 0));
+}

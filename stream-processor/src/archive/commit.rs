@@ -1,4 +1,7 @@
-//! The rules of the commit: staged segments go to S3 in order, one numbered manifest each. No clock, no I/O.
+//! The rules of the commit: staged segments go to S3 in order, by numbered manifests. No clock, no I/O.
+//!
+//! A segment has a manifest of its own unless S3 is slow or away: then those that wait behind the first are taken by one,
+//! with the newest snapshot only, so that hours without S3 cost what the readings cost and no snapshot every few seconds.
 //!
 //! Ask [`Committer::poll`] what to do now, do it, and bring the outcome to [`Committer::answer`]. Nothing that failed
 //! is given up: S3 may be away for hours. A manifest number that somebody else took is the end of this writer.
@@ -13,13 +16,22 @@ use proto::archive::{
     AgentPosition, Balance, DataObject, MANIFEST_VERSION, Manifest, ManifestError, ManifestKind, ObjectRef,
 };
 
-/// Segments that may wait for S3; each holds the positions of all agents in memory.
-pub const SEGMENTS_STAGED_MAX: usize = 1024;
+/// Manifests that may wait for S3; each holds the positions of all agents in memory.
+pub const MANIFESTS_STAGED_MAX: usize = 1024;
+/// Of the segments that one manifest takes together: it is written again whenever one more follows.
+pub const OBJECTS_FOLDED_MAX: usize = 256;
 pub const UPLOADS_IN_FLIGHT_MAX: usize = 4;
 pub const BACKOFF_FIRST_MS: u64 = 200;
 pub const BACKOFF_MS_MAX: u64 = 15_000;
 
-/// A segment on the local disk. `load` is whatever the driver wants back when it is committed.
+/// What a driver gives with a segment, to have it back when that is committed.
+pub trait Load {
+    /// A later segment goes into the same manifest: from now on this is of both. The earlier one's snapshot is of no use any
+    /// more.
+    fn follow(&mut self, later: Self);
+}
+
+/// A segment on the local disk.
 #[derive(Debug)]
 pub struct Staged<T> {
     pub objects: Vec<DataObject>,
@@ -31,7 +43,7 @@ pub struct Staged<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Object `object` of the segment that will be manifest `number`: the data objects, then the snapshot.
+    /// Object `object` of what will be manifest `number`: the data objects, then the snapshot.
     Upload { number: u64, object: usize, key: String },
     /// Only if there is none of this number yet.
     PutManifest { number: u64, bytes: Bytes },
@@ -74,7 +86,7 @@ pub struct Committed<T> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    #[error("{SEGMENTS_STAGED_MAX} segments wait for S3 already")]
+    #[error("{MANIFESTS_STAGED_MAX} manifests wait for S3 already")]
     Full,
     #[error("nothing follows the manifest that releases the shard, or that of another writer")]
     Ended,
@@ -119,7 +131,7 @@ enum Step {
     Read,
 }
 
-impl<T> Committer<T> {
+impl<T: Load> Committer<T> {
     /// Its clock begins with the takeover.
     pub fn new(takeover: Manifest) -> Self {
         let mut committer = Committer {
@@ -139,6 +151,12 @@ impl<T> Committer<T> {
     pub fn push(&mut self, staged: Staged<T>, wall_ms: i64) -> Result<(), PushError> {
         if !self.has_room() {
             return Err(PushError::Full);
+        }
+        // The first one is on its way, and says what it says.
+        if let Some(last) = self.queue.iter_mut().skip(1).last().filter(|last| last.has_place(&staged)) {
+            last.follow(staged, wall_ms)?;
+            self.last = Manifest { objects: vec![], ..last.manifest.clone() };
+            return Ok(());
         }
         let manifest = Manifest {
             kind: ManifestKind::Commit,
@@ -170,7 +188,7 @@ impl<T> Committer<T> {
     }
 
     pub fn has_room(&self) -> bool {
-        self.queue.len() < SEGMENTS_STAGED_MAX
+        self.queue.len() < MANIFESTS_STAGED_MAX
     }
 
     /// Commits nothing more, and drops what waits.
@@ -188,12 +206,12 @@ impl<T> Committer<T> {
         matches!(self.state, State::Fenced)
     }
 
-    /// Segments that are not committed yet.
+    /// Manifests that are not in S3 yet.
     pub fn staged(&self) -> usize {
         self.queue.len()
     }
 
-    /// What the driver gave with the segment that will be manifest `number`.
+    /// What the driver gave with the segments that will be manifest `number`.
     pub fn load(&self, number: u64) -> Option<&T> {
         self.queue.iter().find(|e| e.manifest.number == number)?.load.as_ref()
     }
@@ -326,6 +344,26 @@ impl<T> Committer<T> {
             self.retry_at = now + backoff(self.failures);
             self.failures = self.failures.saturating_add(1);
         }
+    }
+}
+
+impl<T: Load> Entry<T> {
+    /// One that renews or releases the shard has none.
+    fn has_place(&self, staged: &Staged<T>) -> bool {
+        self.load.is_some() && self.manifest.objects.len() + staged.objects.len() <= OBJECTS_FOLDED_MAX
+    }
+
+    fn follow(&mut self, staged: Staged<T>, wall_ms: i64) -> Result<(), ManifestError> {
+        let manifest = &mut self.manifest;
+        manifest.objects.extend(staged.objects);
+        manifest.balance += staged.balance;
+        (manifest.agents, manifest.snapshot, manifest.written_ms) = (staged.agents, Some(staged.snapshot), wall_ms);
+        self.bytes = manifest.encode()?.into();
+        match &mut self.load {
+            Some(load) => load.follow(staged.load),
+            None => self.load = Some(staged.load),
+        }
+        Ok(())
     }
 }
 

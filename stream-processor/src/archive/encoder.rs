@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Segment,
-    commit::Staged,
+    commit::{Load, Staged},
     parquet::{Encoded, encode, sha256},
     staging::{StagedFile, Staging},
 };
@@ -26,11 +26,22 @@ use crate::{decode::AgentKey, panics};
 /// The local disk may be full for a while.
 const RETRY_MS: u64 = 1_000;
 
-/// What of a segment stays on this side until it is committed.
-pub struct Load {
+/// What of the segments of one manifest stays on this side until it is committed.
+pub struct Waiting {
+    pub segments: u64,
     /// In the order of the manifest's objects, then the snapshot.
     pub files: Vec<StagedFile>,
     pub positions: Arc<BTreeMap<AgentKey, Position>>,
+}
+
+impl Load for Waiting {
+    fn follow(&mut self, later: Waiting) {
+        self.segments += later.segments;
+        // The snapshot; its room on the disk is free again.
+        self.files.pop();
+        self.files.extend(later.files);
+        self.positions = later.positions;
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +68,7 @@ impl Encoder {
     }
 
     /// Until there is nobody left to encode for.
-    pub fn run(mut self, mut segments: mpsc::Receiver<Segment>, staged: &mpsc::Sender<Staged<Load>>) {
+    pub fn run(mut self, mut segments: mpsc::Receiver<Segment>, staged: &mpsc::Sender<Staged<Waiting>>) {
         while let Some(segment) = segments.blocking_recv() {
             let Some(done) = self.until_staged(segment) else { return };
             if staged.blocking_send(done).is_err() {
@@ -67,7 +78,7 @@ impl Encoder {
     }
 
     /// A segment is not given up: nothing after it may be committed without it. None: staging has ended.
-    fn until_staged(&mut self, segment: Segment) -> Option<Staged<Load>> {
+    fn until_staged(&mut self, segment: Segment) -> Option<Staged<Waiting>> {
         let mut failed = false;
         loop {
             match self.stage(&segment) {
@@ -84,7 +95,7 @@ impl Encoder {
         }
     }
 
-    fn stage(&mut self, segment: &Segment) -> Result<Option<Staged<Load>>, EncodeError> {
+    fn stage(&mut self, segment: &Segment) -> Result<Option<Staged<Waiting>>, EncodeError> {
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(&segment.content)))
             .map_err(|panic| EncodeError::Panic(panics::text(&*panic)))??;
         let bytes = encoded.iter().map(|f| f.bytes.len()).sum::<usize>() + segment.snapshot.len();
@@ -106,7 +117,7 @@ impl Encoder {
         };
         let balance = segment.content.balance;
         let positions = Arc::new(segment.positions.clone());
-        let load = Load { files, positions };
+        let load = Waiting { segments: 1, files, positions };
         Ok(Some(Staged { objects, snapshot, agents: agents(&segment.positions), balance, load }))
     }
 

@@ -97,7 +97,7 @@ impl SegmentContent {
         self.events.extend(derived.events);
         self.dead_letters.extend(derived.dead_letters);
         self.losses.extend(derived.losses);
-        add_balance(&mut self.balance, &derived.balance);
+        self.balance += derived.balance;
         rows
     }
 }
@@ -107,13 +107,6 @@ fn bytes(derived: &Derived) -> usize {
     let numbers: usize = derived.windows.iter().map(|window| window.features.len() + window.normal.len()).sum();
     let letters: usize = derived.dead_letters.iter().map(|letter| letter.payload.len()).sum();
     derived.readings.height() * READING_BYTES + texts * TEXT_ROW_BYTES + numbers * NUMBER_BYTES + letters
-}
-
-fn add_balance(sum: &mut Balance, more: &Balance) {
-    sum.batches += more.batches;
-    sum.readings_taken += more.readings_taken;
-    sum.readings_archived += more.readings_archived;
-    sum.readings_dead_lettered += more.readings_dead_lettered;
 }
 
 impl Pending {

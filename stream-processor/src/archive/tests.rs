@@ -115,7 +115,7 @@ async fn the_older_of_two_writers_is_fenced_and_commits_nothing_more() {
     assert_eq!(recovered.positions.get(&agent()), Some(&position(1)));
 
     old.submit(segment(2)).unwrap();
-    let status = until(&old, |s| s.fenced).await;
+    let status = until(&old, |s| s.end.is_some()).await;
     assert_eq!((status.committed.get(&agent()), status.committed_segments), (Some(&position(1)), 1));
     assert!(!old.room());
     old.close(true).await;
@@ -140,7 +140,7 @@ async fn processes_of_one_name_do_not_throw_each_other_out_by_turns() {
     let name = Claimant { owner: "same".into(), shard: SHARD, forced: false };
     let (mut first, _) = Archive::open(store.clone(), &config("first"), &name).await.unwrap();
     let (mut second, _) = Archive::open(store.clone(), &config("second"), &name).await.unwrap();
-    until(&first, |s| s.fenced).await;
+    until(&first, |s| s.end == Some(End::Fenced)).await;
     first.close(false).await;
 
     let patience = config("first");
@@ -150,7 +150,7 @@ async fn processes_of_one_name_do_not_throw_each_other_out_by_turns() {
     let other = async { until(&second, |s| s.manifest >= 12).await };
     tokio::select! {
         _ = &mut again => panic!("it must not throw out whoever threw it out"),
-        status = other => assert!(!status.fenced),
+        status = other => assert_eq!(status.end, None),
     }
     second.close(true).await;
     let (mut first, recovered) = again.await.unwrap();
@@ -180,8 +180,8 @@ async fn a_successor_closes_its_predecessor_and_its_writer_learns_who_has_its_sl
     assert_eq!((recovered.incarnation, recovered.slots), (4, into[1].slots));
 
     old.submit(segment(1)).unwrap();
-    let status = until(&old, |s| s.fenced).await;
-    assert_eq!(status.closed_into, into);
+    let status = until(&old, |s| s.end.is_some()).await;
+    assert_eq!(status.end, Some(End::Closed(into.to_vec())));
     old.close(true).await;
     let again = Archive::open(store.clone(), &config, &forced("old")).await.err().unwrap().to_string();
     assert!(again.contains("shard 0 is closed: its slots have gone to shard 1 (slots 0-31), shard 2"), "{again}");

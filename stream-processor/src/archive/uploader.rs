@@ -25,18 +25,24 @@ use tokio::{
 };
 
 use super::{
-    ArchiveStatus,
+    ArchiveStatus, End,
     commit::{Action, Answer, Committed, Committer, PushError, Staged},
-    encoder::Load,
+    encoder::Waiting,
     staging::Staging,
 };
 
 pub struct Uploader {
     store: Store,
     shard: Shard,
-    committer: Committer<Load>,
+    committer: Committer<Waiting>,
     staging: Arc<Staging>,
     status: watch::Sender<ArchiveStatus>,
+    /// Segments that are not committed yet.
+    segments: u64,
+    /// What was said last about S3; None: all is well.
+    trouble: Option<Trouble>,
+    /// A segment has no way into the archive.
+    failed: bool,
     /// Looked at when the last segment is here.
     release: Arc<AtomicBool>,
     /// While there is nothing to commit, so often a manifest says that the owner is alive.
@@ -45,30 +51,53 @@ pub struct Uploader {
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
 
+/// In the order in which one is worse than the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    Away,
+    Refuses,
+}
+
 type Outcome = Result<Answer, (Action, StoreError)>;
 
 impl Uploader {
     pub fn new(
         store: Store,
         shard: Shard,
-        committer: Committer<Load>,
+        committer: Committer<Waiting>,
         staging: Arc<Staging>,
         status: watch::Sender<ArchiveStatus>,
         release: Arc<AtomicBool>,
         renewal: Duration,
     ) -> Self {
-        let (started, running) = (Instant::now(), FuturesUnordered::new());
-        Uploader { store, shard, committer, staging, status, release, renewal, started, running }
+        let (started, running, segments, trouble, failed) = (Instant::now(), FuturesUnordered::new(), 0, None, false);
+        Uploader {
+            store,
+            shard,
+            committer,
+            staging,
+            status,
+            segments,
+            trouble,
+            failed,
+            release,
+            renewal,
+            started,
+            running,
+        }
     }
 
     /// Until all segments are committed and there are no more, or another writer has taken over.
-    pub async fn run(mut self, mut staged: mpsc::Receiver<Staged<Load>>) {
+    pub async fn run(mut self, mut staged: mpsc::Receiver<Staged<Waiting>>) {
         let mut more = true;
         while more || self.committer.staged() > 0 {
-            let Some(wake) = self.begin() else { return self.fenced() };
+            let Some(wake) = self.begin() else { return self.end() };
             tokio::select! {
                 segment = staged.recv(), if more && self.committer.has_room() => match segment {
-                    Some(segment) => self.pushed(|c| c.push(segment, wall_now_ms())),
+                    Some(segment) => {
+                        self.segments += 1;
+                        self.pushed(|c| c.push(segment, wall_now_ms()));
+                    }
                     None => {
                         more = false;
                         if self.release.load(Ordering::Acquire) {
@@ -79,7 +108,7 @@ impl Uploader {
                 Some(outcome) = self.running.next() => self.outcome(outcome),
                 () = sleep_until(self.started + wake) => {}
             }
-            let (bytes, segments) = (self.staging.bytes(), self.committer.staged() as u64);
+            let (bytes, segments) = (self.staging.bytes(), self.segments);
             self.status.send_if_modified(|s| {
                 let changed = (s.staged_bytes, s.staged_segments) != (bytes, segments);
                 (s.staged_bytes, s.staged_segments) = (bytes, segments);
@@ -141,6 +170,7 @@ impl Uploader {
                 self.up();
                 answer
             }
+            Err((action, error)) if error.is_of_file() => return self.give_up(&action, &error),
             Err((action, error)) => {
                 self.down(&error);
                 Answer::Failed(action)
@@ -151,7 +181,8 @@ impl Uploader {
         }
     }
 
-    fn committed(&self, committed: Committed<Load>) {
+    fn committed(&mut self, committed: Committed<Waiting>) {
+        self.segments -= committed.load.as_ref().map_or(0, |load| load.segments);
         let manifest = committed.manifest;
         let readings: u64 = manifest.objects.iter().filter(|o| o.table == Table::Readings).map(|o| o.rows).sum();
         if readings != manifest.balance.readings_archived {
@@ -161,44 +192,63 @@ impl Uploader {
         self.status.send_modify(|status| {
             status.manifest = manifest.number;
             if let Some(load) = &committed.load {
-                status.committed_segments += 1;
+                status.committed_segments += load.segments;
                 status.committed = load.positions.clone();
             }
         });
     }
 
-    fn pushed(&mut self, push: impl FnOnce(&mut Committer<Load>) -> Result<(), PushError>) {
+    fn pushed(&mut self, push: impl FnOnce(&mut Committer<Waiting>) -> Result<(), PushError>) {
         if let Err(error) = push(&mut self.committer) {
             // Later segments must not be committed without it; the gateways have everything.
             tracing::error!(%error, "a segment has no place in the archive: this writer stops");
+            self.failed = true;
             self.committer.stop();
         }
     }
 
-    fn up(&self) {
+    /// What was staged can't be read, which no other try will mend; but the gateways have everything.
+    fn give_up(&mut self, action: &Action, error: &StoreError) {
+        tracing::error!(?action, %error, "a staged file can't be read: this writer stops, and its next start takes all of it again");
+        self.failed = true;
+        self.committer.stop();
+    }
+
+    fn up(&mut self) {
+        self.trouble = None;
         if self.status.send_if_modified(|s| !std::mem::replace(&mut s.up, true)) {
             tracing::info!("S3 is back");
         }
     }
 
-    fn down(&self, error: &StoreError) {
-        if self.status.send_if_modified(|s| std::mem::replace(&mut s.up, false)) {
-            match error.is_transient() {
-                true => tracing::warn!(%error, "S3 is away: segments wait in staging"),
-                false => tracing::error!(%error, "S3 refuses: segments wait in staging until that is mended"),
-            }
+    /// Said once, and again when it gets worse.
+    fn down(&mut self, error: &StoreError) {
+        self.status.send_if_modified(|s| std::mem::replace(&mut s.up, false));
+        let trouble = if error.is_transient() { Trouble::Away } else { Trouble::Refuses };
+        if self.trouble >= Some(trouble) {
+            return;
+        }
+        self.trouble = Some(trouble);
+        match trouble {
+            Trouble::Away => tracing::warn!(%error, "S3 is away: segments wait in staging"),
+            Trouble::Refuses => tracing::error!(%error, "S3 refuses: segments wait in staging until that is mended"),
         }
     }
 
-    fn fenced(self) {
+    fn end(self) {
         let by = self.committer.fenced_by();
         let closed_into = by.map(|by| by.successors.clone()).unwrap_or_default();
-        if closed_into.is_empty() {
-            let owner = by.map_or("unknown", |by| by.owner.as_str());
-            tracing::error!(owner, "another writer has taken over this shard: this one writes no more");
-        }
+        let end = match closed_into.is_empty() {
+            _ if self.failed => End::Failed,
+            true => {
+                let owner = by.map_or("unknown", |by| by.owner.as_str());
+                tracing::error!(owner, "another writer has taken over this shard: this one writes no more");
+                End::Fenced
+            }
+            false => End::Closed(closed_into),
+        };
         self.staging.end();
-        self.status.send_modify(|s| (s.fenced, s.closed_into, s.staged_segments) = (true, closed_into, 0));
+        self.status.send_modify(|s| (s.end, s.staged_segments) = (Some(end), 0));
     }
 
     fn now(&self) -> Duration {

@@ -211,7 +211,7 @@ mod tests {
     fn the_open_ones_come_first_whatever_happened_to_them_and_then_only_changes_of_state() {
         use AlertState::{Acknowledged, Closed, Open};
         let board = Board::new();
-        board.begin(3, vec![alert("a", Open, 9, false), alert("b", Acknowledged, 9, false)]);
+        board.begin(3, vec![alert("a", Open, 9, false), alert("b", Acknowledged, 9, false)], vec![]);
         let mut printed = Printed::default();
         let mut news = || {
             let (missed, news) = printed.news(&board.read());

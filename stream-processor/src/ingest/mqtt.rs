@@ -83,7 +83,9 @@ impl Ingest {
         let (connected, connections) = watch::channel(0);
         let (set_up, up) = watch::channel(false);
         let filters = Topic::filters(site, slots, Channel::Telemetry);
-        let driver = Driver { client: client.clone(), events, filters, arrived: Some(arrived), connected, up: set_up };
+        let (client_here, refused) = (client.clone(), false);
+        let driver =
+            Driver { client: client_here, events, filters, arrived: Some(arrived), connected, up: set_up, refused };
         let hang_up = CancellationToken::new();
         let task = tokio::spawn(driver.run(stop, hang_up.clone()));
         Ok(Ingest { arrivals, acks: AckSender(client), connections, up, hang_up: hang_up.drop_guard(), task })
@@ -106,6 +108,9 @@ struct Driver {
     arrived: Option<mpsc::Sender<Arrival>>,
     connected: watch::Sender<u64>,
     up: watch::Sender<bool>,
+    /// The broker lets us in and does not let us subscribe. It is asked again: its rules may be mended without anybody being
+    /// sent away.
+    refused: bool,
 }
 
 impl Driver {
@@ -136,7 +141,7 @@ impl Driver {
             };
             if self.up.send_replace(false) {
                 tracing::warn!(error = failed, "the connection to the broker is lost; nothing is: gateways keep it");
-            } else if told {
+            } else if told || self.refused {
                 tracing::debug!(error = failed, "no connection to the broker");
             } else {
                 tracing::warn!(error = failed, "no connection to the broker yet; it is tried again until there is one");
@@ -166,12 +171,12 @@ impl Driver {
             }
             Event::Incoming(Packet::SubAck(granted)) => {
                 if granted.return_codes.iter().any(|c| matches!(c, SubscribeReasonCode::Failure)) {
-                    tracing::error!(
-                        filters = ?self.filters,
-                        "the broker refuses the subscription: check its access rules"
-                    );
-                    return Ok(());
+                    if !std::mem::replace(&mut self.refused, true) {
+                        tracing::error!(filters = ?self.filters, "the broker refuses the subscription: check its access rules");
+                    }
+                    return Err("the subscription is refused".into());
                 }
+                self.refused = false;
                 self.up.send_replace(true);
                 self.connected.send_modify(|n| *n += 1);
                 tracing::info!(filters = ?self.filters, "subscribed");
@@ -220,3 +225,6 @@ fn options(broker: &Broker, site: &AssetId, name: &str) -> Result<MqttOptions, I
 fn read(file: &PathBuf) -> Result<String, IngestError> {
     std::fs::read_to_string(file).map_err(|e| IngestError::File { file: file.clone(), reason: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,11 @@ pub struct Engine {
     pub in_charge: Option<String>,
     /// Anybody who reaches the broker can cause these.
     pub stray_warnings: Throttle,
+    pub conflict_errors: Throttle,
+    pub version_errors: Throttle,
+    pub foreign_errors: Throttle,
+    /// It was said that batches are unaccounted for.
+    pub unbalanced: bool,
     pub traces: Option<Traces>,
 }
 
@@ -143,7 +148,7 @@ impl Engine {
                     }
                     self.take(&mut arrivals)?;
                 }
-                Some(command) = self.commands.recv() => self.obey(command),
+                Some(command) = self.commands.recv() => self.obey(command)?,
                 Ok(()) = status.changed() => self.archived()?,
                 Ok(()) = self.ingest.connections.changed() => self.acks.repeat_all(),
                 _ = tick.tick() => {
@@ -213,7 +218,10 @@ impl Engine {
                     derived.dead_letters.push(letter);
                 }
                 Decoded::Conflict(agent, letter) => {
-                    tracing::error!(agent = %agent.agent, reason = letter.reason, "two agents use one name");
+                    if let Some(unsaid) = self.conflict_errors.says(self.started.elapsed()) {
+                        let (agent, reason) = (&agent.agent, &letter.reason);
+                        tracing::error!(%agent, reason, unsaid, "two agents use one name");
+                    }
                     derived.dead_letters.push(letter);
                 }
                 Decoded::Refused(agent, refusal @ (Refusal::Duplicate { .. } | Refusal::OutOfOrder)) => {
@@ -225,7 +233,10 @@ impl Engine {
                     self.pending.touch(self.started.elapsed());
                 }
                 Decoded::Refused(agent, Refusal::Version) => {
-                    tracing::error!(agent = %agent.agent, "its frames are of a later version; update this processor");
+                    if let Some(unsaid) = self.version_errors.says(self.started.elapsed()) {
+                        let agent = &agent.agent;
+                        tracing::error!(%agent, unsaid, "its frames are of a later version; update this processor");
+                    }
                 }
                 Decoded::Refused(..) | Decoded::Dropped | Decoded::Elsewhere => {}
             }
@@ -233,6 +244,7 @@ impl Engine {
         if !derived.dead_letters.is_empty() {
             self.keep(derived);
         }
+        self.ledger.received(run.len() as u64);
         if run.is_empty() { Ok(()) } else { self.apply(run) }
     }
 
@@ -322,9 +334,16 @@ impl Engine {
             self.report_due = now + REPORT_INTERVAL;
             self.board.set_model(self.watch.report());
         }
-        let (pending, staged) = self.ledger.uncommitted();
-        self.metrics.batches_pending.record(pending, &[]);
-        self.metrics.batches_staged.record(staged, &[]);
+        let batches = self.ledger.batches(self.held.as_ref().map_or(0, |held| held.steps.batches()));
+        self.metrics.batches_pending.record(batches.pending, &[]);
+        self.metrics.batches_staged.record(batches.staged, &[]);
+        // Every test that reads the log holds this against whatever it does to the program.
+        if !batches.balance() && !std::mem::replace(&mut self.unbalanced, true) {
+            tracing::error!(
+                ?batches,
+                "what was received is not what is committed, staged or pending: a defect of ours"
+            );
+        }
     }
 
     /// All that is due by `due`. Without a connection it stays due.

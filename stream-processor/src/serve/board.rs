@@ -109,6 +109,8 @@ pub struct View {
     pub open: BTreeMap<String, Arc<Alert>>,
     /// Newest last.
     pub closed: VecDeque<Arc<Alert>>,
+    /// By alert, the number of the event in which it was last told before its commit.
+    provisional: BTreeMap<String, u64>,
     /// Why a part is not ready; those that are, are not here.
     pub waiting: BTreeMap<Part, String>,
     /// Counts every change of a machine, so that a reader can ask for what is new.
@@ -158,6 +160,7 @@ impl Default for Board {
             machines: BTreeMap::new(),
             open: BTreeMap::new(),
             closed: VecDeque::new(),
+            provisional: BTreeMap::new(),
             waiting: [Part::Broker, Part::Archive, Part::Recovery].map(|part| (part, starting())).into(),
             version: 0,
             alert_events: Ring::new(ALERT_EVENTS_MAX),
@@ -178,13 +181,15 @@ impl Board {
         Self::default()
     }
 
-    /// A new incarnation has recovered: what is not in `open` is void, and every stream is told so.
-    pub fn begin(&self, incarnation: u64, open: Vec<Alert>) {
+    /// A new incarnation has recovered: what is in neither list is void, and every stream is told so. `closed`: oldest first.
+    pub fn begin(&self, incarnation: u64, open: Vec<Alert>, closed: Vec<Alert>) {
         let mut view = self.write();
         view.incarnation = incarnation;
         // They come out of a manifest, and it is this incarnation that vouches for them now.
         let ours = |alert| Alert { incarnation, provisional: false, ..alert };
         view.open = open.into_iter().map(|alert| (alert.id.clone(), Arc::new(ours(alert)))).collect();
+        view.closed = closed.into_iter().map(|alert| Arc::new(ours(alert))).collect();
+        view.provisional.clear();
         view.alert_events = Ring::new(ALERT_EVENTS_MAX);
         view.prediction_events = Ring::new(PREDICTION_EVENTS_MAX);
         view.version += 1;
@@ -250,15 +255,15 @@ impl Board {
     /// The manifest that holds the events up to this number is in S3: their alerts are no longer provisional.
     pub fn confirm_alerts(&self, up_to: u64) {
         let mut view = self.write();
-        let mut newest = BTreeMap::new();
-        for (number, alert) in view.alert_events.iter() {
-            newest.insert(alert.id.clone(), (number, alert.clone()));
-        }
-        let committed = |(number, alert): &(u64, Arc<Alert>)| *number <= up_to && alert.provisional;
-        let mut confirmed: Vec<_> = newest.into_values().filter(committed).collect();
-        confirmed.sort_by_key(|(number, _)| *number);
-        for (_, alert) in confirmed {
-            view.publish_alert(Alert { provisional: false, ..Alert::clone(&alert) });
+        let committed = view.provisional.iter().filter(|(_, number)| **number <= up_to);
+        let mut committed: Vec<(u64, String)> = committed.map(|(id, number)| (*number, id.clone())).collect();
+        committed.sort_unstable();
+        for (_, id) in committed {
+            // Unless it closed so long ago that it is not shown any more.
+            match view.alert(&id) {
+                Some(alert) => view.publish_alert(Alert { provisional: false, ..Alert::clone(&alert) }),
+                None => drop(view.provisional.remove(&id)),
+            }
         }
         self.alerts_changed.send_replace(view.alert_cursor());
     }
@@ -343,6 +348,10 @@ impl View {
         entry
     }
 
+    fn alert(&self, id: &str) -> Option<Arc<Alert>> {
+        self.open.get(id).or_else(|| self.closed.iter().rev().find(|alert| alert.id == id)).cloned()
+    }
+
     fn publish_alert(&mut self, alert: Alert) {
         let alert = Arc::new(alert);
         self.touch(&alert.machine);
@@ -355,7 +364,12 @@ impl View {
         } else {
             self.open.insert(alert.id.clone(), alert.clone());
         }
+        let (id, provisional) = (alert.id.clone(), alert.provisional);
         self.alert_events.push(alert);
+        match provisional {
+            true => drop(self.provisional.insert(id, self.alert_events.last())),
+            false => drop(self.provisional.remove(&id)),
+        }
     }
 
     /// Machines: those that changed after this version, or all.

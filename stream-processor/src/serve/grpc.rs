@@ -19,7 +19,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::{
     Services,
     auth::{Denied, Writes},
-    board::Board,
+    board::{Board, Cursor},
     command::{CommandError, Commands},
     connections::Connections,
     predict::{PredictError, Predictions},
@@ -103,6 +103,19 @@ impl MaintenanceService for Maintenance {
         self.commands.record(event, request_id).await?;
         Ok(Response::new(RecordEventResponse {}))
     }
+}
+
+/// Where a client may go on; None: resuming there would leave something out.
+type ResumeToken = Option<Cursor>;
+
+/// Empty: a fresh start.
+fn resume_from(token: &str) -> Result<Option<Cursor>, Status> {
+    let parsed = (!token.is_empty()).then(|| token.parse::<Cursor>()).transpose();
+    parsed.map_err(|e| Status::invalid_argument(format!("resume_token: {e}")))
+}
+
+fn text(token: ResumeToken) -> String {
+    token.map(|cursor| cursor.to_string()).unwrap_or_default()
 }
 
 fn may_write(writes: &Writes, metadata: &MetadataMap) -> Result<(), Status> {

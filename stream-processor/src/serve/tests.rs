@@ -12,7 +12,8 @@ use proto::{
         },
         prediction::{
             Contribution, ModeProbability, PredictRequest, Prediction, SensorReadings, StreamPredictionsRequest,
-            predict_request::Input, prediction_service_client::PredictionServiceClient, stream_predictions_response,
+            StreamPredictionsResponse, predict_request::Input, prediction_service_client::PredictionServiceClient,
+            stream_predictions_response,
         },
     },
 };
@@ -22,7 +23,7 @@ use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{
-    board::{ALERT_EVENTS_MAX, Part, ProcessorState},
+    board::{ALERT_EVENTS_MAX, PREDICTION_EVENTS_MAX, Part, ProcessorState},
     command::{Command, CommandError},
     predict::PredictError,
     *,
@@ -107,7 +108,7 @@ impl Plant {
 
     async fn with_model(token_file: Option<PathBuf>, model: Arc<dyn Predictor>) -> Self {
         let board = Board::new();
-        board.begin(1, Vec::new());
+        board.begin(1, Vec::new(), vec![]);
         let (commands, mut asked) = Commands::channel();
         let desk = board.clone();
         tokio::spawn(async move {
@@ -201,9 +202,11 @@ async fn another_incarnation_resets_a_stream_and_an_old_token() {
     let mut client = plant.alerts().await;
     let mut stream = follow(&mut client, "").await;
     let (_, token) = until_live(&mut stream).await;
-    plant.board.begin(2, vec![alert("a", "press-1")]);
-    assert_eq!(until_live(&mut stream).await.0, ["reset 2", "a"]);
-    assert_eq!(until_live(&mut follow(&mut client, &token).await).await.0, ["reset 2", "a"]);
+    let ended = Alert { state: AlertState::Closed.into(), ..alert("ended", "press-1") };
+    plant.board.begin(2, vec![alert("a", "press-1")], vec![ended]);
+    assert_eq!(until_live(&mut stream).await.0, ["reset 2", "a", "ended"]);
+    assert_eq!(until_live(&mut follow(&mut client, &token).await).await.0, ["reset 2", "a", "ended"]);
+    assert_eq!(until_live(&mut follow(&mut client, "").await).await.0, ["a"], "a fresh start has seen nothing end");
 }
 
 #[tokio::test]
@@ -227,21 +230,63 @@ async fn predictions_start_with_the_newest_of_each_machine() {
     let plant = Plant::start(None).await;
     let mut client = PredictionServiceClient::new(plant.channel().await);
     plant.board.publish_predictions(&[prediction("press-1", 0.1, 10), prediction("press-1", 0.2, 20)]);
-    let request = StreamPredictionsRequest { machines: vec!["press-1".into()] };
+    let request = StreamPredictionsRequest { machines: vec!["press-1".into()], ..Default::default() };
     let mut stream = client.stream_predictions(request).await.unwrap().into_inner();
-    let mut next = async || match stream.message().await.unwrap().unwrap().event.unwrap() {
-        stream_predictions_response::Event::Prediction(p) => p.window_end_ms,
-        stream_predictions_response::Event::Missed(missed) => panic!("missed {missed}"),
-    };
-    assert_eq!(next().await, 20);
+    let mut next = async || told(&stream.message().await.unwrap().unwrap());
+    assert_eq!(next().await, Told::Window(20));
     plant.board.publish_predictions(&[prediction("press-2", 0.1, 30), prediction("press-1", 0.3, 40)]);
-    assert_eq!(next().await, 40);
+    assert_eq!(next().await, Told::Window(40));
     let latest = PredictRequest { input: Some(Input::Machine("press-2".into())) };
     let answer = client.predict(latest).await.unwrap().into_inner().prediction.unwrap();
     assert_eq!(answer.window_end_ms, 30);
     let unknown = PredictRequest { input: Some(Input::Machine("nobody".into())) };
     assert_eq!(client.predict(unknown).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(client.predict(PredictRequest { input: None }).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[derive(Debug, PartialEq)]
+enum Told {
+    Window(i64),
+    Missed(u64),
+    Reset(u64),
+}
+
+fn told(response: &StreamPredictionsResponse) -> Told {
+    match response.event.as_ref().unwrap() {
+        stream_predictions_response::Event::Prediction(p) => Told::Window(p.window_end_ms),
+        stream_predictions_response::Event::Missed(events) => Told::Missed(*events),
+        stream_predictions_response::Event::Reset(incarnation) => Told::Reset(*incarnation),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_predictions_goes_on_where_it_was_or_says_what_it_left_out() {
+    let plant = Plant::start(None).await;
+    let mut client = PredictionServiceClient::new(plant.channel().await);
+    let mut follow = async |resume_token: &str, count: usize| {
+        let request = StreamPredictionsRequest { machines: vec![], resume_token: resume_token.into() };
+        let mut stream = client.stream_predictions(request).await.unwrap().into_inner();
+        let mut responses = Vec::new();
+        for _ in 0..count {
+            responses.push(stream.message().await.unwrap().unwrap());
+        }
+        let token = responses.last().unwrap().resume_token.clone();
+        (responses.iter().map(told).collect::<Vec<_>>(), token)
+    };
+    plant.board.publish_predictions(&[prediction("press-1", 0.1, 10), prediction("press-2", 0.2, 20)]);
+    let (first, token) = follow("", 2).await;
+    assert_eq!(first, [Told::Window(10), Told::Window(20)]);
+    plant.board.publish_predictions(&[prediction("press-1", 0.1, 30), prediction("press-1", 0.1, 40)]);
+    let (next, after) = follow(&token, 2).await;
+    assert_eq!(next, [Told::Window(30), Told::Window(40)]);
+    let flood: Vec<_> = (0..PREDICTION_EVENTS_MAX as i64).map(|n| prediction("press-2", 0.1, 50 + n)).collect();
+    plant.board.publish_predictions(&flood);
+    assert_eq!(follow(&token, 2).await.0, [Told::Missed(2), Told::Window(50)]);
+    plant.board.begin(2, vec![], vec![]);
+    let newest = 49 + PREDICTION_EVENTS_MAX as i64;
+    assert_eq!(follow(&after, 3).await.0, [Told::Reset(2), Told::Window(40), Told::Window(newest)]);
+    let garbage = StreamPredictionsRequest { resume_token: "x".into(), ..Default::default() };
+    assert_eq!(client.stream_predictions(garbage).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -435,7 +480,7 @@ async fn the_console_gets_everything_once_and_then_what_changed() {
     }
     assert_eq!((&next["whole"], &next["alerts"][0]["id"]), (&json!(false), &json!("a")));
     assert_eq!(next["machines"].as_array().unwrap().len(), 1);
-    plant.board.begin(2, Vec::new());
+    plant.board.begin(2, Vec::new(), vec![]);
     while next["whole"] == json!(false) {
         next = picture(&mut stream).await;
     }

@@ -6,6 +6,7 @@ use model::features::WindowFeatures;
 use polars::prelude::DataFrame;
 use proto::{
     archive::Balance,
+    asset::AssetId,
     position::Position,
     time::PlantTime,
     wire::{
@@ -43,6 +44,16 @@ pub struct Derived {
     pub late: u64,
     /// Readings that came after their window had closed, and revised it.
     pub revising: u64,
+    pub foreign: Vec<Foreign>,
+}
+
+/// Readings of a machine from an agent that does not own it: in the archive, with a flag, and in no window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Foreign {
+    pub machine: AssetId,
+    pub agent: AgentKey,
+    pub owner: Option<AgentKey>,
+    pub readings: u64,
 }
 
 /// An event record and when the cloud learnt of it; None: nobody knows.

@@ -170,8 +170,12 @@ impl Fleet {
         self.agents.get(agent).map_or(&[], |a| &a.machines)
     }
 
+    pub fn owner(&self, machine: u32) -> Option<&AgentKey> {
+        self.owners.get(machine as usize).and_then(Option::as_ref)
+    }
+
     pub fn owns(&self, agent: &AgentKey, machine: u32) -> bool {
-        self.owners.get(machine as usize).and_then(Option::as_ref) == Some(agent)
+        self.owner(machine) == Some(agent)
     }
 
     pub fn series(&self, machine: u32, sensor: &str) -> Option<(u32, Option<Unit>)> {

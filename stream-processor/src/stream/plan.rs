@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use super::{Stream, StreamError};
+use super::{Foreign, Stream, StreamError};
 use crate::{
     archive::readings::{self, Stretch},
     clean::Rows,
@@ -29,6 +29,7 @@ pub struct Plan {
     pub revising: Revising,
     pub archive: Option<Stretch>,
     pub late: u64,
+    pub foreign: Vec<Foreign>,
 }
 
 impl Stream {
@@ -43,12 +44,19 @@ impl Stream {
         if rows.is_empty() {
             return Ok(Plan::default());
         }
+        let foreign = std::mem::take(&mut rows.foreign).into_iter().map(|((id, agent), readings)| Foreign {
+            machine: self.fleet.name(id).clone(),
+            owner: self.fleet.owner(id).cloned(),
+            agent,
+            readings,
+        });
+        let foreign = foreign.collect();
         let (late, taken, reason) = (rows.late, std::mem::take(&mut rows.taken), std::mem::take(&mut rows.reason));
         let (cleaned, carry) = clean(rows.frame()?, self.fleet.catalogue(), &self.carry, config.stuck_after)?;
         let (cells, revising) = cells(&cleaned, &taken, &directory.wanted, config.slide_ms())?;
         let batches = run.iter().map(|taken| (taken.agent.clone(), taken.position.seq)).collect();
         let rows = readings::rows(&cleaned, taken, reason, &directory.generation)?;
-        Ok(Plan { carry, cells, revising, archive: Some(Stretch { rows, batches }), late })
+        Ok(Plan { carry, cells, revising, archive: Some(Stretch { rows, batches }), late, foreign })
     }
 }
 

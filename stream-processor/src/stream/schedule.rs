@@ -217,10 +217,16 @@ impl Stream {
         self.entered.is_some()
     }
 
-    /// Has windows whose model depends on whether what was entered is in a manifest, which is not known yet.
+    /// Has windows whose model, or whose features, depend on whether what was entered is in a manifest, which is not known
+    /// yet.
     pub fn undecided(&self, steps: &Steps) -> bool {
         let differs = |entered: &Schedule, window| entered.scorers(window) != self.schedule.scorers(window);
+        let lateness_ms = self.config.features.lateness_ms;
+        let sees = |window: &WindowFeatures, (machine, known): &(AssetId, PlantTime)| {
+            *machine == window.machine && window.end.plus_millis(lateness_ms) > *known
+        };
         self.entered.as_ref().is_some_and(|entered| steps.windows().any(|window| differs(entered, window)))
+            || (!self.told.is_empty() && steps.windows().any(|window| self.told.iter().any(|told| sees(window, told))))
     }
 
     /// What was entered is committed.

@@ -87,8 +87,9 @@ impl Stream {
         fleet.settle_unknown(&config.features);
         fleet.index(&config.features);
         desk.reconfigure(config.alert.clone());
-        let entered = None;
-        Ok((Self { config, fleet, carry, windows, desk, waiting, schedule, entered, requests }, left))
+        // What is in a snapshot is in its manifest.
+        let (entered, told) = Default::default();
+        Ok((Self { config, fleet, carry, windows, desk, waiting, schedule, entered, requests, told }, left))
     }
 }
 

@@ -10,7 +10,7 @@ use proto::{
 };
 
 use super::{
-    derived::{KnownEvent, Loss, Lost},
+    derived::{Foreign, KnownEvent, Loss, Lost},
     tables::Births,
 };
 use crate::{
@@ -32,6 +32,7 @@ pub struct Steps {
     pub(super) balance: Balance,
     pub(super) late: u64,
     pub(super) revising: u64,
+    pub(super) foreign: Vec<Foreign>,
     pub(super) failures: u32,
 }
 
@@ -60,6 +61,11 @@ impl Steps {
             Happened::Window(window) => Some(&**window),
             Happened::Event(_) | Happened::Generation(_) => None,
         })
+    }
+
+    /// Of all that was read.
+    pub fn batches(&self) -> u64 {
+        self.balance.batches
     }
 
     /// What a batch carries besides its readings.

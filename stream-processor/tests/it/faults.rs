@@ -1,6 +1,7 @@
 //! The processor as a process while everything around it fails.
 
 mod calls;
+mod endpoint;
 mod hall;
 mod kill;
 mod outage;

@@ -117,7 +117,7 @@ impl Listeners {
         let client_ca_file = clients.map(|authority| authority.ca().into());
         let config = ServeConfig { grpc: any, http: any, token_file: None, cert_file, key_file, client_ca_file };
         let board = Board::new();
-        board.begin(1, Vec::new());
+        board.begin(1, Vec::new(), vec![]);
         let (commands, model) = (Commands::channel().0, Arc::new(NoModel));
         let services = Services { board, commands, model, metrics: Arc::new(|| "up 1\n".to_string()) };
         let stop = CancellationToken::new();

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use stream_processor::{
     acks::Acks,
     archive::{
-        commit::{Action, Answer as CommitAnswer, Committer, Staged},
+        commit::{Action, Answer as CommitAnswer, Committer, Load, Staged},
         recovery::{Claim, positions, takeover},
         reshard::work::ensure_open,
         standoff::{Standoff, Verdict, renewal},
@@ -87,18 +87,31 @@ enum Step {
     Snapshot(Box<Manifest>),
 }
 
+/// What waits for one manifest.
+#[derive(Debug)]
+struct Waiting {
+    segments: usize,
+    batches: u64,
+}
+
+impl Load for Waiting {
+    fn follow(&mut self, later: Waiting) {
+        self.segments += later.segments;
+        self.batches += later.batches;
+    }
+}
+
 struct Running {
     shard: Shard,
     intake: Intake,
     acks: Acks,
-    committer: Committer<u64>,
+    committer: Committer<Waiting>,
     tickets: BTreeMap<Ticket, Action>,
-    /// Uploads to come, by manifest number and index.
-    uploads: BTreeMap<(u64, usize), Bytes>,
+    /// Uploads to come, by key.
+    uploads: BTreeMap<String, Bytes>,
     incarnation: u64,
     objects: u64,
-    /// The manifest that the next segment becomes.
-    next_number: u64,
+    staged_segments: usize,
     pending: Vec<Row>,
     /// A commit is due, even of nothing.
     touched: bool,
@@ -319,7 +332,7 @@ impl Running {
             uploads: BTreeMap::new(),
             incarnation: takeover.incarnation,
             objects: 0,
-            next_number: takeover.number + 1,
+            staged_segments: 0,
             pending: Vec::new(),
             touched: false,
             state,
@@ -353,7 +366,7 @@ impl Running {
 
     /// The barrier: everything applied so far becomes a segment.
     fn cut(&mut self, site: &AssetId, now: Duration, rng: &mut ChaCha8Rng, reached: &mut Reached) {
-        let full = self.committer.staged() >= STAGED_MAX;
+        let full = self.staged_segments >= STAGED_MAX;
         if full && !self.intake.paused() {
             reached.count("intake paused");
         }
@@ -371,26 +384,27 @@ impl Running {
         let batches = rows.len() as u64;
         let per_object = rows.len().div_ceil(rng.random_range(1..=OBJECTS_PER_SEGMENT_MAX)).max(1);
         let mut objects = Vec::new();
-        for (index, part) in rows.chunks(per_object).enumerate() {
+        for part in rows.chunks(per_object) {
             let bytes = Bytes::from(serde_json::to_vec(part).unwrap());
             self.objects += 1;
             let key = object_key(Table::Readings, site, "2026-01-01", self.shard, self.incarnation, self.objects);
-            let (object, rows) = (object_ref(key, &bytes), part.len() as u64);
+            let (object, rows) = (object_ref(key.clone(), &bytes), part.len() as u64);
             objects.push(DataObject { table: Table::Readings, object, rows, min_time_ms: 0, max_time_ms: 0 });
-            self.uploads.insert((self.next_number, index), bytes);
+            self.uploads.insert(key, bytes);
         }
         let state = Bytes::from(self.state.encode(self.intake.left()));
         self.objects += 1;
         let snapshot = object_ref(snapshot_key(self.shard, self.incarnation, self.objects), &state);
-        self.uploads.insert((self.next_number, objects.len()), state);
+        self.uploads.insert(snapshot.key.clone(), state);
         let readings = rows.iter().filter(|r| r.n.is_some()).count() as u64;
         let balance =
             Balance { batches, readings_taken: readings, readings_archived: readings, readings_dead_lettered: 0 };
         let agents = self.intake.positions().into_iter();
         let agents = agents.map(|(k, position)| AgentPosition { site: k.site, agent: k.agent, position }).collect();
-        if self.committer.push(Staged { objects, snapshot, agents, balance, load: batches }, 0).is_ok() {
+        let load = Waiting { segments: 1, batches };
+        if self.committer.push(Staged { objects, snapshot, agents, balance, load }, 0).is_ok() {
             self.staged_batches += batches;
-            self.next_number += 1;
+            self.staged_segments += 1;
         } else {
             assert!(self.committer.is_fenced());
             self.taken -= batches;
@@ -408,14 +422,11 @@ impl Running {
     ) -> bool {
         if self.committer.renews_at(renewal(QUIET)).is_some_and(|at| at <= now) {
             self.committer.renew(0).unwrap();
-            self.next_number += 1;
             reached.count("renewed");
         }
         for action in self.committer.poll(now) {
             let request = match &action {
-                Action::Upload { number, object, key } => {
-                    Request::Put { key: key.clone(), bytes: self.uploads[&(*number, *object)].clone() }
-                }
+                Action::Upload { key, .. } => Request::Put { key: key.clone(), bytes: self.uploads[key].clone() },
                 Action::PutManifest { number, bytes } => {
                     Request::PutIfAbsent { key: manifest_key(self.shard, *number), bytes: bytes.clone() }
                 }
@@ -446,13 +457,17 @@ impl Running {
         let Some(committed) = self.committer.answer(now, answer) else { return };
         reached.count("committed");
         // Of one that renews: none.
-        let batches = committed.load.unwrap_or(0);
+        let (segments, batches) = committed.load.map_or((0, 0), |load| (load.segments, load.batches));
+        if segments > 1 {
+            reached.count("segments taken by one manifest");
+        }
+        self.staged_segments -= segments;
         assert_eq!(committed.manifest.balance.batches, batches);
         self.staged_batches -= batches;
         self.committed_batches += batches;
         self.committed = positions(&committed.manifest);
         self.acks.committed(&self.committed);
-        self.uploads.retain(|(number, _), _| *number > committed.manifest.number);
+        committed.manifest.objects.iter().for_each(|data| drop(self.uploads.remove(&data.object.key)));
     }
 
     /// Nothing in silence: what came in is committed, staged or pending.

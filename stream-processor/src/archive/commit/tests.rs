@@ -6,6 +6,12 @@ use proto::{
 use super::*;
 use crate::archive::recovery::{Claim, takeover};
 
+impl Load for &'static str {
+    fn follow(&mut self, later: Self) {
+        *self = later;
+    }
+}
+
 fn writer() -> Committer<&'static str> {
     let claim = Claim { fresh: ArchiveId([1; 16]), shard: Shard(0), owner: "a".into(), wall_ms: 0 };
     Committer::new(takeover(None, &claim))
@@ -202,11 +208,48 @@ fn a_writer_that_is_thrown_out_knows_by_whom() {
     assert_eq!((c.is_fenced(), c.fenced_by()), (true, Some(&other)));
 }
 
+/// S3 is away: the first segment is on its way, and no snapshot but its own and the newest is kept for the others.
+#[test]
+fn segments_that_wait_are_taken_by_one_manifest() {
+    let mut c = writer();
+    for load in ["one", "two", "three", "four"] {
+        c.push(staged(load, 2), 7).unwrap();
+    }
+    assert_eq!((c.staged(), c.load(3).copied()), (2, Some("four")));
+    upload_all(&mut c, T0);
+    let (number, bytes) = put(&mut c, T0);
+    assert_eq!(Manifest::decode(&bytes, number).unwrap().objects.len(), 2);
+    assert_eq!(c.answer(T0, Answer::ManifestCreated { number }).unwrap().load, Some("one"));
+    c.push(staged("five", 1), 8).unwrap();
+    assert_eq!(c.staged(), 2, "what is on its way says what it says");
+
+    let keys = ["two-0", "two-1", "three-0", "three-1", "four-0", "four-1", "four-snapshot"];
+    assert_eq!(upload_all(&mut c, T0), keys);
+    let (number, bytes) = put(&mut c, T0);
+    let taken = Manifest::decode(&bytes, number).unwrap();
+    assert_eq!((taken.number, taken.balance.batches, taken.snapshot.unwrap().key.as_str()), (3, 3, "four-snapshot"));
+    assert_eq!(c.answer(T0, Answer::ManifestCreated { number }).unwrap().load, Some("four"));
+    assert_eq!(upload_all(&mut c, T0), ["five-0", "five-snapshot"]);
+    assert_eq!(put(&mut c, T0).0, 4);
+}
+
+#[test]
+fn a_manifest_takes_so_many_objects_and_nothing_after_a_renewal() {
+    let mut c = writer();
+    c.renew(0).unwrap();
+    c.renew(0).unwrap();
+    c.push(staged("one", OBJECTS_FOLDED_MAX - 1), 0).unwrap();
+    c.push(staged("two", 1), 0).unwrap();
+    assert_eq!(c.staged(), 3);
+    c.push(staged("three", 1), 0).unwrap();
+    assert_eq!(c.staged(), 4);
+}
+
 #[test]
 fn the_queue_is_bounded() {
     let mut c = writer();
-    for _ in 0..SEGMENTS_STAGED_MAX {
-        c.push(staged("one", 0), 0).unwrap();
+    for _ in 0..MANIFESTS_STAGED_MAX {
+        c.push(staged("one", OBJECTS_FOLDED_MAX), 0).unwrap();
     }
     assert!(matches!(c.push(staged("one", 0), 0), Err(PushError::Full)));
 }

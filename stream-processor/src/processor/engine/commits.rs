@@ -5,7 +5,7 @@ use proto::wire::alert::Alert;
 use super::{Engine, EngineError, SETTLES_AFTER};
 use crate::{
     alert::AcknowledgeError,
-    archive::{self, Segment},
+    archive::{self, End, Segment},
     processor::ledger::Answer,
     serve::{
         board::{Part, ProcessorState},
@@ -23,7 +23,7 @@ impl Engine {
     }
 
     /// What people ask for changes the state now, and is answered and shown after its commit.
-    pub(super) fn obey(&mut self, command: Command) {
+    pub(super) fn obey(&mut self, command: Command) -> Result<(), EngineError> {
         let now = self.plant_now();
         match command {
             Command::Acknowledge { alert_id, author, note, request_id, reply } => {
@@ -46,15 +46,31 @@ impl Engine {
                 }
             }
             Command::Record { event, request_id, reply } => {
-                if !self.stream.requests.recorded(&request_id) {
+                if self.stream.requests.recorded(&request_id) {
+                    self.ledger.answer(Answer::Recorded(reply));
+                } else if self.stream.sees_events() && !self.can_enter() {
+                    let reason = "the archive does not take it now; say it again".into();
+                    drop(reply.send(Err(CommandError::Unavailable(reason))));
+                } else {
                     let derived = self.stream.record(event, now);
                     self.stream.requests.remember_recorded(request_id);
                     self.keep(derived);
+                    self.ledger.answer(Answer::Recorded(reply));
+                    if self.stream.sees_events() {
+                        self.ledger.recorded();
+                        // Windows that see it wait for it.
+                        self.submit()?;
+                    }
                 }
-                self.ledger.answer(Answer::Recorded(reply));
             }
         }
         self.force();
+        Ok(())
+    }
+
+    /// What is entered now can be expected to be in S3 soon.
+    fn can_enter(&self) -> bool {
+        self.held.is_none() && self.archive.room() && self.archive.status().borrow().up
     }
 
     /// Cuts the barrier: everything taken so far, and the state after it.
@@ -79,8 +95,7 @@ impl Engine {
     /// can be expected to be in S3 soon.
     pub(super) fn change_model(&mut self) -> Result<(), EngineError> {
         let Some(charge) = self.models.offer(self.stream.schedule()) else { return Ok(()) };
-        let can = self.held.is_none() && self.archive.room() && self.archive.status().borrow().up;
-        if !can || !self.stream.enter(&charge, self.plant_now()) {
+        if !self.can_enter() || !self.stream.enter(&charge, self.plant_now()) {
             return Ok(());
         }
         let trial = charge.trial.as_ref().map(|trial| trial.version.as_str());
@@ -93,11 +108,11 @@ impl Engine {
     /// The archive has moved: acks, answers, alerts that are certain now; and who judges which windows.
     pub(super) fn archived(&mut self) -> Result<(), EngineError> {
         let status = self.archive.status().borrow().clone();
-        if status.fenced {
-            return Err(match status.closed_into.is_empty() {
-                true => EngineError::Fenced,
-                false => EngineError::Closed { successors: archive::text(&status.closed_into) },
-            });
+        match &status.end {
+            None => {}
+            Some(End::Fenced) => return Err(EngineError::Fenced),
+            Some(End::Closed(into)) => return Err(EngineError::Closed { successors: archive::text(into) }),
+            Some(End::Failed) => return Err(EngineError::Archive),
         }
         self.acks.committed(&status.committed);
         if self.models.committed(status.committed_segments) {
@@ -105,6 +120,7 @@ impl Engine {
             self.model_in_charge();
         }
         let confirmed = self.ledger.committed(status.committed_segments);
+        self.stream.recorded(confirmed.records);
         self.metrics.readings_archived.add(confirmed.readings, &[]);
         self.metrics.batches_committed.add(confirmed.batches, &[]);
         if let Some(number) = confirmed.alerts_up_to {

@@ -9,7 +9,7 @@ use proto::wire::alert::{Alert, AlertSource, AlertState};
 
 use super::Engine;
 use crate::{
-    stream::{Derived, Loss, Lost},
+    stream::{Derived, Foreign, Loss, Lost},
     traces::{self, Outcome, Stages, Traced},
 };
 
@@ -21,6 +21,7 @@ impl Engine {
             self.count_alert(alert);
         }
         derived.losses.iter().for_each(|loss| self.count_loss(loss));
+        derived.foreign.iter().for_each(|foreign| self.count_foreign(foreign));
         let metrics = &self.metrics;
         metrics.readings_received.add(derived.balance.readings_taken, &[]);
         metrics.readings_dead_lettered.add(derived.balance.readings_dead_lettered, &[]);
@@ -71,6 +72,16 @@ impl Engine {
                 tracing::error!(%agent, from, %to, reason, "a gateway's log goes on elsewhere: its disk or its archive is another");
                 self.metrics.log_break(reason);
             }
+        }
+    }
+
+    fn count_foreign(&mut self, foreign: &Foreign) {
+        let Foreign { machine, agent, owner, readings } = foreign;
+        self.metrics.readings_foreign.add(*readings, &[]);
+        if let Some(unsaid) = self.foreign_errors.says(self.started.elapsed()) {
+            let owner = owner.as_ref().map_or("nobody", |owner| owner.agent.as_str());
+            let agent = &agent.agent;
+            tracing::error!(%machine, %agent, owner, unsaid, "readings of a machine that is another gateway's: they enter no window");
         }
     }
 

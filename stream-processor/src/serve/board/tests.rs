@@ -23,11 +23,11 @@ fn tokens_survive_their_text() {
 #[test]
 fn a_cursor_resumes_within_its_incarnation_only() {
     let board = Board::new();
-    board.begin(1, vec![]);
+    board.begin(1, vec![], vec![]);
     let start = board.read().alert_cursor();
     board.publish_alerts(&[alert("a", AlertState::Open), alert("b", AlertState::Open)]);
     assert_eq!(ids(board.read().alerts_since(start)), ["a", "b"]);
-    board.begin(2, vec![alert("a", AlertState::Open)]);
+    board.begin(2, vec![alert("a", AlertState::Open)], vec![]);
     assert!(matches!(board.read().alerts_since(start), Since::Other));
     assert_eq!(board.read().open.keys().collect::<Vec<_>>(), ["a"]);
 }
@@ -59,6 +59,28 @@ fn a_commit_confirms_what_was_in_it_and_no_later_change() {
     assert!(ids(board.read().alerts_since(cursor)).is_empty());
 }
 
+/// S3 was away while more alerts changed than clients can ask for afterwards.
+#[test]
+fn a_commit_confirms_what_the_ring_has_forgotten() {
+    let board = Board::new();
+    board.publish_alerts(&[alert("first", AlertState::Open), alert("ended", AlertState::Closed)]);
+    let many: Vec<_> = (0..=ALERT_EVENTS_MAX).map(|n| alert(&(n % 50).to_string(), AlertState::Open)).collect();
+    let committed = board.publish_alerts(&many);
+    board.confirm_alerts(committed);
+    let view = board.read();
+    assert!(view.open.values().chain(&view.closed).all(|alert| !alert.provisional));
+    assert_eq!((view.open.len(), view.closed.len()), (51, 1));
+}
+
+#[test]
+fn alerts_that_closed_before_a_restart_are_listed_after_it() {
+    let board = Board::new();
+    board.begin(2, vec![], vec![alert("a", AlertState::Closed), alert("b", AlertState::Closed)]);
+    let (open, closed) = board.read().alerts(true);
+    let closed: Vec<_> = closed.iter().map(|alert| (alert.id.as_str(), alert.provisional)).collect();
+    assert_eq!((open.len(), closed), (0, vec![("b", false), ("a", false)]));
+}
+
 #[test]
 fn ready_when_nothing_is_waited_for() {
     let board = Board::new();
@@ -85,7 +107,7 @@ fn an_older_window_does_not_replace_a_newer_one() {
 #[test]
 fn what_was_recovered_is_certain_and_of_this_incarnation() {
     let board = Board::new();
-    board.begin(7, vec![alert("a", AlertState::Open)]);
+    board.begin(7, vec![alert("a", AlertState::Open)], vec![]);
     let view = board.read();
     assert_eq!((view.open["a"].provisional, view.open["a"].incarnation), (false, 7));
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::may_write;
+use super::{ResumeToken, may_write, resume_from, text};
 use crate::serve::{
     auth::Writes,
     board::{Board, Cursor, Since, View},
@@ -43,10 +43,7 @@ impl AlertService for Alerts {
         request: Request<StreamAlertsRequest>,
     ) -> Result<Response<Self::StreamAlertsStream>, Status> {
         let StreamAlertsRequest { resume_token, machines } = request.into_inner();
-        let from = match resume_token.as_str() {
-            "" => None,
-            token => Some(token.parse::<Cursor>().map_err(|e| Status::invalid_argument(format!("resume_token: {e}")))?),
-        };
+        let from = resume_from(&resume_token)?;
         let follower = Follower::new(self.board.clone(), Filter(machines), from);
         let stop = self.stop.clone();
         let responses = stream::unfold((follower, stop), |(mut follower, stop)| async {
@@ -101,9 +98,6 @@ enum Due {
     Reset(u64),
 }
 
-/// None: resuming here would leave something out.
-type ResumeToken = Option<Cursor>;
-
 impl Follower {
     fn new(board: Board, filter: Filter, from: Option<Cursor>) -> Self {
         let changed = board.follow_alerts();
@@ -112,7 +106,7 @@ impl Follower {
         let board = follower.board.clone();
         let view = board.read();
         match from.map(|cursor| (cursor, view.alerts_since(cursor))) {
-            None => follower.list(&view),
+            None => follower.list(&view, &[]),
             Some((cursor, Since::Events(events))) => {
                 follower.cursor = cursor;
                 follower.take(events);
@@ -133,8 +127,7 @@ impl Follower {
                     Due::Missed(events) => Event::Missed(Missed { events }),
                     Due::Reset(incarnation) => Event::Reset(Reset { incarnation }),
                 };
-                let resume_token = token.map(|cursor| cursor.to_string()).unwrap_or_default();
-                return Some(Ok(StreamAlertsResponse { event: Some(event), resume_token }));
+                return Some(Ok(StreamAlertsResponse { event: Some(event), resume_token: text(token) }));
             }
             let here = self.cursor;
             if self.ended || self.changed.wait_for(|newest| *newest != here).await.is_err() {
@@ -166,17 +159,19 @@ impl Follower {
         }
     }
 
+    /// What it has seen open may have closed since: then it is told how that ended.
     fn reset(&mut self, view: &View) {
         self.due.push_back((Due::Reset(view.incarnation), None));
-        self.list(view);
+        let closed: Vec<_> = view.closed.iter().cloned().collect();
+        self.list(view, &closed);
     }
 
     /// Only the end of the list has a token: resuming in its middle would leave the rest of it out.
-    fn list(&mut self, view: &View) {
+    fn list(&mut self, view: &View, closed: &[Arc<Alert>]) {
         self.cursor = view.alert_cursor();
         let filter = &self.filter;
-        let open = view.open.values().filter(|a| filter.lets_pass(a));
-        self.due.extend(open.map(|alert| (Due::Alert(alert.clone()), None)));
+        let alerts = view.open.values().chain(closed).filter(|a| filter.lets_pass(a));
+        self.due.extend(alerts.map(|alert| (Due::Alert(alert.clone()), None)));
         self.say(Due::Live);
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::{ResumeToken, resume_from, text};
 use crate::serve::{
     board::{Board, Cursor, Since, View},
     predict::{Predictions, Question},
@@ -41,14 +42,16 @@ impl PredictionService for PredictionRpc {
         &self,
         request: Request<StreamPredictionsRequest>,
     ) -> Result<Response<Self::StreamPredictionsStream>, Status> {
-        let follower = Follower::new(self.board.clone(), request.into_inner().machines);
+        let StreamPredictionsRequest { machines, resume_token } = request.into_inner();
+        let from = resume_from(&resume_token)?;
+        let follower = Follower::new(self.board.clone(), machines, from);
         let stop = self.stop.clone();
         let responses = stream::unfold((follower, stop), |(mut follower, stop)| async {
-            let event = tokio::select! {
-                event = follower.next() => event?,
+            let response = tokio::select! {
+                response = follower.next() => response?,
                 () = stop.cancelled() => return None,
             };
-            Some((Ok(StreamPredictionsResponse { event: Some(event) }), (follower, stop)))
+            Some((Ok(response), (follower, stop)))
         });
         Ok(Response::new(Box::pin(responses)))
     }
@@ -60,64 +63,82 @@ struct Follower {
     machines: Vec<String>,
     cursor: Cursor,
     changed: watch::Receiver<Cursor>,
-    due: VecDeque<Due>,
+    due: VecDeque<(Due, ResumeToken)>,
 }
 
 /// Written out when it is sent: what is due is put together under the board's lock.
 enum Due {
     Prediction(Arc<Prediction>),
     Missed(u64),
+    Reset(u64),
 }
 
 impl Follower {
-    fn new(board: Board, machines: Vec<String>) -> Self {
+    fn new(board: Board, machines: Vec<String>, from: Option<Cursor>) -> Self {
         let changed = board.follow_predictions();
         let mut follower = Follower { board, machines, cursor: Cursor::default(), changed, due: VecDeque::new() };
         let board = follower.board.clone();
-        follower.newest(&board.read());
+        let view = board.read();
+        match from {
+            None => follower.newest(&view),
+            Some(cursor) => {
+                follower.cursor = cursor;
+                follower.advance(&view);
+            }
+        }
         follower
     }
 
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<StreamPredictionsResponse> {
         loop {
-            match self.due.pop_front() {
-                Some(Due::Prediction(prediction)) => return Some(Event::Prediction(Arc::unwrap_or_clone(prediction))),
-                Some(Due::Missed(events)) => return Some(Event::Missed(events)),
-                None => {}
+            if let Some((due, token)) = self.due.pop_front() {
+                let event = match due {
+                    Due::Prediction(prediction) => Event::Prediction(Arc::unwrap_or_clone(prediction)),
+                    Due::Missed(events) => Event::Missed(events),
+                    Due::Reset(incarnation) => Event::Reset(incarnation),
+                };
+                return Some(StreamPredictionsResponse { event: Some(event), resume_token: text(token) });
             }
             let here = self.cursor;
             self.changed.wait_for(|newest| *newest != here).await.ok()?;
-            self.advance();
+            let board = self.board.clone();
+            self.advance(&board.read());
         }
     }
 
-    fn advance(&mut self) {
-        let board = self.board.clone();
-        let view = board.read();
+    fn advance(&mut self, view: &View) {
         match view.predictions_since(self.cursor) {
             Since::Events(events) => {
                 for (number, prediction) in events {
                     self.cursor.number = number;
-                    self.say(prediction);
+                    if self.wants(&prediction) {
+                        self.due.push_back((Due::Prediction(prediction), Some(self.cursor)));
+                    }
                 }
             }
             Since::Missed(events) => {
-                self.due.push_back(Due::Missed(events));
                 self.cursor.number += events;
+                self.due.push_back((Due::Missed(events), Some(self.cursor)));
             }
-            Since::Other => self.newest(&view),
+            Since::Other => {
+                self.due.push_back((Due::Reset(view.incarnation), None));
+                self.newest(view);
+            }
         }
     }
 
-    /// The newest state of each machine.
+    /// The newest state of each machine. Only the last has a token: resuming before would leave out the rest.
     fn newest(&mut self, view: &View) {
         self.cursor = view.prediction_cursor();
-        view.machines.values().filter_map(|entry| entry.prediction.clone()).for_each(|p| self.say(p));
+        let newest = view.machines.values().filter_map(|entry| entry.prediction.clone());
+        let newest: Vec<_> = newest.filter(|prediction| self.wants(prediction)).collect();
+        self.due.extend(newest.into_iter().map(|prediction| (Due::Prediction(prediction), None)));
+        if let Some((_, token)) = self.due.back_mut() {
+            *token = Some(self.cursor);
+        }
     }
 
-    fn say(&mut self, prediction: Arc<Prediction>) {
-        if self.machines.is_empty() || self.machines.contains(&prediction.machine) {
-            self.due.push_back(Due::Prediction(prediction));
-        }
+    fn wants(&self, prediction: &Prediction) -> bool {
+        self.machines.is_empty() || self.machines.contains(&prediction.machine)
     }
 }

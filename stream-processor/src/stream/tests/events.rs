@@ -7,6 +7,7 @@ use proto::{
 };
 
 use super::*;
+use crate::clean::trusted_seal_ms;
 use log::{INTERVAL_MS, birth};
 
 fn watched() -> StreamConfig {
@@ -81,4 +82,48 @@ fn replayed_events_are_the_ones_that_were_seen_live() {
     assert_same(&live, &trained, seed);
     let count = FeatureSchema::of(&features).names.iter().position(|n| n == "event.error.count_0.01h").unwrap();
     assert!(live.iter().any(|w| w.features[count] > 2.0), "seed {seed}: no window saw an event");
+}
+
+/// What a person says stands in no log: a life that ends before the manifest must not have told a window that saw it.
+#[test]
+fn a_persons_record_is_seen_from_a_line_on_and_there_windows_wait_for_its_manifest() {
+    let (seed, mut rng) = rng();
+    let agent = AgentKey { site: AssetId::new("mill").unwrap(), agent: AssetId::new("gw").unwrap() };
+    let log = batches(&agent, &mut rng);
+    let mut stream = Stream::new(watched());
+    stream.apply(log[..60].to_vec(), None).unwrap();
+    let snapshot = stream.snapshot(&EpochsLeft::default()).unwrap();
+    let now = PlantTime(trusted_seal_ms(&log[59]).unwrap());
+    let said = || EventRecord {
+        machine: "press-1".into(),
+        time_ms: now.millis() - 1_000,
+        kind: EventKind::Replacement.into(),
+        ..Default::default()
+    };
+    let derived = stream.record(said(), now);
+    let line = derived.events[0].known.unwrap();
+    assert!(line > now, "seed {seed}");
+
+    let (mut replay, _) = Stream::restore(watched(), &snapshot).unwrap();
+    let (mut before, mut waited) = (0, false);
+    for taken in &log[60..] {
+        let steps = stream.read(vec![taken.clone()]).unwrap();
+        if stream.undecided(&steps) {
+            waited = true;
+            stream.recorded(1);
+        }
+        assert!(!stream.undecided(&steps), "seed {seed}");
+        let told = stream.judge(steps, &Loaded::new()).unwrap();
+        let untold = replay.apply(vec![taken.clone()], None).unwrap();
+        for (told, untold) in told.windows.iter().zip(&untold.windows) {
+            let sees = told.end.plus_millis(watched().features.lateness_ms) > line;
+            assert!(sees == waited || !sees, "seed {seed}");
+            let bits = |window: &WindowFeatures| window.features.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
+            if !waited {
+                assert_eq!(bits(told), bits(untold), "seed {seed}");
+                before += 1;
+            }
+        }
+    }
+    assert!(waited && before > 0, "seed {seed}: {before}");
 }

@@ -49,6 +49,10 @@ fn faults(mut rng: ChaCha8Rng) -> impl FnMut(&Asked) -> Fate + Send {
             return Fate::Late(rng.random_range(LATE_MS) / 2);
         }
         let chance = if asked.method == "PUT" { WRITES_FAIL } else { READS_FAIL };
+        // What S3 answers while another conditional PUT of the key is under way.
+        if asked.puts("manifest/") && rng.random_bool(WRITES_FAIL / 4.0) {
+            return Fate::Refuse(409);
+        }
         match rng.random_bool(chance).then(|| rng.random_range(0..5)) {
             None => Fate::Pass,
             Some(0) => Fate::ResetBefore,
@@ -125,7 +129,7 @@ async fn nothing_is_lost_doubled_or_told_otherwise_however_often_the_processor_i
     );
     undisturbed(&plant).await.assert_like(&told);
     assert!(committing.len() as u32 > kills / 10, "lives must get somewhere");
-    let every_kind = ["reset before", "answer lost", "answered 500", "answered 503", "late"];
+    let every_kind = ["reset before", "answer lost", "answered 409", "answered 500", "answered 503", "late"];
     assert!(kills < KILLS || every_kind.iter().all(|fault| counts.contains_key(*fault)));
     let windows = plant.windows().count() * plant.machines();
     assert_eq!((told.windows.len(), told.predictions.len()), (windows, windows));

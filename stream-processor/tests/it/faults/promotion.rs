@@ -46,7 +46,7 @@ impl Client {
     /// Until the life ends.
     async fn follow(&self, life: &mut Life) -> JoinHandle<()> {
         let mut grpc = PredictionServiceClient::connect(format!("http://{}", life.field("grpc").await)).await.unwrap();
-        let request = StreamPredictionsRequest { machines: vec![] };
+        let request = StreamPredictionsRequest { machines: vec![], ..Default::default() };
         let mut stream = grpc.stream_predictions(request).await.unwrap().into_inner();
         let told = self.clone();
         tokio::spawn(async move {

@@ -32,6 +32,10 @@ pub enum Fate {
     Late(u64),
     /// Carried out when the test says so.
     Hold,
+    /// Carried out, and there is no answer for as long as anybody waits for one.
+    Hang,
+    /// Of an endpoint that knows no conditions: a PUT that should have failed is said to have been done.
+    Unconditional,
 }
 
 impl Fate {
@@ -43,6 +47,8 @@ impl Fate {
             Fate::ResetBefore => "reset before".into(),
             Fate::AnswerLost => "answer lost".into(),
             Fate::Hold => "held".into(),
+            Fate::Hang => "hung".into(),
+            Fate::Unconditional => "unconditional".into(),
         }
     }
 }
@@ -151,6 +157,21 @@ impl State {
                 return client.write_all((head + body).as_bytes()).await;
             }
             Fate::Late(ms) => sleep(Duration::from_millis(ms)).await,
+            Fate::Hang => {
+                self.forward(&request).await?;
+                while client.read(&mut [0; 64]).await? > 0 {}
+                return Ok(());
+            }
+            Fate::Unconditional => {
+                let answer = self.forward(&request).await?;
+                let answer = match answer.starts_with(b"HTTP/1.1 412") {
+                    true => {
+                        b"HTTP/1.1 200 OK\r\netag: \"0\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec()
+                    }
+                    false => answer,
+                };
+                return client.write_all(&answer).await;
+            }
             Fate::Hold => {
                 self.held.lock().unwrap().push(asked);
                 drop(opened.changed().await);
@@ -174,6 +195,7 @@ impl State {
 fn code(status: u16) -> &'static str {
     match status {
         403 => "AccessDenied",
+        409 => "ConditionalRequestConflict",
         503 => "SlowDown",
         _ => "InternalError",
     }
