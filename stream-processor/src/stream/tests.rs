@@ -115,7 +115,8 @@ fn assert_same(found: &[WindowFeatures], expected: &[WindowFeatures], seed: u64)
     for (f, e) in found.iter().zip(expected) {
         let same = |(f, e): (&SensorWindow, &SensorWindow)| same_stats(&f.stats, &e.stats);
         assert!(f.sensors.iter().zip(&e.sensors).all(same), "seed {seed}: {f:?} instead of {e:?}");
-        let same = |(f, e): (&f64, &f64)| near(*f, *e, 1e-12);
+        // What is measured against a normal, by a spread of 0.5 around a value of 1e9, has lost nine of its digits.
+        let same = |(f, e): (&f64, &f64)| near(*f, *e, 1e-6);
         assert!(f.features.iter().zip(&e.features).all(same), "seed {seed}: {f:?} instead of {e:?}");
     }
 }
