@@ -36,6 +36,13 @@ impl SimDisk {
         self.0.lock().unwrap()
     }
 
+    /// The flash forgets a bit.
+    pub fn damage(&self, name: &str, at: usize) {
+        if let Some(byte) = self.state().files.get_mut(name).and_then(|file| file.bytes.get_mut(at)) {
+            *byte ^= 1;
+        }
+    }
+
     /// The power fails: of what was appended and not synced, a random part survives.
     pub fn crash(&self, rng: &mut impl Rng) {
         let mut state = self.state();

@@ -1,0 +1,372 @@
+//! What a processor derives: the real stream, and what the engine does around it. Inputs and outputs of each segment are
+//! noted under the key of its snapshot, so that they can be held against the manifests.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+use proto::{
+    archive::{Balance, Shard},
+    time::PlantTime,
+    wire::{
+        alert::{Alert, AlertState},
+        prediction::{Prediction, Role},
+    },
+};
+use stream_processor::{
+    decode::Taken,
+    intake::EpochsLeft,
+    serve::board::Board,
+    stream::{Derived, Loaded, Steps, Stream, schedule::Charge},
+};
+
+use crate::{
+    crew::{Answer, Ask, Call},
+    faults::Reached,
+    models::config,
+};
+
+/// What an earlier life has read comes again within this.
+const SETTLES_AFTER: Duration = Duration::from_secs(6);
+
+/// What moves the state of a stream.
+#[derive(Clone)]
+pub enum Input {
+    Batches(Vec<Taken>),
+    Call { request: String, ask: Ask, at: PlantTime },
+    Enter(Charge, PlantTime),
+    Settle,
+}
+
+/// Machine, generation and start.
+pub type Window = (String, u32, i64);
+
+/// Id, role, version, and probabilities in billionths: how batches are cut into runs shows in the last digits.
+pub type Score = (String, Role, String, Vec<i64>);
+
+/// What was derived, as far as it tells one from another.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Output {
+    /// With their revisions.
+    pub windows: Vec<(Window, u32)>,
+    pub predictions: Vec<Score>,
+    pub shadows: Vec<Score>,
+    /// By id, with state and time; true: it opens.
+    pub alerts: Vec<(String, AlertState, i64, bool)>,
+    /// By machine and time, with the time at which they became known.
+    pub events: Vec<(String, i64, Option<PlantTime>)>,
+    pub balance: Balance,
+    pub late: u64,
+    pub revising: u64,
+}
+
+#[derive(Default)]
+pub struct Segment {
+    pub inputs: Vec<Input>,
+    pub output: Output,
+}
+
+/// What everybody who lives through it all knows.
+#[derive(Default)]
+pub struct Book {
+    pub segments: BTreeMap<String, Segment>,
+    /// Which version has judged a window first, whether or not that was committed.
+    told: BTreeMap<Window, String>,
+    /// Shown to the crew, and not known to be committed.
+    provisional: BTreeSet<String>,
+    /// Shown as certain.
+    pub confirmed: BTreeSet<String>,
+    /// What each incarnation said was open when it began.
+    pub begun: BTreeMap<(Shard, u64), BTreeSet<String>>,
+    /// Who shall judge.
+    pub offered: Option<Charge>,
+    /// Slots move between shards.
+    sharded: bool,
+}
+
+impl Book {
+    pub fn new(sharded: bool) -> Self {
+        Book { sharded, ..Book::default() }
+    }
+}
+
+/// What processors of all times share.
+#[derive(Clone)]
+pub struct Plant {
+    pub loaded: Rc<Loaded>,
+    pub book: Rc<RefCell<Book>>,
+}
+
+/// As the engine has it.
+pub struct Derivation {
+    pub stream: Stream,
+    plant: Plant,
+    board: Board,
+    incarnation: u64,
+    open: Segment,
+    promises: Promises,
+    submitted: VecDeque<Promises>,
+    committed: u64,
+    /// So many segments must be committed for what was entered.
+    entered_by: Option<u64>,
+    held: Option<(Vec<Taken>, Steps)>,
+    held_since: Duration,
+    began: Option<Duration>,
+}
+
+/// What a commit makes true.
+#[derive(Default)]
+struct Promises {
+    answers: Vec<(Rc<Call>, Answer)>,
+    acknowledged: Vec<Alert>,
+    alerts_up_to: Option<u64>,
+}
+
+impl Output {
+    pub fn add(&mut self, derived: &Derived) {
+        let window =
+            |w: &model::features::WindowFeatures| ((w.machine.to_string(), w.generation, w.start.millis()), w.revision);
+        let told = |p: &Prediction| {
+            let probabilities = p.modes.iter().map(|mode| (mode.probability * 1e9).round() as i64).collect();
+            (p.id.clone(), p.role(), p.model_version.clone(), probabilities)
+        };
+        self.windows.extend(derived.windows.iter().map(window));
+        self.predictions.extend(derived.predictions.iter().map(told));
+        self.shadows.extend(derived.shadows.iter().map(told));
+        derived.alerts.iter().for_each(|alert| self.add_alert(alert));
+        self.events.extend(derived.events.iter().map(|e| (e.event.machine.clone(), e.event.time_ms, e.known)));
+        self.balance.batches += derived.balance.batches;
+        self.balance.readings_taken += derived.balance.readings_taken;
+        self.balance.readings_archived += derived.balance.readings_archived;
+        self.balance.readings_dead_lettered += derived.balance.readings_dead_lettered;
+        self.late += derived.late;
+        self.revising += derived.revising;
+    }
+
+    /// Names what differs first.
+    pub fn assert_is(&self, expected: &Output, number: u64, shard: Shard) {
+        fn same<T: std::fmt::Debug + PartialEq>(found: &[T], expected: &[T], what: &str, at: &str) {
+            let differs = (0..found.len().max(expected.len())).find(|n| found.get(*n) != expected.get(*n));
+            if let Some(n) = differs {
+                panic!("{what} {n} of {at}: {:?} instead of {:?}", found.get(n), expected.get(n));
+            }
+        }
+        let at = format!("manifest {number} of shard {shard}");
+        same(&self.windows, &expected.windows, "window", &at);
+        same(&self.predictions, &expected.predictions, "prediction", &at);
+        same(&self.shadows, &expected.shadows, "shadow", &at);
+        same(&self.alerts, &expected.alerts, "alert", &at);
+        same(&self.events, &expected.events, "event", &at);
+        assert_eq!(self, expected, "{at}");
+    }
+
+    pub fn add_alert(&mut self, alert: &Alert) {
+        let opens = alert.state() == AlertState::Open && alert.opened_ms == alert.updated_ms;
+        self.alerts.push((alert.id.clone(), alert.state(), alert.updated_ms, opens));
+    }
+}
+
+impl Derivation {
+    pub fn new(
+        snapshot: Option<&[u8]>,
+        (shard, incarnation): (Shard, u64),
+        plant: Plant,
+        reached: &mut Reached,
+    ) -> Self {
+        let restored = |bytes: &[u8]| Stream::restore(config(), bytes).unwrap().0;
+        let stream = snapshot.map_or_else(|| Stream::new(config()), restored);
+        let board = Board::new();
+        board.begin(incarnation, stream.open_alerts());
+        let open: BTreeSet<String> = board.read().open.keys().cloned().collect();
+        let mut book = plant.book.borrow_mut();
+        if !book.sharded {
+            let void = std::mem::take(&mut book.provisional).difference(&open).count();
+            reached.add("provisional alert void after a reset", void);
+        }
+        book.begun.insert((shard, incarnation), open);
+        drop(book);
+        Derivation {
+            stream,
+            plant,
+            board,
+            incarnation,
+            open: Segment::default(),
+            promises: Promises::default(),
+            submitted: VecDeque::new(),
+            committed: 0,
+            entered_by: None,
+            held: None,
+            held_since: Duration::ZERO,
+            began: None,
+        }
+    }
+
+    /// Windows wait for the model that judges them.
+    pub fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub fn held_for(&self, now: Duration) -> Duration {
+        self.held.as_ref().map_or(Duration::ZERO, |_| now - self.held_since)
+    }
+
+    pub fn read(&mut self, run: Vec<Taken>, now: Duration, reached: &mut Reached) {
+        if run.is_empty() {
+            return;
+        }
+        assert!(!self.holds());
+        let steps = self.stream.read(run.clone()).unwrap();
+        self.held_since = now;
+        self.judge(run, steps, reached);
+    }
+
+    /// What people ask for meanwhile comes first.
+    fn judge(&mut self, run: Vec<Taken>, steps: Steps, reached: &mut Reached) {
+        if self.stream.undecided(&steps) {
+            reached.count("windows waited for their model");
+            self.held = Some((run, steps));
+            return;
+        }
+        self.open.inputs.push(Input::Batches(run));
+        let derived = self.stream.judge(steps, &self.plant.loaded).unwrap();
+        self.keep(&derived, reached);
+    }
+
+    fn keep(&mut self, derived: &Derived, reached: &mut Reached) {
+        self.open.output.add(derived);
+        let mut book = self.plant.book.borrow_mut();
+        for p in &derived.predictions {
+            let window = (p.machine.clone(), p.generation, p.window_start_ms);
+            let first = book.told.entry(window).or_insert_with(|| p.model_version.clone());
+            assert_eq!(*first, p.model_version, "{p:?} was judged by another model before");
+        }
+        reached.add("window generations", derived.windows.iter().filter(|w| w.generation > 0).count());
+        reached.add("window revised", derived.windows.iter().filter(|w| w.revision > 0).count());
+        reached.add("reading too late for its window", derived.late as usize);
+        reached.add("canary decided", derived.predictions.iter().filter(|p| p.role() == Role::Canary).count());
+        reached.add("shadow scored", derived.shadows.len());
+        if derived.alerts.is_empty() {
+            return;
+        }
+        let shown: Vec<Alert> =
+            derived.alerts.iter().map(|a| Alert { incarnation: self.incarnation, ..a.clone() }).collect();
+        assert!(shown.iter().all(|alert| alert.provisional), "{shown:?}");
+        book.provisional.extend(shown.iter().map(|alert| alert.id.clone()));
+        self.promises.alerts_up_to = Some(self.board.publish_alerts(&shown));
+        reached.add("provisional alert shown", shown.len());
+    }
+
+    /// What people ask for changes the state now, and is answered after its commit.
+    pub fn obey(&mut self, call: &Rc<Call>, at: PlantTime, reached: &mut Reached) {
+        let request = call.request.clone();
+        match &call.ask {
+            Ask::Acknowledge { alert } => {
+                if let Some(before) = self.stream.requests.acknowledged(&request) {
+                    reached.count("request repeated");
+                    self.promises.answers.push((call.clone(), Answer::Acknowledged(before.acknowledged_ms)));
+                    return;
+                }
+                match self.stream.acknowledge(alert, "crew", "", at) {
+                    Err(_) => call.answer(Answer::Refused),
+                    Ok(alert) => {
+                        self.stream.requests.remember_acknowledged(request.clone(), &alert);
+                        self.open.output.add_alert(&alert);
+                        self.open.inputs.push(Input::Call { request, ask: call.ask.clone(), at });
+                        let answer = Answer::Acknowledged(alert.acknowledged_ms);
+                        self.promises.acknowledged.push(alert);
+                        self.promises.answers.push((call.clone(), answer));
+                    }
+                }
+            }
+            Ask::Record { event } => {
+                if self.stream.requests.recorded(&request) {
+                    reached.count("request repeated");
+                } else {
+                    let derived = self.stream.record(event.clone(), at);
+                    self.stream.requests.remember_recorded(request.clone());
+                    self.open.inputs.push(Input::Call { request, ask: call.ask.clone(), at });
+                    self.keep(&derived, reached);
+                }
+                self.promises.answers.push((call.clone(), Answer::Recorded));
+            }
+        }
+    }
+
+    /// Enters the charge that is offered; true: it needs a segment at once.
+    pub fn change_model(&mut self, at: PlantTime, reached: &mut Reached) -> bool {
+        let offered = self.plant.book.borrow().offered.clone();
+        let Some(charge) = offered.filter(|charge| self.stream.schedule().newest() != Some(charge)) else {
+            return false;
+        };
+        let entered = !self.holds() && self.stream.enter(&charge, at);
+        if entered {
+            self.open.inputs.push(Input::Enter(charge, at));
+            reached.count("model entered");
+        }
+        entered
+    }
+
+    pub fn machines(&self) -> Vec<String> {
+        self.stream.fleet().known().map(|(machine, ..)| machine.to_string()).collect()
+    }
+
+    pub fn open_alerts(&self) -> BTreeSet<String> {
+        self.board.read().open.keys().cloned().collect()
+    }
+
+    pub fn has_news(&self) -> bool {
+        !self.open.inputs.is_empty() || !self.promises.answers.is_empty()
+    }
+
+    /// The barrier: the state for the snapshot.
+    pub fn snapshot(&mut self, now: Duration, left: &EpochsLeft) -> Vec<u8> {
+        assert!(!self.holds());
+        let entered = self.stream.has_entered();
+        if now >= *self.began.get_or_insert(now) + SETTLES_AFTER {
+            self.stream.settle();
+        }
+        if self.stream.has_entered() && !entered {
+            self.open.inputs.push(Input::Settle);
+        }
+        self.stream.snapshot(left).unwrap()
+    }
+
+    /// The segment of that state is on its way.
+    pub fn submitted(&mut self, key: &str, batches: u64) {
+        let balance = &self.open.output.balance;
+        assert_eq!(balance.batches, batches);
+        assert_eq!(balance.readings_taken, balance.readings_archived + balance.readings_dead_lettered);
+        self.plant.book.borrow_mut().segments.insert(key.into(), std::mem::take(&mut self.open));
+        self.submitted.push_back(std::mem::take(&mut self.promises));
+        if self.stream.has_entered() {
+            self.entered_by.get_or_insert(self.committed + self.submitted.len() as u64);
+        }
+    }
+
+    /// One more segment is in a manifest.
+    pub fn committed(&mut self, reached: &mut Reached) {
+        self.committed += 1;
+        let promises = self.submitted.pop_front().unwrap();
+        if let Some(number) = promises.alerts_up_to {
+            self.board.confirm_alerts(number);
+            let mut book = self.plant.book.borrow_mut();
+            for alert in self.board.read().open.values().filter(|alert| !alert.provisional) {
+                book.provisional.remove(&alert.id);
+                book.confirmed.insert(alert.id.clone());
+            }
+            reached.count("provisional alerts confirmed");
+        }
+        promises.acknowledged.iter().for_each(|alert| self.board.acknowledged(alert));
+        promises.answers.into_iter().for_each(|(call, answer)| call.answer(answer));
+        if self.entered_by.take_if(|by| *by <= self.committed).is_some() {
+            self.stream.in_force();
+            reached.count("model in force");
+        }
+        if let Some((run, steps)) = self.held.take() {
+            self.judge(run, steps, reached);
+        }
+    }
+}
