@@ -47,7 +47,7 @@ use std::{
 
 use bytes::Bytes;
 use model::trial::Trial;
-use proto::{asset::AssetId, topic::Topic};
+use proto::{archive::Shard, asset::AssetId, topic::Topic};
 use rand::{
     Rng, SeedableRng,
     seq::{IndexedMutRandom, IndexedRandom},
@@ -64,6 +64,7 @@ use gateway::Gateway;
 use instruments::{Instruments, plant_time};
 use processor::Processor;
 use reshard::{CHANGES_MAX, Operator, layout};
+use running::Running;
 use s3::{Answer, S3, Ticket};
 
 const SEEDS: u64 = 200;
@@ -93,6 +94,8 @@ struct World {
     operator: Operator,
     s3: S3,
     ledger: Ledger,
+    /// As whom a processor of a name last wrote to a shard.
+    remembered: BTreeMap<(String, Shard), u64>,
     /// What was in buckets that nobody writes to any more.
     left: Vec<BTreeMap<String, Bytes>>,
     /// Not where only the protocol is looked at.
@@ -119,8 +122,23 @@ impl World {
         let book = Rc::new(RefCell::new(Book::new(sharded)));
         let plant = plant.map(|loaded| Plant { loaded: loaded.clone(), book });
         let crew = (!sharded).then(Crew::default);
-        let left = vec![];
-        World { rng, now, site, faults, gateways, broker, processors, operator, s3, ledger, left, plant, crew }
+        let (left, remembered) = (vec![], BTreeMap::new());
+        World {
+            rng,
+            now,
+            site,
+            faults,
+            gateways,
+            broker,
+            processors,
+            operator,
+            s3,
+            ledger,
+            remembered,
+            left,
+            plant,
+            crew,
+        }
     }
 
     fn tick(&mut self, reached: &mut Reached) {
@@ -134,9 +152,14 @@ impl World {
     fn break_things(&mut self, reached: &mut Reached) {
         for gateway in &mut self.gateways {
             if self.rng.random_bool(self.faults.agent_killed) {
-                gateway.kill(&mut self.rng);
+                gateway.kill(&mut self.rng, reached);
                 reached.count("agent killed");
             }
+            if self.rng.random_bool(self.faults.disk_failing) {
+                let until = self.now + Duration::from_millis(self.rng.random_range(50..2_000));
+                gateway.fail_disk(until, reached);
+            }
+            gateway.tick(self.now);
             if self.rng.random_bool(self.faults.disk_copied) {
                 gateway.save_image(&mut self.rng);
             }
@@ -173,8 +196,12 @@ impl World {
             reached.count("broker restarted");
         }
         if self.rng.random_bool(self.faults.processor_killed) && !self.processors.is_empty() {
-            self.processors.remove(self.rng.random_range(0..self.processors.len()));
+            let at = self.rng.random_range(0..self.processors.len());
+            let mut killed = self.processors.remove(at);
             reached.count("processor killed");
+            if killed.running().and_then(Running::derivation).is_some_and(|d| d.has_entered()) {
+                reached.count("processor killed with a model on its way into a manifest");
+            }
         }
         if self.rng.random_bool(self.faults.processor_stopped) && !self.processors.is_empty() {
             let at = self.rng.random_range(0..self.processors.len());
@@ -186,6 +213,12 @@ impl World {
         }
         if self.rng.random_bool(self.faults.archive_exchanged) && !self.s3.objects.is_empty() {
             self.exchange_archive(reached);
+        }
+        for processor in &mut self.processors {
+            let (name, shard) = (processor.name().to_owned(), processor.shard);
+            if let Some(running) = processor.running() {
+                self.remembered.insert((name, shard), running.incarnation());
+            }
         }
         self.processors.retain(|p| !p.is_over());
         let layout = layout(&self.s3.objects);
@@ -201,7 +234,9 @@ impl World {
             if doubled || (running == 0 && has_slots) {
                 // Of the same name it takes over at once, of another it waits.
                 let name = format!("p{}", self.rng.random_range(0..2));
-                self.processors.push(Processor::new(name, &self.site, shard, self.plant.clone()));
+                let last = self.remembered.get(&(name.clone(), shard)).copied();
+                let last = last.filter(|_| self.rng.random_bool(0.5));
+                self.processors.push(Processor::new(name, &self.site, shard, self.plant.clone(), last));
             }
         }
     }
@@ -238,6 +273,7 @@ impl World {
         self.processors.clear();
         self.left.push(self.s3.exchange());
         self.ledger = Ledger::default();
+        self.remembered.clear();
         self.operator = Operator::new(TICK * TICKS_WITH_FAULTS, CHANGES_MAX, &mut self.rng);
         reached.count("archive exchanged");
     }
@@ -335,6 +371,7 @@ fn run(seed: u64, plant: Option<&Rc<Loaded>>, reached: &mut Reached) {
         world.at_rest()
     });
     assert!(rested, "what is in the spools never gets into the archive");
+    world.gateways.iter_mut().for_each(|gateway| gateway.kill(&mut world.rng, reached));
     let archives: Vec<_> = world.left.iter().chain([&world.s3.objects]).map(Archive::read).collect();
     world.gateways.iter().for_each(|gateway| archive::check(&archives, gateway));
     if let Some(Plant { loaded, book }) = &world.plant {

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
+use model::features::WindowFeatures;
 use proto::{
     archive::{Balance, Shard},
+    asset::AssetId,
     time::PlantTime,
     wire::{
         alert::{Alert, AlertState},
@@ -17,7 +19,7 @@ use proto::{
     },
 };
 use stream_processor::{
-    decode::Taken,
+    decode::{AgentKey, Content, Taken},
     intake::EpochsLeft,
     serve::board::Board,
     stream::{Derived, Loaded, Steps, Stream, schedule::Charge},
@@ -26,11 +28,9 @@ use stream_processor::{
 use crate::{
     crew::{Answer, Ask, Call},
     faults::Reached,
+    instruments::ROVING,
     models::config,
 };
-
-/// What an earlier life has read comes again within this.
-const SETTLES_AFTER: Duration = Duration::from_secs(6);
 
 /// What moves the state of a stream.
 #[derive(Clone)]
@@ -54,8 +54,8 @@ pub struct Output {
     pub windows: Vec<(Window, u32)>,
     pub predictions: Vec<Score>,
     pub shadows: Vec<Score>,
-    /// By id, with state and time; true: it opens.
-    pub alerts: Vec<(String, AlertState, i64, bool)>,
+    /// By id, with state and time.
+    pub alerts: Vec<(String, AlertState, i64)>,
     /// By machine and time, with the time at which they became known.
     pub events: Vec<(String, i64, Option<PlantTime>)>,
     pub balance: Balance,
@@ -75,6 +75,8 @@ pub struct Book {
     pub segments: BTreeMap<String, Segment>,
     /// Which version has judged a window first, whether or not that was committed.
     told: BTreeMap<Window, String>,
+    /// Windows that were told of and are in no manifest yet, with the incarnation that told last.
+    open: BTreeMap<Window, u64>,
     /// Shown to the crew, and not known to be committed.
     provisional: BTreeSet<String>,
     /// Shown as certain.
@@ -114,7 +116,6 @@ pub struct Derivation {
     entered_by: Option<u64>,
     held: Option<(Vec<Taken>, Steps)>,
     held_since: Duration,
-    began: Option<Duration>,
 }
 
 /// What a commit makes true.
@@ -123,12 +124,12 @@ struct Promises {
     answers: Vec<(Rc<Call>, Answer)>,
     acknowledged: Vec<Alert>,
     alerts_up_to: Option<u64>,
+    windows: Vec<Window>,
 }
 
 impl Output {
     pub fn add(&mut self, derived: &Derived) {
-        let window =
-            |w: &model::features::WindowFeatures| ((w.machine.to_string(), w.generation, w.start.millis()), w.revision);
+        let window = |w: &WindowFeatures| ((w.machine.to_string(), w.generation, w.start.millis()), w.revision);
         let told = |p: &Prediction| {
             let probabilities = p.modes.iter().map(|mode| (mode.probability * 1e9).round() as i64).collect();
             (p.id.clone(), p.role(), p.model_version.clone(), probabilities)
@@ -164,8 +165,7 @@ impl Output {
     }
 
     pub fn add_alert(&mut self, alert: &Alert) {
-        let opens = alert.state() == AlertState::Open && alert.opened_ms == alert.updated_ms;
-        self.alerts.push((alert.id.clone(), alert.state(), alert.updated_ms, opens));
+        self.alerts.push((alert.id.clone(), alert.state(), alert.updated_ms));
     }
 }
 
@@ -200,7 +200,6 @@ impl Derivation {
             entered_by: None,
             held: None,
             held_since: Duration::ZERO,
-            began: None,
         }
     }
 
@@ -218,9 +217,32 @@ impl Derivation {
             return;
         }
         assert!(!self.holds());
+        let owners = self.owners();
         let steps = self.stream.read(run.clone()).unwrap();
+        let after = self.owners();
+        reached.add("machine moved to another agent", owners.iter().filter(|(m, owner)| after[*m] != **owner).count());
+        run.iter().for_each(|taken| self.count_foreign(taken, reached));
         self.held_since = now;
         self.judge(run, steps, reached);
+    }
+
+    fn owners(&self) -> BTreeMap<AssetId, AgentKey> {
+        let owned =
+            self.stream.fleet().known().filter_map(|(machine, _, agent)| Some((machine.clone(), agent?.clone())));
+        owned.collect()
+    }
+
+    /// As the owners are after the run; in it they may have changed once more.
+    fn count_foreign(&self, taken: &Taken, reached: &mut Reached) {
+        let Content::Batch { batch, .. } = &taken.content else { return };
+        let fleet = self.stream.fleet();
+        let machines = batch.machines.iter().filter_map(|m| fleet.catalogue().id(&m.machine));
+        reached.add("foreign readings", machines.filter(|id| !fleet.owns(&taken.agent, *id)).count());
+    }
+
+    /// A model is on its way into a manifest.
+    pub fn has_entered(&self) -> bool {
+        self.stream.has_entered()
     }
 
     /// What people ask for meanwhile comes first.
@@ -242,8 +264,12 @@ impl Derivation {
             let window = (p.machine.clone(), p.generation, p.window_start_ms);
             let first = book.told.entry(window).or_insert_with(|| p.model_version.clone());
             assert_eq!(*first, p.model_version, "{p:?} was judged by another model before");
+            let window = (p.machine.clone(), p.generation, p.window_start_ms);
+            book.open.insert(window.clone(), self.incarnation);
+            self.promises.windows.push(window);
         }
-        reached.add("window generations", derived.windows.iter().filter(|w| w.generation > 0).count());
+        let later = |w: &&WindowFeatures| w.generation > 0 && w.machine.as_str() != ROVING;
+        reached.add("window of a later clock generation", derived.windows.iter().filter(later).count());
         reached.add("window revised", derived.windows.iter().filter(|w| w.revision > 0).count());
         reached.add("reading too late for its window", derived.late as usize);
         reached.add("canary decided", derived.predictions.iter().filter(|p| p.role() == Role::Canary).count());
@@ -270,13 +296,17 @@ impl Derivation {
                     return;
                 }
                 match self.stream.acknowledge(alert, "crew", "", at) {
-                    Err(_) => call.answer(Answer::Refused),
+                    Err(_) => {
+                        reached.count("request refused");
+                        call.answer(Answer::Refused);
+                    }
                     Ok(alert) => {
                         self.stream.requests.remember_acknowledged(request.clone(), &alert);
                         self.open.output.add_alert(&alert);
                         self.open.inputs.push(Input::Call { request, ask: call.ask.clone(), at });
                         let answer = Answer::Acknowledged(alert.acknowledged_ms);
                         self.promises.acknowledged.push(alert);
+                        reached.count("alert acknowledged");
                         self.promises.answers.push((call.clone(), answer));
                     }
                 }
@@ -287,6 +317,7 @@ impl Derivation {
                 } else {
                     let derived = self.stream.record(event.clone(), at);
                     self.stream.requests.remember_recorded(request.clone());
+                    reached.count("event recorded");
                     self.open.inputs.push(Input::Call { request, ask: call.ask.clone(), at });
                     self.keep(&derived, reached);
                 }
@@ -322,14 +353,16 @@ impl Derivation {
     }
 
     /// The barrier: the state for the snapshot.
-    pub fn snapshot(&mut self, now: Duration, left: &EpochsLeft) -> Vec<u8> {
+    pub fn snapshot(&mut self, left: &EpochsLeft, reached: &mut Reached) -> Vec<u8> {
         assert!(!self.holds());
         let entered = self.stream.has_entered();
-        if now >= *self.began.get_or_insert(now) + SETTLES_AFTER {
+        // The program has no book: it waits for so long that what an earlier life had read should have come again.
+        if self.plant.book.borrow().open.values().all(|teller| *teller == self.incarnation) {
             self.stream.settle();
         }
         if self.stream.has_entered() && !entered {
             self.open.inputs.push(Input::Settle);
+            reached.count("model settled");
         }
         self.stream.snapshot(left).unwrap()
     }
@@ -350,10 +383,12 @@ impl Derivation {
     pub fn committed(&mut self, reached: &mut Reached) {
         self.committed += 1;
         let promises = self.submitted.pop_front().unwrap();
+        self.plant.book.borrow_mut().open.retain(|window, _| !promises.windows.contains(window));
         if let Some(number) = promises.alerts_up_to {
             self.board.confirm_alerts(number);
             let mut book = self.plant.book.borrow_mut();
-            for alert in self.board.read().open.values().filter(|alert| !alert.provisional) {
+            let (open, closed) = self.board.read().alerts(true);
+            for alert in open.iter().chain(&closed).filter(|alert| !alert.provisional) {
                 book.provisional.remove(&alert.id);
                 book.confirmed.insert(alert.id.clone());
             }

@@ -31,6 +31,7 @@ pub struct Faults {
     pub batch_poisoned: f64,
     /// A frame on the gateway's disk, with others behind it.
     pub frame_damaged: f64,
+    pub disk_failing: f64,
     /// The gateway is updated before the processor is.
     pub agent_updated: f64,
     /// The card is copied; the next exchange puts that copy in, or an empty card.
@@ -54,16 +55,17 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Each world has its own weather.
+    /// Each world has its own weather: in a calm one things get so far that it shows when a card is exchanged.
     pub fn drawn(rng: &mut ChaCha8Rng) -> Self {
+        let storm = if rng.random_bool(0.5) { 1.0 } else { 0.1 };
         let mut often = |max: f64| if rng.random_bool(0.3) { 0.0 } else { rng.random_range(0.0..max) };
         Faults {
-            message_lost: often(0.2),
+            message_lost: storm * often(0.2),
             message_twice: often(0.2),
             message_damaged: often(0.05),
-            twin_speaks: often(0.01),
-            agent_killed: often(0.02),
-            agent_disconnected: often(0.03),
+            twin_speaks: often(0.02),
+            agent_killed: storm * often(0.02),
+            agent_disconnected: storm * often(0.03),
             clock_wrong: often(0.8),
             clock_stepped: often(0.005),
             machine_moved: often(0.01),
@@ -72,21 +74,22 @@ impl Faults {
             batch_refused: often(0.01),
             batch_poisoned: often(0.05),
             frame_damaged: often(0.01),
-            agent_updated: often(0.005),
+            disk_failing: often(0.01),
+            agent_updated: storm * often(0.005),
             disk_copied: often(0.02),
-            disk_exchanged: often(0.01),
+            disk_exchanged: often(0.015),
             epoch_repeated: often(0.5),
-            broker_restarted: often(0.01),
-            processor_killed: often(0.02),
-            processor_stopped: often(0.005),
-            processor_doubled: often(0.01),
-            takeover_forced: often(0.2),
-            s3_failed: often(0.3),
-            s3_unanswered: often(0.2),
-            s3_outage: often(0.01),
-            archive_exchanged: often(0.004),
+            broker_restarted: storm * often(0.01),
+            processor_killed: storm * often(0.02),
+            processor_stopped: storm * often(0.02),
+            processor_doubled: storm * often(0.01),
+            takeover_forced: often(0.4),
+            s3_failed: storm * often(0.3),
+            s3_unanswered: storm * often(0.2),
+            s3_outage: storm * often(0.01),
+            archive_exchanged: often(0.006),
             message_delay_max: TICK * rng.random_range(1..10),
-            s3_delay_max: TICK * rng.random_range(1..60),
+            s3_delay_max: TICK * rng.random_range(1..if storm < 1.0 { 6 } else { 60 }),
         }
     }
 
@@ -107,6 +110,7 @@ impl Faults {
             batch_refused: 0.0,
             batch_poisoned: 0.0,
             frame_damaged: 0.0,
+            disk_failing: 0.0,
             agent_updated: 0.0,
             disk_copied: 0.0,
             disk_exchanged: 0.0,

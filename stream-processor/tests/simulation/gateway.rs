@@ -58,6 +58,8 @@ pub struct Gateway {
     pub forked: BTreeSet<Epoch>,
     /// Not where only the protocol is looked at: then each batch is one reading.
     pub instruments: Option<Instruments>,
+    /// Until then nothing can be written to its disk.
+    failing_until: Duration,
     /// Until then its software is newer than the processor's.
     updated_until: Duration,
     /// Durable once, and not on the card that somebody put into the gateway.
@@ -91,15 +93,17 @@ impl Gateway {
             next_epoch: Epoch(rng.random()),
             forked: BTreeSet::new(),
             instruments,
+            failing_until: Duration::ZERO,
             updated_until: Duration::ZERO,
             taken_away: BTreeSet::new(),
         }
     }
 
-    /// Somebody copies the card of a gateway that is switched off.
+    /// Somebody copies the card while the gateway runs on.
     pub fn save_image(&mut self, rng: &mut ChaCha8Rng) {
-        self.kill(rng);
-        self.image = Some(((*self.disk).clone(), self.durable.clone(), self.next_epoch));
+        let copy = (*self.disk).clone();
+        copy.crash(rng);
+        self.image = Some((copy, self.durable.clone(), self.next_epoch));
     }
 
     /// And puts the copy in, or an empty card if there is none.
@@ -107,9 +111,10 @@ impl Gateway {
         if self.image.is_none() && rng.random_bool(0.5) {
             return;
         }
-        self.kill(rng);
+        self.kill(rng, reached);
         reached.count(if self.image.is_some() { "disk image restored" } else { "spool lost" });
         let (disk, durable, epoch) = self.image.clone().unwrap_or_default();
+        disk.set_failing(false);
         self.disk = Arc::new(disk);
         if epoch != self.next_epoch && epoch != Epoch::NONE && rng.random_bool(faults.epoch_repeated) {
             reached.count("epoch drawn again");
@@ -122,7 +127,10 @@ impl Gateway {
     pub fn start(&mut self, now: Duration, faults: &Faults, rng: &mut ChaCha8Rng) {
         let config = SpoolConfig { bytes_max: self.spool_bytes_max, segment_bytes: 1_000, ..SpoolConfig::default() };
         let epoch = std::mem::replace(&mut self.next_epoch, Epoch(rng.random()));
-        let (spool, _) = Spool::open(self.disk.clone(), config, epoch).unwrap();
+        let Ok((spool, _)) = Spool::open(self.disk.clone(), config, epoch) else {
+            assert!(self.failing_until > now, "an agent can't start");
+            return;
+        };
         if let Some(instruments) = &mut self.instruments {
             instruments.start(spool.sealed(), plant_time(now), faults, rng);
         }
@@ -136,8 +144,10 @@ impl Gateway {
         self.agent = Some(Agent { reader: spool.reader(), spool, window, unsynced: Vec::new(), connected: false });
     }
 
-    pub fn kill(&mut self, rng: &mut ChaCha8Rng) {
-        self.agent = None;
+    pub fn kill(&mut self, rng: &mut ChaCha8Rng, reached: &mut Reached) {
+        if let Some(agent) = self.agent.take() {
+            Self::count(&agent, reached);
+        }
         self.disk.crash(rng);
     }
 
@@ -145,8 +155,7 @@ impl Gateway {
     pub fn quarantine(&mut self, rng: &mut ChaCha8Rng, reached: &mut Reached) {
         let Some(agent) = &mut self.agent else { return };
         let held: Vec<Position> = agent.spool.log().lock().extents().map(|e| e.position).collect();
-        if !held.is_empty() {
-            agent.spool.quarantine(held[rng.random_range(0..held.len())]).unwrap();
+        if !held.is_empty() && agent.spool.quarantine(held[rng.random_range(0..held.len())]).is_ok() {
             reached.count("batch quarantined");
         }
     }
@@ -163,6 +172,16 @@ impl Gateway {
             self.disk.damage(&segment::name(segment), offset as usize + HEADER_BYTES);
             reached.count("frame on the disk damaged");
         }
+    }
+
+    pub fn fail_disk(&mut self, until: Duration, reached: &mut Reached) {
+        self.failing_until = until;
+        reached.count("gateway's disk failing");
+    }
+
+    /// Does what the time does.
+    pub fn tick(&mut self, now: Duration) {
+        self.disk.set_failing(now < self.failing_until);
     }
 
     /// Its next frames are of a version that the processor learns later.
@@ -236,10 +255,20 @@ impl Gateway {
         self.sync();
     }
 
+    /// What it heard and did in its life, as far as it is a corner.
+    fn count(agent: &Agent, reached: &mut Reached) {
+        let counters = agent.window.counters();
+        reached.add("ack of a lower incarnation ignored", counters.acks_of_lower_incarnation as usize);
+        reached.add("retained ack of another archive ignored", counters.acks_of_other_archive as usize);
+        reached.add("archive adopted", counters.archives_adopted as usize);
+        reached.add("acks stood still", counters.timeouts as usize);
+    }
+
     pub fn sync(&mut self) {
         let Some(agent) = &mut self.agent else { return };
-        agent.spool.commit().unwrap();
-        self.durable.extend(agent.unsynced.drain(..));
+        if agent.spool.commit().is_ok() {
+            self.durable.extend(agent.unsynced.drain(..));
+        }
     }
 
     /// Everything that is durable is committed, too.
@@ -263,7 +292,8 @@ impl Agent {
         let log = self.spool.log();
         let freed = self.window.on_ack(&log.lock(), ack, live, now);
         if let Some(committed) = freed {
-            self.spool.free(committed).unwrap();
+            // While the disk fails it can't be tidied; it will be with the next ack.
+            let _ = self.spool.free(committed);
         }
     }
 
@@ -287,7 +317,11 @@ impl Agent {
                 Ok(frame) => frames.push(frame),
                 // Evicted or freed since: the window will find what is there now.
                 Err(ReadError::NotHeld(_)) => reached.count("frame gone before it was sent"),
-                Err(ReadError::Damaged(position)) => self.spool.mend(position).unwrap(),
+                Err(ReadError::Damaged(position)) => {
+                    if self.spool.mend(position).is_err() {
+                        return frames;
+                    }
+                }
                 Err(e) => panic!("{e}"),
             }
         }

@@ -27,6 +27,8 @@ pub struct Processor {
     name: String,
     site: AssetId,
     plant: Option<Plant>,
+    /// What the process before it was, if that is remembered.
+    last: Option<u64>,
     pub shard: Shard,
     phase: Phase,
 }
@@ -41,9 +43,9 @@ enum Phase {
 }
 
 impl Processor {
-    pub fn new(name: String, site: &AssetId, shard: Shard, plant: Option<Plant>) -> Self {
+    pub fn new(name: String, site: &AssetId, shard: Shard, plant: Option<Plant>, last: Option<u64>) -> Self {
         let phase = Phase::Opening(opening(&name, shard));
-        Processor { name, site: site.clone(), plant, shard, phase }
+        Processor { name, site: site.clone(), plant, last, shard, phase }
     }
 
     pub fn is_over(&self) -> bool {
@@ -66,6 +68,10 @@ impl Processor {
             Phase::Opening(_) | Phase::Starting(_) => self.phase = Phase::Over,
             Phase::Over => {}
         }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn running(&mut self) -> Option<&mut Running> {
@@ -109,8 +115,14 @@ impl Processor {
                     None => {}
                     Some(Ok(newest)) => {
                         let forced = rng.random_bool(faults.takeover_forced);
-                        self.phase =
-                            Phase::Starting(Start::new(&self.name, self.plant.clone(), self.shard, newest, forced));
+                        self.phase = Phase::Starting(Start::new(
+                            &self.name,
+                            self.plant.clone(),
+                            self.shard,
+                            newest,
+                            self.last,
+                            forced,
+                        ));
                     }
                     // Its supervisor starts it again.
                     Some(Err(_)) => *task = opening(&self.name, self.shard),

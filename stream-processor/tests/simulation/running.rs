@@ -11,6 +11,7 @@ use proto::{
     archive::{AgentPosition, DataObject, Manifest, Shard, Table, manifest_key, object_key, snapshot_key},
     asset::AssetId,
     position::Position,
+    telemetry::{FrameHeader, FrameKind},
     time::PlantTime,
     topic::{Channel, Topic},
     wire::telemetry::GapReason,
@@ -147,6 +148,10 @@ impl Running {
         }
     }
 
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     pub fn due_acks(&mut self, now: Duration) -> Vec<(Topic, Ack)> {
         self.acks.take_due(now, plant_time(now))
     }
@@ -160,12 +165,19 @@ impl Running {
         }
         let topic = Topic::new(&agent.site, &agent.agent, Channel::Telemetry).to_string();
         let sealed = sealed(&frame);
+        let header = FrameHeader::decode(&frame).ok();
         let arrival = Arrival { topic, payload: frame, received: Instant::now() };
         let decoded = decode(&mut self.intake, site, &arrival, PlantTime(0));
         reached.count(decoded.outcome());
         let known = sealed.and_then(|(at, n)| Some((self.known(agent, at)?, n)));
         match decoded {
-            Decoded::Taken(taken) => self.apply(taken, reached),
+            Decoded::Taken(taken) => {
+                let inside = |header: FrameHeader| header.position.seq < taken.position.seq;
+                if header.is_some_and(|h| h.kind == FrameKind::Gap && inside(h)) {
+                    reached.count("rest of a gap taken");
+                }
+                self.apply(taken, reached);
+            }
             Decoded::Refused(agent, refusal @ (Refusal::Duplicate { .. } | Refusal::OutOfOrder)) => {
                 let differs = known.filter(|(known, n)| known != n);
                 assert!(differs.is_none(), "{agent:?}: another batch at the same place is {refusal:?}: {differs:?}");
@@ -277,7 +289,7 @@ impl Running {
             objects.push(self.object(site, Table::DeadLetter, objects.len(), &letters));
         }
         if let Some(derivation) = &mut self.derivation {
-            self.state.stream = Some(derivation.snapshot(now, &self.intake.left()));
+            self.state.stream = Some(derivation.snapshot(&self.intake.left(), reached));
         }
         let state = Bytes::from(self.state.encode(self.intake.left()));
         self.objects += 1;

@@ -58,8 +58,8 @@ enum Step {
 }
 
 impl Start {
-    pub fn new(name: &str, plant: Option<Plant>, shard: Shard, newest: u64, forced: bool) -> Self {
-        let (step, standoff) = (Step::Search(Search::from(newest)), Standoff::new(name, QUIET, None, forced));
+    pub fn new(name: &str, plant: Option<Plant>, shard: Shard, newest: u64, last: Option<u64>, forced: bool) -> Self {
+        let (step, standoff) = (Step::Search(Search::from(newest)), Standoff::new(name, QUIET, last, forced));
         Start { name: name.into(), plant, shard, step, waiting: None, standoff, stands_by: None }
     }
 
@@ -125,7 +125,8 @@ impl Start {
                         return Some(Started::Closed);
                     }
                     Verdict::Wait(until) => {
-                        reached.count("another owner waited for");
+                        let own = newest.owner == self.name;
+                        reached.count(if own { "own name waited for" } else { "another owner waited for" });
                         self.stands_by = Some(until);
                         self.step = Step::Search(Search::from(newest.number));
                         return None;
