@@ -19,9 +19,10 @@ use stream_processor::{
 use crate::{
     archive::{State, manifests},
     crew::{Answer, Ask, Crew},
-    derived::{Book, Input, Output},
+    derived::{Book, Input},
     faults::Reached,
     models::config,
+    output::Output,
     reshard::layout,
 };
 

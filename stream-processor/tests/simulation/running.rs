@@ -14,7 +14,6 @@ use proto::{
     telemetry::{FrameHeader, FrameKind},
     time::PlantTime,
     topic::{Channel, Topic},
-    wire::telemetry::GapReason,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -32,6 +31,7 @@ use stream_processor::{
 
 use crate::{
     archive::{Letter, Row, State, balance},
+    corners::{broken, lost},
     derived::{Derivation, Plant},
     faults::{Faults, Reached},
     gateway::{number, sealed},
@@ -72,7 +72,6 @@ pub struct Running {
     /// What was taken of each agent's current epoch, as far as intake can know it.
     recent: BTreeMap<AgentKey, VecDeque<(Position, i64)>>,
     stopping: Stopping,
-    /// Not where only the protocol is looked at.
     derivation: Option<Derivation>,
     /// Taken, and still to be read.
     run: Vec<Taken>,
@@ -397,25 +396,5 @@ impl Running {
         }
         let known: BTreeSet<_> = self.committed.keys().collect();
         assert!(known.iter().all(|agent| self.intake.received(agent).is_some()));
-    }
-}
-
-fn lost(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Evicted => "gap taken: evicted",
-        GapReason::Damaged => "gap taken: damaged",
-        GapReason::Quarantined => "gap taken: quarantined",
-        other => panic!("a gap because of {other:?}"),
-    }
-}
-
-fn broken(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Released => "break taken: released",
-        GapReason::TailLost => "break taken: tail lost",
-        GapReason::ChainLost => "break taken: chain lost",
-        GapReason::NewInstall => "break taken: new install",
-        GapReason::Repeated => "break taken: repeated",
-        other => panic!("a break because of {other:?}"),
     }
 }
