@@ -196,7 +196,7 @@ impl World {
         let [version, other] = two.try_into().unwrap();
         let share = [None, Some(0.0), Some(0.5)][self.rng.random_range(0..3)];
         let trial = share.map(|share| Trial { version: other, share });
-        plant.book.borrow_mut().offered = Some(Charge { version, trial });
+        plant.book.borrow_mut().offer(Charge { version, trial });
     }
 
     fn run_crew(&mut self, reached: &mut Reached) {
