@@ -22,7 +22,9 @@
 //!
 //! Not here, since they are no matter of these cores: how often a broker must close before a batch is quarantined (the
 //! agent's `publish::suspects`), the probe of the endpoint (10), two install ids under one name (`installs`), the token
-//! bucket's pace, the bound on a snapshot's size, and other window and policy settings at a start, which are no call.
+//! bucket's pace, the bound on a snapshot's size, and other window and policy settings at a start, which are no call. Nor is
+//! the model that gives way because too many followed it: a gateway that was silent over all of them is judged by another
+//! one, by design.
 
 use proto::wire::telemetry::GapReason;
 
