@@ -155,8 +155,18 @@ impl Schedule {
     }
 
     /// Takes over machines of another shard, `fleet` being that shard's. If that one's model is another, its machines stay
-    /// with it up to a line, too; no clock is asked, so this one lies behind what had been read there.
-    pub(super) fn move_in(&mut self, from: &Schedule, fleet: &Fleet, machines: &BTreeSet<AssetId>) {
+    /// with it up to a line, too; no clock is asked, so this one lies behind what had been read there. `ours`: with the
+    /// generations of the machines that are here already.
+    ///
+    /// A charge may have been in force more than once, so the order in which each shard had them is kept; and where only
+    /// one shard had a charge, it judges none of the other's machines.
+    pub(super) fn move_in(
+        &mut self,
+        from: &Schedule,
+        fleet: &Fleet,
+        machines: &BTreeSet<AssetId>,
+        ours: &BTreeMap<AssetId, u32>,
+    ) {
         let mut ending = from.ending.clone();
         if let (Some(ours), Some(theirs)) = (&self.newest, &from.newest)
             && ours != theirs
@@ -164,16 +174,27 @@ impl Schedule {
             let read = fleet.watermarks().map_or(PlantTime::MIN, |(_, newest)| newest);
             ending.push(Ending::of(theirs.clone(), fleet, read));
         }
+        let moved = generations(fleet).into_iter().filter(|(machine, _)| machines.contains(machine)).collect();
+        self.ending.iter_mut().for_each(|ending| ending.spell_out(ours));
+        let mut at = 0;
         for mut theirs in ending {
             theirs.lines.retain(|machine, _| machines.contains(machine));
-            match self.ending.iter_mut().find(|ours| ours.charge == theirs.charge) {
-                Some(ours) => {
-                    ours.others = ours.others.min(theirs.others);
-                    ours.lines.extend(theirs.lines);
+            theirs.spell_out(&moved);
+            match self.ending[at..].iter().position(|ours| ours.charge == theirs.charge) {
+                Some(passed) => {
+                    self.ending[at..at + passed].iter_mut().for_each(|ours| ours.leave_out(&moved));
+                    at += passed;
+                    self.ending[at].others = self.ending[at].others.min(theirs.others);
+                    self.ending[at].lines.extend(theirs.lines);
                 }
-                None => self.ending.push(theirs),
+                None => {
+                    theirs.leave_out(ours);
+                    self.ending.insert(at, theirs);
+                }
             }
+            at += 1;
         }
+        self.ending[at..].iter_mut().for_each(|ours| ours.leave_out(&moved));
         self.newest = self.newest.take().or_else(|| from.newest.clone());
     }
 }
@@ -186,6 +207,22 @@ impl Ending {
         };
         let lines = times(fleet).into_iter().map(|(machine, time)| (machine.clone(), line(time))).collect();
         Ending { charge, lines, others: now.plus_millis(CHANGE_MARGIN_MS) }
+    }
+
+    /// Each of these gets the line that holds for it, so that it does not change with `others`.
+    fn spell_out(&mut self, generations: &BTreeMap<AssetId, u32>) {
+        for (machine, generation) in generations {
+            let line = Line { generation: *generation, until: self.line(machine, *generation) };
+            self.lines.insert(machine.clone(), line);
+        }
+    }
+
+    /// Judges nothing of these.
+    fn leave_out(&mut self, generations: &BTreeMap<AssetId, u32>) {
+        let line = |(machine, generation): (&AssetId, &u32)| {
+            (machine.clone(), Line { generation: *generation, until: PlantTime::MIN })
+        };
+        self.lines.extend(generations.iter().map(line));
     }
 }
 
@@ -243,4 +280,9 @@ fn times(fleet: &Fleet) -> BTreeMap<&AssetId, (u32, Watermark)> {
         Some((machine, (fleet.generation(id as u32), fleet.watermark(agent?))))
     };
     fleet.known().enumerate().filter_map(time).collect()
+}
+
+/// Of the same machines.
+pub(super) fn generations(fleet: &Fleet) -> BTreeMap<AssetId, u32> {
+    times(fleet).into_iter().map(|(machine, (generation, _))| (machine.clone(), generation)).collect()
 }

@@ -4,13 +4,14 @@
 //! A machine goes with the agent that owns it. If agents of different shards have owned it, since a gateway was replaced,
 //! it goes with the one whose log has come further. Who owns machines in other shards is not known in any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{archive::shards::Slots, asset::AssetId};
 
 use super::{
     StreamError,
     fleet::carve::Moved,
+    schedule::generations,
     snapshot::{Parts, decode, encode},
 };
 
@@ -66,8 +67,9 @@ impl Parts {
             }
             self.desk.move_in(&mut part.desk, part.fleet.name(*there));
         }
-        let names = moved.machines.iter().map(|(there, _)| part.fleet.name(*there).clone());
-        self.schedule.move_in(&part.schedule, &part.fleet, &names.collect());
+        let names: BTreeSet<_> = moved.machines.iter().map(|(there, _)| part.fleet.name(*there).clone()).collect();
+        let ours = generations(&self.fleet).into_iter().filter(|(machine, _)| !names.contains(machine)).collect();
+        self.schedule.move_in(&part.schedule, &part.fleet, &names, &ours);
         self.requests.move_in(&part.requests);
         self.waiting.move_in(&mut part.waiting, slots);
         let left = std::mem::take(&mut part.left);

@@ -5,19 +5,24 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use bytes::Bytes;
 use proto::{
     archive::{
-        Manifest, ManifestKind, ObjectRef, Shard, manifest_key, manifest_prefix,
+        Balance, Manifest, ManifestKind, ObjectRef, Shard, Table, manifest_key, manifest_prefix,
         shards::{Descent, Slots},
     },
     position::{Epoch, Position},
+    topic::Topic,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use stream_processor::{archive::recovery::positions, decode::AgentKey, intake::EpochsLeft};
+use stream_processor::{archive::recovery::positions, decode::AgentKey, intake::EpochsLeft, stream::shards};
 
-use crate::{gateway::Gateway, reshard::layout};
+use crate::{
+    gateway::{Gateway, sealed},
+    reshard::layout,
+};
 
 /// One taken batch, or what was new of a gap.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,47 +32,68 @@ pub struct Row {
     pub last_seq: u64,
     /// The batch's number; none: a gap or a break.
     pub n: Option<i64>,
+    /// Nobody understood what is in it.
+    pub dead: bool,
     /// The log goes on behind this.
     pub break_to: bool,
 }
 
-/// Stands for windows, watermarks and alerts: it depends on every row and its order.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct State(BTreeMap<String, (AgentKey, u64)>);
+/// A message that was kept without a place in its agent's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Letter {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    /// Its place has another batch.
+    pub conflict: bool,
+}
+
+/// A digest of each agent's rows stands for windows, watermarks and alerts: it depends on every row and its order. With
+/// the stream's own snapshot where there is one.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    agents: BTreeMap<String, (AgentKey, u64)>,
+    pub stream: Option<Vec<u8>>,
+}
 
 /// With what intake needs beside it.
 #[derive(Serialize, Deserialize)]
 struct Snapshot {
-    state: BTreeMap<String, (AgentKey, u64)>,
+    agents: BTreeMap<String, (AgentKey, u64)>,
+    stream: Option<String>,
     left: Vec<(AgentKey, Vec<Position>)>,
 }
 
 impl State {
     pub fn apply(&mut self, row: &Row) {
         let name = row.agent.agent.to_string();
-        let (_, digest) = self.0.entry(name).or_insert_with(|| (row.agent.clone(), 0));
+        let (_, digest) = self.agents.entry(name).or_insert_with(|| (row.agent.clone(), 0));
         let mut step = DefaultHasher::new();
-        (*digest, row.from, row.last_seq, row.n, row.break_to).hash(&mut step);
+        (*digest, row.from, row.last_seq, row.n, row.dead, row.break_to).hash(&mut step);
         *digest = step.finish();
     }
 
     /// Of some slots, with what intake needs beside it.
     pub fn carve(states: impl Iterator<Item = (State, EpochsLeft)>, slots: Slots) -> (State, EpochsLeft) {
-        let (mut state, mut left) = (State::default(), EpochsLeft::new());
+        let (mut state, mut left, mut streams) = (State::default(), EpochsLeft::new(), Vec::new());
         for (part, part_left) in states {
-            state.0.extend(part.0.into_iter().filter(|(_, (agent, _))| slots.holds(&agent.agent)));
+            state.agents.extend(part.agents.into_iter().filter(|(_, (agent, _))| slots.holds(&agent.agent)));
             left.extend(part_left.into_iter().filter(|(agent, _)| slots.holds(&agent.agent)));
+            streams.extend(part.stream);
         }
+        state.stream = (!streams.is_empty()).then(|| shards::carve(&streams, slots).unwrap());
         (state, left)
     }
 
     pub fn encode(&self, left: EpochsLeft) -> Vec<u8> {
-        serde_json::to_vec(&Snapshot { state: self.0.clone(), left: left.into_iter().collect() }).unwrap()
+        let stream = self.stream.as_ref().map(|bytes| STANDARD.encode(bytes));
+        let (agents, left) = (self.agents.clone(), left.into_iter().collect());
+        serde_json::to_vec(&Snapshot { agents, stream, left }).unwrap()
     }
 
     pub fn decode(bytes: &[u8]) -> (Self, EpochsLeft) {
-        let Snapshot { state, left } = serde_json::from_slice(bytes).unwrap();
-        (State(state), left.into_iter().collect())
+        let Snapshot { agents, stream, left } = serde_json::from_slice(bytes).unwrap();
+        let stream = stream.map(|text| STANDARD.decode(text).unwrap());
+        (State { agents, stream }, left.into_iter().collect())
     }
 }
 
@@ -115,7 +141,7 @@ impl End {
 }
 
 /// Of a shard, behind one of its numbers, or all.
-fn manifests(objects: &BTreeMap<String, Bytes>, shard: Shard, after: u64) -> impl Iterator<Item = Manifest> + '_ {
+pub fn manifests(objects: &BTreeMap<String, Bytes>, shard: Shard, after: u64) -> impl Iterator<Item = Manifest> + '_ {
     let prefix = manifest_prefix(shard);
     let number = move |key: &String| key.strip_prefix(&prefix)?.strip_suffix(".json")?.parse::<u64>().ok();
     let first = objects.range(manifest_key(shard, after + 1)..).next().and_then(|(key, _)| number(key));
@@ -127,14 +153,16 @@ fn manifests(objects: &BTreeMap<String, Bytes>, shard: Shard, after: u64) -> imp
 }
 
 /// Everything that the manifests name, checked against itself.
+#[derive(Default)]
 pub struct Archive {
-    pub rows: Vec<Row>,
-    pub positions: BTreeMap<AgentKey, Position>,
+    rows: Vec<Row>,
+    letters: Vec<Letter>,
+    positions: BTreeMap<AgentKey, Position>,
 }
 
 impl Archive {
     pub fn read(objects: &BTreeMap<String, Bytes>) -> Self {
-        let mut archive = Archive { rows: Vec::new(), positions: BTreeMap::new() };
+        let mut archive = Archive::default();
         let (mut ends, mut named, mut count) = (BTreeMap::new(), BTreeSet::new(), 0);
         // Predecessors come before successors, so that each agent's rows are in order.
         for descent in layout(objects).shards {
@@ -144,6 +172,7 @@ impl Archive {
         }
         let all = objects.keys().filter(|k| k.starts_with("manifest/") && !k.contains("/layout/")).count() as u64;
         assert_eq!(all, count, "the manifests are numbered without gaps");
+        archive.letters.iter().filter(|letter| letter.conflict).for_each(|letter| archive.check_conflict(letter));
         archive
     }
 
@@ -166,9 +195,10 @@ impl Archive {
                 assert_eq!(before.len(), descent.predecessors.len());
                 end = End::of(before, descent.slots);
             }
-            let rows: Vec<Row> = manifest.objects.iter().flat_map(|o| rows(objects, &o.object)).collect();
-            assert_eq!(rows.len() as u64, manifest.balance.batches);
-            assert_eq!(rows.iter().filter(|r| r.n.is_some()).count() as u64, manifest.balance.readings_archived);
+            let of = |table| manifest.objects.iter().filter(move |o| o.table == table).map(|o| &o.object);
+            let rows: Vec<Row> = of(Table::Readings).flat_map(|o| read(objects, o)).collect();
+            self.letters.extend(of(Table::DeadLetter).flat_map(|o| read(objects, o)));
+            assert_eq!(manifest.balance, balance(&rows), "manifest {} of shard {}", manifest.number, descent.shard);
             for object in &manifest.objects {
                 assert!(named.insert(object.object.key.clone()), "{} is in two manifests", object.object.key);
             }
@@ -182,11 +212,8 @@ impl Archive {
             let (shard, number) = (descent.shard, manifest.number);
             assert_eq!(end.positions, positions(&manifest), "manifest {number} of shard {shard} is not cut whole");
             if let Some(snapshot) = &manifest.snapshot {
-                assert_eq!(
-                    State::decode(&content(objects, snapshot)).0,
-                    end.state,
-                    "manifest {number} of shard {shard}"
-                );
+                let (state, _) = State::decode(&content(objects, snapshot));
+                assert_eq!(state.agents, end.state.agents, "manifest {number} of shard {shard}");
             }
             (end.number, end.closed) = (number, manifest.kind == ManifestKind::Closed);
         }
@@ -203,14 +230,26 @@ impl Archive {
         }
     }
 
+    /// What is in its place is another batch, or a gap that stands for one.
+    fn check_conflict(&self, letter: &Letter) {
+        let (at, n) = sealed(&Bytes::from(letter.payload.clone())).unwrap();
+        let agent = Topic::parse(&letter.topic).unwrap().agent;
+        let covers = |row: &&Row| row.from.epoch == at.epoch && (row.from.seq..=row.last_seq).contains(&at.seq);
+        let mut there = self.rows.iter().filter(|row| row.agent.agent == agent).filter(covers);
+        assert!(there.any(|row| row.n != Some(n)), "{at} of {agent} is a conflict with nothing");
+    }
+
     /// What there is of this gateway is here once, and in order. Gives it back.
     fn of(&self, gateway: &Gateway) -> Vec<&Row> {
         let rows: Vec<&Row> = self.rows.iter().filter(|r| r.agent == gateway.key).collect();
-        let mut numbers = rows.iter().filter_map(|r| r.n);
+        // Those of a twin are below 0, and in whatever order it was.
+        let mut numbers = rows.iter().filter_map(|r| r.n).filter(|n| *n > 0);
         assert!(numbers.by_ref().is_sorted_by(|a, b| a < b), "{:?}: twice, or out of order", gateway.key);
         for row in &rows {
-            let place = row.n.map(|n| gateway.appended[&n]);
-            assert!(place.is_none_or(|p| p == row.from), "{row:?} was sealed as {place:?}");
+            let Some(n) = row.n else { continue };
+            let place = gateway.appended[&n];
+            assert!(place == row.from, "{row:?} was sealed as {place:?}");
+            assert_eq!(row.dead, gateway.poison.contains(&n), "{row:?}");
         }
         rows
     }
@@ -227,7 +266,9 @@ pub fn check(archives: &[Archive], gateway: &Gateway) {
             |r: &&&Row| r.n.is_none() && r.from.epoch == at.epoch && (r.from.seq..=r.last_seq).contains(&at.seq);
         // What only an exchanged card knew, nobody can know. What the archive had beyond the new card's log led to a
         // break, or the rows would not follow on each other.
-        let unknowable = gateway.taken_away.contains(n);
+        // Nor can anybody know of two batches under one name that the second was sent, once the first is committed.
+        let spoken_over = gateway.spoken_over.contains(&at) || gateway.forked.contains(&at.epoch);
+        let unknowable = gateway.taken_away.contains(n) || spoken_over;
         assert!(
             unknowable || rows.iter().find(declared).is_some(),
             "{:?}: batch {n} at {at} is lost in silence",
@@ -236,7 +277,19 @@ pub fn check(archives: &[Archive], gateway: &Gateway) {
     }
 }
 
-fn rows(objects: &BTreeMap<String, Bytes>, object: &ObjectRef) -> Vec<Row> {
+/// In batches and in readings, of which each batch counts one.
+pub fn balance(rows: &[Row]) -> Balance {
+    let count = |dead: bool| rows.iter().filter(|row| row.n.is_some() && row.dead == dead).count() as u64;
+    let (archived, dead) = (count(false), count(true));
+    Balance {
+        batches: rows.len() as u64,
+        readings_taken: archived + dead,
+        readings_archived: archived,
+        readings_dead_lettered: dead,
+    }
+}
+
+fn read<R: DeserializeOwned>(objects: &BTreeMap<String, Bytes>, object: &ObjectRef) -> Vec<R> {
     serde_json::from_slice(&content(objects, object)).unwrap()
 }
 

@@ -20,6 +20,8 @@ struct State {
     files: BTreeMap<String, File>,
     /// As after the last sync of the folder.
     durable: BTreeMap<String, File>,
+    /// Nothing can be written.
+    failing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +36,17 @@ impl Clone for SimDisk {
 impl SimDisk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// The flash forgets a bit.
+    pub fn damage(&self, name: &str, at: usize) {
+        if let Some(byte) = self.state().files.get_mut(name).and_then(|file| file.bytes.get_mut(at)) {
+            *byte ^= 1;
+        }
+    }
+
+    pub fn set_failing(&self, failing: bool) {
+        self.state().failing = failing;
     }
 
     /// The power fails: of what was appended and not synced, a random part survives.
@@ -52,6 +65,11 @@ impl SimDisk {
         state.durable = survivors.clone();
         state.files = survivors;
     }
+}
+
+/// For what writes.
+fn check(state: &State) -> io::Result<()> {
+    if state.failing { Err(io::Error::other("the disk fails")) } else { Ok(()) }
 }
 
 fn find<'s>(state: &'s mut State, name: &str) -> io::Result<&'s mut File> {
@@ -74,17 +92,22 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<()> {
-        self.state().files.insert(name.into(), File::default());
+        let mut state = self.state();
+        check(&state)?;
+        state.files.insert(name.into(), File::default());
         Ok(())
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        find(&mut self.state(), name)?.bytes.extend_from_slice(bytes);
-        Ok(())
+        let mut state = self.state();
+        let written = if state.failing { bytes.len() / 2 } else { bytes.len() };
+        find(&mut state, name)?.bytes.extend_from_slice(&bytes[..written]);
+        check(&state)
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
+        check(&state)?;
         let file = find(&mut state, name)?;
         file.synced = file.bytes.len();
         Ok(())
@@ -92,17 +115,21 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
+        check(&state)?;
         let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.into(), file);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.state().files.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut state = self.state();
+        check(&state)?;
+        state.files.remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync_folder(&self) -> io::Result<()> {
         let mut state = self.state();
+        check(&state)?;
         state.durable = state.files.clone();
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::{
     task::Task,
 };
 
-const CHANGES_MAX: usize = 3;
+pub const CHANGES_MAX: usize = 3;
 const PARTS_MAX: usize = 4;
 
 /// As everybody sees it who looks into the bucket.
@@ -43,8 +43,8 @@ pub struct Operator {
 }
 
 impl Operator {
-    pub fn new(span: Duration, rng: &mut ChaCha8Rng) -> Self {
-        let count = rng.random_range(0..=CHANGES_MAX);
+    pub fn new(span: Duration, changes_max: usize, rng: &mut ChaCha8Rng) -> Self {
+        let count = rng.random_range(0..=changes_max);
         let mut begins: Vec<Duration> = (0..count).map(|_| rng.random_range(TICK..span)).collect();
         begins.sort_by(|a, b| b.cmp(a));
         Operator { begins, given: None, running: None }

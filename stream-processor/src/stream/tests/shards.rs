@@ -120,3 +120,64 @@ fn a_machine_that_two_shards_have_known_goes_on_where_its_living_agent_is() {
     assert_eq!(fleet.machines_of(&names[&1]).len(), 2);
     assert!(fleet.machines_of(&names[&0]).is_empty(), "the one that was replaced has none");
 }
+
+/// Whose scores these windows of each machine get.
+fn judges(stream: &Stream, machines: &[&str], ends: &[i64]) -> Vec<Vec<String>> {
+    let window = |machine: &str, end: i64| WindowFeatures {
+        machine: AssetId::new(machine).unwrap(),
+        kind: AssetId::new("press").unwrap(),
+        generation: 0,
+        start: PlantTime(end - log::WINDOW_MS),
+        end: PlantTime(end),
+        revision: 0,
+        sensors: vec![],
+        features: vec![],
+        normal: vec![],
+    };
+    let judge = |machine, end| stream.schedule().scorers(&window(machine, end)).unwrap().decides.to_owned();
+    machines.iter().map(|machine| ends.iter().map(|end| judge(machine, *end)).collect()).collect()
+}
+
+/// Found by the simulation: a model that had come back judged the windows between, too, once slots had moved.
+#[test]
+fn a_model_that_came_back_judges_its_own_windows_only_after_a_split_and_a_merge() {
+    let (_, mut rng) = rng();
+    let mut stream = Stream::new(config());
+    run(&mut stream, (0..AGENTS).map(|agent| log(agent, 1, &mut rng).remove(0)).collect(), &mut rng, 5);
+    let machines: Vec<String> = (0..AGENTS).map(|agent| format!("press-{agent}-0")).collect();
+    let machines: Vec<&str> = machines.iter().map(String::as_str).collect();
+    let enter = |stream: &mut Stream, version: &str, now_ms: i64| {
+        assert!(stream.enter(&schedule::Charge::of(version), PlantTime(now_ms)));
+        stream.in_force();
+    };
+    // Each line is a minute later.
+    let minutes = |minute: i64| 10_000_000 + minute * schedule::CHANGE_MARGIN_MS;
+    for (version, minute) in [("a", 0), ("b", 1), ("a", 2), ("c", 3)] {
+        enter(&mut stream, version, minutes(minute));
+    }
+    let ends: Vec<i64> = [1, 2, 3, 4, 5].iter().map(|minute| minutes(*minute)).collect();
+    assert_eq!(judges(&stream, &machines, &ends)[0], ["a", "a", "b", "a", "c"]);
+    let before = judges(&stream, &machines, &ends);
+
+    let state = stream.snapshot(&EpochsLeft::new()).unwrap();
+    let mut after = Vec::new();
+    for (n, slots) in Slots::ALL.parts(SHARDS).into_iter().enumerate() {
+        let (mut shard, left) =
+            Stream::restore(config(), &carve(std::slice::from_ref(&state), slots).unwrap()).unwrap();
+        let own: Vec<&str> = machines.iter().copied().filter(|m| shard.fleet().catalogue().id(m).is_some()).collect();
+        let place = |own: &&str| machines.iter().position(|machine| machine == own).unwrap();
+        let expected: Vec<_> = own.iter().map(|own| before[place(own)].clone()).collect();
+        assert_eq!(judges(&shard, &own, &ends), expected, "shard {n}");
+        // A change that the other shards have missed.
+        if n == 0 {
+            enter(&mut shard, "d", minutes(6));
+            enter(&mut shard, "c", minutes(7));
+        }
+        after.push(shard.snapshot(&left).unwrap());
+    }
+    let (merged, _) = Stream::restore(config(), &carve(&after, Slots::ALL).unwrap()).unwrap();
+    assert_eq!(judges(&merged, &machines, &ends), before);
+    let late = judges(&merged, &machines, &[minutes(7), minutes(8), minutes(9)]);
+    assert!(late.contains(&["c", "d", "c"].map(str::to_owned).to_vec()), "{late:?}");
+    assert!(late.contains(&["c", "c", "c"].map(str::to_owned).to_vec()), "{late:?}");
+}
