@@ -7,6 +7,7 @@ pub mod plan;
 pub mod reliability;
 mod sample;
 pub mod search;
+mod steps;
 pub mod table;
 pub mod threshold;
 
