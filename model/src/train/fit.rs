@@ -30,6 +30,8 @@ pub struct Task {
     pub targets: Vec<f32>,
     pub weights: Vec<f32>,
     pub bins: Bins,
+    /// Per head how many independent rows a row is worth: those before one failure are one observation.
+    pub evidence: Vec<f64>,
     pub goal: Goal,
 }
 

@@ -25,6 +25,7 @@ pub fn steps(task: &Task, max: usize) -> Vec<Vec<Step>> {
 struct Head {
     sums: Vec<f64>,
     variance: f64,
+    evidence: f64,
 }
 
 /// A run of rows in the order of an input's numbers.
@@ -77,7 +78,7 @@ impl Head {
             sums.push(sums[sums.len() - 1] + f64::from(task.targets[row * task.heads + head]));
         }
         let share = sums[order.len()] / order.len().max(1) as f64;
-        Head { sums, variance: share * (1.0 - share) }
+        Head { sums, variance: share * (1.0 - share), evidence: task.evidence[head] }
     }
 
     fn sum(&self, Run { from, to }: Run) -> f64 {
@@ -105,7 +106,7 @@ impl Head {
         let places = (run.from + ROWS_MIN)..=run.to.saturating_sub(ROWS_MIN);
         let places = places.filter(|at| values[*at] > values[at - 1]).map(|at| (at, self.taken_off(run, at)));
         let (at, gain) = places.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (self.likelihood(run, at) >= GAIN_MIN).then_some(Limit { run, at, gain })
+        (self.evidence * self.likelihood(run, at) >= GAIN_MIN).then_some(Limit { run, at, gain })
     }
 }
 
@@ -145,6 +146,7 @@ mod tests {
             inputs,
             targets,
             bins: Bins::none(WIDTH),
+            evidence: vec![1.0],
             goal,
         }
     }
@@ -166,6 +168,14 @@ mod tests {
         assert!(found[2].is_empty(), "two values are a line");
         assert!(steps(&task(seed, Goal::Classes, beyond), 0).iter().all(Vec::is_empty));
         assert!(steps(&task(seed, Goal::Numbers, beyond), 4).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn windows_before_one_failure_are_no_independent_witnesses() {
+        let mut task = task(5, Goal::Classes, beyond);
+        assert!(!steps(&task, 4)[0].is_empty());
+        task.evidence = vec![1.0 / 500.0];
+        assert!(steps(&task, 4)[0].is_empty());
     }
 
     #[test]
