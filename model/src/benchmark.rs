@@ -12,8 +12,10 @@ pub mod azure;
 pub mod cmapss;
 pub mod contender;
 mod data;
+mod explanations;
 mod folds;
 mod report;
+mod sheet;
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +41,8 @@ pub enum BenchmarkError {
     Data(#[from] DataError),
     #[error(transparent)]
     Fit(#[from] FitError),
+    #[error(transparent)]
+    Sheet(#[from] sheet::SheetError),
     #[error("trees: {0}")]
     Trees(String),
     #[error("{} was expected to be of another content: SHA-256 {found}, expected {expected}", .file.display())]
@@ -49,32 +53,63 @@ pub enum BenchmarkError {
     TooGood { contender: String, f1: f64, max: f64 },
 }
 
-/// Runs what is named; reports come one by one. The network learns by `settings` and its seed draws folds and samples.
-/// `tuned`: also with settings that are chosen inside the training part.
+/// What is measured, and beside whom.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The network learns by them, and their seed draws folds and samples.
+    pub settings: TrainSettings,
+    /// Also with settings that are chosen inside the training part.
+    pub tuned: bool,
+    /// Folder of what references said; see [`sheet`].
+    pub references: Option<PathBuf>,
+}
+
+/// Runs what is named; reports come one by one.
 pub async fn run(
     name: Name,
     data: &Path,
-    settings: &TrainSettings,
-    tuned: bool,
+    options: &Options,
     say: &mut (dyn FnMut(&Report) + Send),
 ) -> Result<Vec<Report>, BenchmarkError> {
     let mut reports = Vec::new();
-    if matches!(name, Name::Ai4i | Name::All) {
-        for set in [ai4i::Set::Sensors, ai4i::Set::Engineered] {
-            let report = ai4i::run(data, set, settings, tuned).await?;
+    if name.has(Name::Ai4i) {
+        for set in ai4i::SETS {
+            let report = ai4i::run(data, set, options).await?;
             say(&report);
             reports.push(report);
         }
     }
-    if matches!(name, Name::Cmapss | Name::All) {
-        let report = cmapss::run(data, settings, tuned).await?;
+    if name.has(Name::Cmapss) {
+        let report = cmapss::run(data, options).await?;
         say(&report);
         reports.push(report);
     }
-    if matches!(name, Name::Azure | Name::All) {
-        let measured = azure::run(data, settings).await?;
+    if name.has(Name::Azure) {
+        let measured = azure::run(data, options).await?;
         measured.iter().for_each(&mut *say);
         reports.extend(measured);
     }
     Ok(reports)
+}
+
+/// Writes what references learn from and are asked; measures nothing.
+pub async fn write_sheets(name: Name, data: &Path, seed: u64, folder: &Path) -> Result<(), BenchmarkError> {
+    if name.has(Name::Ai4i) {
+        for set in ai4i::SETS {
+            ai4i::write_sheet(data, set, seed, folder).await?;
+        }
+    }
+    if name.has(Name::Cmapss) {
+        cmapss::write_sheet(data, folder).await?;
+    }
+    if name.has(Name::Azure) {
+        azure::write_sheets(data, folder).await?;
+    }
+    Ok(())
+}
+
+impl Name {
+    fn has(self, other: Name) -> bool {
+        self == other || self == Name::All
+    }
 }

@@ -82,6 +82,12 @@ enum Command {
         /// Also with settings that are chosen inside the training part (ai4i, cmapss): some times as long.
         #[arg(long)]
         tuned: bool,
+        /// Compares with what references said too: a folder of sheets and the answers of reference.py.
+        #[arg(long)]
+        references: Option<PathBuf>,
+        /// Measures nothing, and writes the sheets that references learn from into this folder.
+        #[arg(long, conflicts_with_all = ["settings", "tuned", "references", "json"])]
+        sheets: Option<PathBuf>,
         /// Writes all figures here too.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -184,8 +190,12 @@ fn one_line(error: &(dyn Error + 'static)) -> String {
 async fn execute(args: ModelArgs) -> Result<(), Failure> {
     let config = configuration(&args)?;
     let command = match args.command {
-        Command::Benchmark { which, data, seed, settings, tuned, json } => {
-            return measure(which, &data, seed, settings, tuned, json).await;
+        Command::Benchmark { which, data, seed, sheets: Some(folder), .. } => {
+            return Ok(benchmark::write_sheets(which, &data, seed, &folder).await?);
+        }
+        Command::Benchmark { which, data, seed, settings, tuned, references, json, .. } => {
+            let settings = TrainSettings { seed, ..settings.map(read_settings).transpose()?.unwrap_or_default() };
+            return measure(which, &data, benchmark::Options { settings, tuned, references }, json).await;
         }
         Command::OnArchive(command) => command,
     };
@@ -232,15 +242,12 @@ async fn execute(args: ModelArgs) -> Result<(), Failure> {
 async fn measure(
     which: benchmark::Name,
     data: &Path,
-    seed: u64,
-    settings: Option<PathBuf>,
-    tuned: bool,
+    options: benchmark::Options,
     json: Option<PathBuf>,
 ) -> Result<(), Failure> {
-    let settings = TrainSettings { seed, ..settings.map(read_settings).transpose()?.unwrap_or_default() };
     let mut unread = None;
     let mut tell = |report: &benchmark::Report| unread = say(&report.to_string()).err();
-    let reports = benchmark::run(which, data, &settings, tuned, &mut tell).await?;
+    let reports = benchmark::run(which, data, &options, &mut tell).await?;
     if let Some(path) = json {
         fs::write(path, serde_json::to_vec_pretty(&reports)?)?;
     }

@@ -21,6 +21,9 @@ const BINS_MAX: usize = 64;
 /// Further out there is no row left.
 const TAIL_HALVINGS_MAX: usize = 8;
 
+/// More would find few rows between two of them.
+const STEPS_MAX: usize = 16;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSettings {
@@ -31,10 +34,12 @@ pub struct TrainSettings {
     pub hidden: Vec<usize>,
     /// Members of the ensemble, which share weights; 1: a single network.
     pub members: usize,
-    /// Bins of equal shares of the rows that each feature is encoded by; below 2: none.
+    /// Bins of equal shares of the rows that each feature is encoded by; below 2: none, and no steps either.
     pub bins: usize,
     /// How often both outermost of them are halved outwards: what is rare lies there.
     pub tail_halvings: usize,
+    /// Steps of each feature at most, where the labels change at once and its bins leave room for a jump; 0: none.
+    pub steps: usize,
     /// A mode with fewer failures to learn from is left to the rules.
     pub min_failures: usize,
     /// Rows that are trained on at most; a larger slice is sampled, and the sample weighted.
@@ -104,6 +109,7 @@ impl Default for TrainSettings {
             members: 8,
             bins: 8,
             tail_halvings: 0,
+            steps: 3,
             min_failures: 10,
             rows_max: 40_000,
             epochs_max: 0,
@@ -175,6 +181,7 @@ impl TrainSettings {
             members,
             bins,
             tail_halvings,
+            steps,
             batch_rows,
             warm_up,
             class_weight,
@@ -195,6 +202,7 @@ impl TrainSettings {
             ((1..=MEMBERS_MAX).contains(members), "members", "1 to 64"),
             (*bins <= BINS_MAX, "bins", "at most 64"),
             (*tail_halvings <= TAIL_HALVINGS_MAX, "tail_halvings", "at most 8"),
+            (*steps <= STEPS_MAX, "steps", "at most 16"),
             ((1..=65_536).contains(batch_rows), "batch_rows", "1 to 65536"),
             ((0.0..1.0).contains(warm_up), "warm_up", "from 0 to below 1"),
             ((0.0..=1.0).contains(class_weight), "class_weight", "from 0 to 1"),

@@ -7,6 +7,7 @@ pub mod plan;
 pub mod reliability;
 mod sample;
 pub mod search;
+mod steps;
 pub mod table;
 pub mod threshold;
 
@@ -198,6 +199,11 @@ fn learn(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Fitted, FitError> {
     let rows = sample.rows.iter().map(|r| dataset.features(r.row));
+    let sampled: Vec<usize> = sample.rows.iter().map(|r| r.row).collect();
+    let evidence = |mode: &usize| {
+        let positive = sampled.iter().filter(|row| dataset.rows[**row].is_positive(*mode)).count();
+        dataset.failures_ahead(&sampled, *mode) as f64 / positive.max(1) as f64
+    };
     let mut task = Task {
         width: encoder.width(),
         heads: modes.len(),
@@ -205,6 +211,7 @@ fn learn(
         targets: Vec::with_capacity(sample.rows.len() * modes.len()),
         weights: Vec::with_capacity(sample.rows.len() * modes.len()),
         bins: encoder.bins(rows, settings.bins, settings.tail_halvings),
+        evidence: modes.iter().map(evidence).collect(),
         goal: Goal::Classes,
     };
     for sampled in &sample.rows {

@@ -1,17 +1,17 @@
 //! AI4I 2020: does this row fail? 2 x 5 stratified folds, threshold 0.5, F1 of the failures.
 
-mod explanations;
-
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    BenchmarkError, Predicted,
+    BenchmarkError, Options, Predicted,
     contender::{logistic, network, said, trees},
     data::{self, DataError, Known},
+    explanations::{self, Causes, usual},
     folds::{interval, stratified},
     report::{Contender, Reference, Remark, Report},
+    sheet::{Part, Sheet, answers},
 };
 use crate::{
     dataset::Dataset,
@@ -29,6 +29,12 @@ const THRESHOLD: f64 = 0.5;
 /// Whatever is better than this has seen what it must not.
 const F1_MAX: f64 = 0.95;
 const WINDOW_MS: i64 = 60_000;
+const CAUSES: &Causes = &[
+    ("TWF", &["wear"]),
+    ("HDF", &["air", "process", "speed"]),
+    ("PWF", &["torque", "speed"]),
+    ("OSF", &["wear", "torque"]),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Set {
@@ -38,7 +44,17 @@ pub enum Set {
     Engineered,
 }
 
+pub const SETS: [Set; 2] = [Set::Sensors, Set::Engineered];
+
 impl Set {
+    /// Of its sheet.
+    fn file(self) -> &'static str {
+        match self {
+            Set::Sensors => "ai4i-sensors",
+            Set::Engineered => "ai4i-engineered",
+        }
+    }
+
     fn features(self) -> Result<FeatureConfig, DataError> {
         Ok(toml::from_str(match self {
             Set::Sensors => include_str!("../../benchmarks/ai4i-features.toml"),
@@ -76,11 +92,6 @@ impl Task {
     fn table(&self) -> Table<'_> {
         Table { width: self.names.len(), values: &self.values }
     }
-}
-
-/// The row's number in the file.
-fn uid(dataset: &Dataset, row: usize) -> u64 {
-    (dataset.rows[row].start.millis() / WINDOW_MS).unsigned_abs()
 }
 
 async fn load(folder: &Path, set: Set) -> Result<(Task, Vec<Event>), BenchmarkError> {
@@ -128,15 +139,48 @@ fn rules(dataset: &Dataset, row: usize) -> f64 {
     f64::from(u8::from(heat || !(3_500.0..=9_000.0).contains(&power) || at("wear") * at("torque") > limit))
 }
 
+/// Its type and the end of its window.
+type AtEnd = (String, i64);
+
+fn at_end(dataset: &Dataset, row: usize) -> AtEnd {
+    let row = &dataset.rows[row];
+    (dataset.machines[row.machine].name.to_string(), row.start.millis() + WINDOW_MS)
+}
+
+/// Modes of the rows that fail.
+fn codes(events: &[Event]) -> BTreeMap<AtEnd, String> {
+    let failed = events.iter().filter(|e| !e.code.is_empty());
+    failed.map(|e| ((e.machine.to_string(), e.time.millis()), e.code.clone())).collect()
+}
+
+fn sources(dataset: &Dataset) -> Vec<(String, Vec<usize>)> {
+    dataset.config.sensors.iter().enumerate().map(|(place, sensor)| (sensor.to_string(), vec![place])).collect()
+}
+
 /// A probability per row and repeat, each from a fold that did not learn from the row.
 type Said = Vec<Vec<f64>>;
 
-pub async fn run(folder: &Path, set: Set, settings: &TrainSettings, tuned: bool) -> Result<Report, BenchmarkError> {
+pub async fn write_sheet(data: &Path, set: Set, seed: u64, folder: &Path) -> Result<(), BenchmarkError> {
+    let (task, _) = load(data, set).await?;
+    let splits = splits(&task.positive, seed);
+    let sheet = Sheet {
+        name: set.file().into(),
+        columns: &task.names,
+        table: task.table(),
+        labels: vec![("failure".into(), task.positive.iter().map(|p| f32::from(u8::from(*p))).collect())],
+        splits: splits.into_iter().map(|folds| folds.into_iter().map(Part::Asked).collect()).collect(),
+    };
+    Ok(sheet.write(folder)?)
+}
+
+pub async fn run(folder: &Path, set: Set, options: &Options) -> Result<Report, BenchmarkError> {
+    let Options { settings, tuned, references } = options;
     let seed = settings.seed;
     let (task, events) = load(folder, set).await?;
     let splits = splits(&task.positive, seed);
     let (table, positive) = (task.table(), &task.positive);
-    let mut explained = explanations::Score::new(&task.dataset, &events);
+    let mut explained = explanations::Score::new(CAUSES, sources(&task.dataset));
+    let codes = codes(&events);
     let of = |name: &str, fit: &mut dyn FnMut(&[usize], &[usize]) -> Predicted| {
         let said = cross(&splits, positive.len(), fit)?;
         Ok::<_, BenchmarkError>(said.map(|said| (name.to_owned(), said)))
@@ -145,11 +189,16 @@ pub async fn run(folder: &Path, set: Set, settings: &TrainSettings, tuned: bool)
     let mut all: Vec<(String, Said)> = Vec::new();
     all.extend(of("network", &mut |train, test| {
         let model: Classifier = shipped(train)?;
-        explained.add(&model, table, train, test);
-        Ok(Some(said(&model, table, test)))
+        let said = said(&model, table, test);
+        let called = test.iter().zip(&said).filter(|(_, p)| **p >= THRESHOLD);
+        for (row, mode) in called.filter_map(|(row, _)| Some((*row, codes.get(&at_end(&task.dataset, *row))?))) {
+            let usual = usual(&task.dataset, table, train, task.dataset.rows[row].machine);
+            explained.add(mode, table.row(row), &usual, &|moved| model.probabilities(moved)[0]);
+        }
+        Ok(Some(said))
     })?);
     all.extend(of("network, settings chosen in each fold", &mut |train, test| {
-        if !tuned {
+        if !*tuned {
             return Ok(None);
         }
         Ok(Some(said(&network(table, positive, train, &candidates(seed))?, table, test)))
@@ -159,6 +208,10 @@ pub async fn run(folder: &Path, set: Set, settings: &TrainSettings, tuned: bool)
     all.extend(of("logistic regression", &mut |train, test| logistic(table, positive, train, test).map(Some))?);
     all.extend(of("physics rules", &mut |_, test| Ok(Some(test.iter().map(|r| rules(&task.dataset, *r)).collect())))?);
     all.extend(of("always no", &mut |_, test| Ok(Some(vec![0.0; test.len()])))?);
+    if let Some(references) = references {
+        let said = answers(references, set.file(), 1, positive.len())?;
+        all.extend(said.into_iter().map(|(name, runs)| (format!("{name} (reference)"), runs.concat())));
+    }
     let contenders: Vec<Contender> = all.iter().map(|(name, said)| figures(name, said, positive)).collect();
     let learnt = contenders.iter().filter(|c| c.name != "physics rules");
     if let Some(leak) = learnt.into_iter().find(|c| c.figures[0] > F1_MAX) {
@@ -168,12 +221,8 @@ pub async fn run(folder: &Path, set: Set, settings: &TrainSettings, tuned: bool)
     let mut remarks: Vec<Remark> =
         networks.iter().flat_map(|a| others.iter().map(move |b| lead(a, b, positive))).collect();
     if set == Set::Sensors {
-        remarks.extend(explained.remarks());
+        remarks.push(explained.remark());
     }
-    let folds = splits.iter().flat_map(|folds| {
-        let rows = |fold| (0..folds.len()).filter(|row| folds[*row] == fold).map(|r| uid(&task.dataset, r)).collect();
-        (0..FOLDS).map(rows).collect::<Vec<Vec<u64>>>()
-    });
     Ok(Report {
         benchmark: set.name().into(),
         protocol: format!("{REPEATS} x {FOLDS}-fold stratified, threshold {THRESHOLD}"),
@@ -182,7 +231,6 @@ pub async fn run(folder: &Path, set: Set, settings: &TrainSettings, tuned: bool)
         contenders,
         references: set.references(),
         remarks,
-        folds: folds.collect(),
     })
 }
 

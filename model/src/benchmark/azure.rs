@@ -7,20 +7,22 @@ mod score;
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    BenchmarkError, Predicted,
+    BenchmarkError, Options, Predicted,
     contender::{logistic, trees},
     data::{self, DataError, Known},
+    explanations::{Causes, Score, usual},
     folds::interval,
     report::{Contender, Reference, Remark, Report},
+    sheet::{Part, Sheet, answers},
 };
 use crate::{
     dataset::Dataset,
     evaluate::metrics::average_precision,
     features::Event,
     settings::TrainSettings,
-    train::table::{Parts, Table, fit_classifier},
+    train::table::{Classifier, Parts, Table, fit_classifier},
 };
-use score::{Said, errors_alone, figures, macro_f1};
+use score::{Said, asked, errors_alone, figures, macro_f1};
 
 const FILES: [Known; 5] = [
     ("azure-pdm/PdM_telemetry_partial.csv", "0e8bfebf97ddbc7ca152f3d0a2740d74ef574b45739e7cf05f4d8856cc89cac9"),
@@ -34,6 +36,13 @@ pub const DAY_HOURS: i64 = 24;
 const DAY_MS: i64 = DAY_HOURS * HOUR_MS;
 /// 2015-07-31, and a month later: what ends by then is learnt from; what begins a day later is asked.
 const TRAIN_ENDS: [(&str, i64); 2] = [("2015-07-31", 1_438_300_800_000), ("2015-08-31", 1_440_979_200_000)];
+/// What causes a component's failure, or announces it.
+const CAUSES: &Causes = &[
+    ("comp1", &["volt", "error1"]),
+    ("comp2", &["rotate", "error2", "error3"]),
+    ("comp3", &["pressure", "error4"]),
+    ("comp4", &["vibration", "error5"]),
+];
 /// The last one in so many training rows, in time, is held out to say when to stop.
 const INNER_PARTS: usize = 5;
 
@@ -99,31 +108,65 @@ fn present(dataset: &Dataset) -> Vec<usize> {
     (0..rows.len()).map(within).collect()
 }
 
-pub async fn run(folder: &Path, settings: &TrainSettings) -> Result<Vec<Report>, BenchmarkError> {
+pub async fn run(folder: &Path, options: &Options) -> Result<Vec<Report>, BenchmarkError> {
     let task = load(folder).await?;
-    TRAIN_ENDS.into_iter().map(|(day, ends)| measure(&task, day, ends, settings)).collect()
+    TRAIN_ENDS.into_iter().map(|(day, ends)| measure(&task, day, ends, options)).collect()
 }
 
-fn measure(task: &Task, day: &str, ends: i64, settings: &TrainSettings) -> Result<Report, BenchmarkError> {
-    let (rows, labels, table) = (&task.dataset.rows, task.labels(), task.table());
-    let all = || 0..rows.len();
-    let train: Vec<usize> = all().filter(|r| rows[*r].end.millis() <= ends).collect();
-    let complete = |r: &usize| rows[*r].start.millis() >= ends + DAY_MS && task.present[*r] == DAY_HOURS as usize;
-    let test: Vec<usize> = all().filter(complete).collect();
+/// What is learnt from up to `ends`, and what is asked from a day later on: rows with a complete day behind them.
+fn part(task: &Task, row: usize, ends: i64) -> Part {
+    let at = &task.dataset.rows[row];
+    match () {
+        () if at.end.millis() <= ends => Part::Learnt,
+        () if at.start.millis() >= ends + DAY_MS && task.present[row] == DAY_HOURS as usize => Part::Asked(0),
+        () => Part::Left,
+    }
+}
+
+fn file(day: &str) -> String {
+    format!("azure-{day}")
+}
+
+pub async fn write_sheets(data: &Path, folder: &Path) -> Result<(), BenchmarkError> {
+    let task = load(data).await?;
+    let number = |label: Vec<bool>| label.into_iter().map(|p| f32::from(u8::from(p))).collect();
+    let labels = || task.dataset.modes.iter().cloned().zip(task.labels().into_iter().map(number)).collect();
+    for (day, ends) in TRAIN_ENDS {
+        let split = (0..task.dataset.rows.len()).map(|row| part(&task, row, ends)).collect();
+        let (columns, table) = (&task.names, task.table());
+        Sheet { name: file(day), columns, table, labels: labels(), splits: vec![split] }.write(folder)?;
+    }
+    Ok(())
+}
+
+fn measure(task: &Task, day: &str, ends: i64, options: &Options) -> Result<Report, BenchmarkError> {
+    let settings = &options.settings;
+    let (labels, table) = (task.labels(), task.table());
+    let rows = |part_of: Part| (0..task.dataset.rows.len()).filter(move |row| part(task, *row, ends) == part_of);
+    let (train, test): (Vec<usize>, Vec<usize>) = (rows(Part::Learnt).collect(), rows(Part::Asked(0)).collect());
     let each = |fit: &dyn Fn(&[bool]) -> Predicted| {
         labels.iter().map(|label| fit(label)).collect::<Result<Option<Vec<_>>, _>>()
     };
     let mut contenders: Vec<(String, Said)> = Vec::new();
-    contenders.push(("network".into(), network(task, &labels, &train, &test, settings)?));
+    let model = network(task, &labels, &train, settings)?;
+    let of_rows: Vec<Vec<f64>> = test.iter().map(|row| model.probabilities(table.row(*row))).collect();
+    let said: Said = (0..labels.len()).map(|mode| of_rows.iter().map(|p| p[mode]).collect()).collect();
+    contenders.push(("network".into(), said));
     let grown = each(&|label| trees(table, label, &train, &test))?;
     contenders.extend(grown.map(|said| ("gradient-boosted trees (smartcore)".to_owned(), said)));
     let line = each(&|label| logistic(table, label, &train, &test).map(Some))?;
     contenders.extend(line.map(|said| ("logistic regression".to_owned(), said)));
     contenders.push(("always no".into(), vec![vec![0.0; test.len()]; labels.len()]));
+    if let Some(references) = &options.references {
+        let said = answers(references, &file(day), labels.len(), test.len())?;
+        let reference = |(name, mut runs): (String, Vec<Said>)| Some((format!("{name} (reference)"), runs.pop()?));
+        contenders.extend(said.into_iter().filter_map(reference));
+    }
     let mut remarks: Vec<Remark> =
         contenders[1..].iter().map(|other| lead(task, &contenders[0], other, &test)).collect();
     remarks.extend(errors_alone(task, ends + DAY_MS));
     remarks.push(probe(task, &train, ends)?);
+    remarks.push(explained(task, &model, &contenders[0].1, &train, &test));
     let mut figures: Vec<Contender> = contenders.iter().map(|(name, said)| figures(name, said, task, &test)).collect();
     figures.retain(|c| !c.figures.is_empty());
     let reference = |(name, figure)| Reference { name, figure };
@@ -135,32 +178,68 @@ fn measure(task: &Task, day: &str, ends: i64, settings: &TrainSettings) -> Resul
         contenders: figures,
         references: [("LightGBM, macro F1", 0.996), ("plain MLP, macro F1", 0.973)].map(reference).to_vec(),
         remarks,
-        folds: vec![],
     })
 }
 
-/// The newest part of the training rows says when to stop.
+/// The newest part of the training rows says when to stop; then all of them are learnt from.
 fn network(
     task: &Task,
     labels: &[Vec<bool>],
     train: &[usize],
-    test: &[usize],
     settings: &TrainSettings,
-) -> Result<Said, BenchmarkError> {
+) -> Result<Classifier, BenchmarkError> {
     let mut in_time = train.to_vec();
     in_time.sort_by_key(|row| task.dataset.rows[*row].end);
     let (fit, newest) = in_time.split_at(in_time.len() - in_time.len() / INNER_PARTS);
     let border = newest.first().map_or(i64::MAX, |row| task.dataset.rows[*row].start.millis());
     let fit = fit.iter().copied().filter(|row| task.dataset.rows[*row].end.millis() + DAY_MS <= border);
-    // As many as training takes of any archive, evenly.
-    let fit: Vec<usize> = fit.collect();
-    let step = fit.len().div_ceil(settings.rows_max).max(1);
-    let mut fit: Vec<usize> = fit.into_iter().step_by(step).collect();
-    fit.sort_unstable();
+    let fit = thinned(fit.collect(), settings.rows_max);
     let parts = Parts { train: &fit, validation: newest, ..Parts::default() };
-    let model = fit_classifier(task.table(), labels, parts, settings)?;
-    let rows: Vec<Vec<f64>> = test.iter().map(|row| model.probabilities(task.table().row(*row))).collect();
-    Ok((0..labels.len()).map(|mode| rows.iter().map(|p| p[mode]).collect()).collect())
+    let epochs = fit_classifier(task.table(), labels, parts, settings)?.epochs;
+    let all = thinned(in_time, settings.rows_max);
+    let settings = TrainSettings { epochs_max: epochs, ..settings.clone() };
+    Ok(fit_classifier(task.table(), labels, Parts { train: &all, ..Parts::default() }, &settings)?)
+}
+
+/// As many as training takes of any archive, evenly.
+fn thinned(rows: Vec<usize>, max: usize) -> Vec<usize> {
+    let step = rows.len().div_ceil(max).max(1);
+    let mut rows: Vec<usize> = rows.into_iter().step_by(step).collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// What is named of the failures that the network calls, by the row at which each is likeliest.
+fn explained(task: &Task, model: &Classifier, said: &Said, train: &[usize], test: &[usize]) -> Remark {
+    let table = task.table();
+    let mut score = Score::new(CAUSES, sources(&task.names));
+    for failure in asked(task, said, test).iter().filter(|failure| failure.called) {
+        let row = test[failure.likeliest];
+        let usual = usual(&task.dataset, table, train, task.dataset.rows[row].machine);
+        let mode = &task.dataset.modes[failure.mode];
+        score.add(mode, table.row(row), &usual, &|moved| model.probabilities(moved)[failure.mode]);
+    }
+    score.remark()
+}
+
+/// A sensor, an error, a component's replacement, or what is known of the machine.
+fn sources(names: &[String]) -> Vec<(String, Vec<usize>)> {
+    let mut sources: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (place, name) in names.iter().enumerate() {
+        let parts: Vec<&str> = name.split('.').collect();
+        let source = match parts[..] {
+            ["event", kind, code, ..] => {
+                if kind == "error" {
+                    code.to_owned()
+                } else {
+                    format!("{kind} of {code}")
+                }
+            }
+            _ => parts[0].to_owned(),
+        };
+        sources.entry(source).or_default().push(place);
+    }
+    sources.into_iter().collect()
 }
 
 /// By how much `a` has the better macro F1, over machines that are drawn anew.

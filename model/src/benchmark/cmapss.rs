@@ -3,11 +3,12 @@
 use std::{fs, path::Path};
 
 use super::{
-    BenchmarkError,
+    BenchmarkError, Options,
     contender::trees_number,
     data::{self, DataError, Known},
     folds::interval,
     report::{Contender, Reference, Remark, Report},
+    sheet::{Part, Sheet, answers},
 };
 use crate::{
     dataset::Dataset,
@@ -21,6 +22,7 @@ const FILES: [Known; 3] = [
     ("cmapss/test_FD001.txt", "3cda7109ce17bafb5443f2ac926cfcf88154b941b8c4cf95eb55d1ddd6f52851"),
     ("cmapss/RUL_FD001.txt", "a19c8ec94931949d0485bdc35118206e9c81c4547b422efb9cf86f4ceddbceca"),
 ];
+const SHEET: &str = "cmapss";
 /// Cycles: what lies further ahead shows in no sensor.
 const CAP: f32 = 125.0;
 const CYCLE_MS: i64 = 60_000;
@@ -29,7 +31,7 @@ const SEEDS: u64 = 5;
 const INNER_PARTS: usize = 5;
 
 struct Task {
-    width: usize,
+    names: Vec<String>,
     values: Vec<f32>,
     cycles_left: Vec<f32>,
     engine: Vec<usize>,
@@ -40,11 +42,11 @@ struct Task {
 
 impl Task {
     fn train(&self) -> Table<'_> {
-        Table { width: self.width, values: &self.values }
+        Table { width: self.names.len(), values: &self.values }
     }
 
     fn test(&self) -> Table<'_> {
-        Table { width: self.width, values: &self.tested }
+        Table { width: self.names.len(), values: &self.tested }
     }
 
     /// Rows whose engines are learnt from, and those whose are held out: never some of both.
@@ -68,7 +70,7 @@ async fn load(folder: &Path) -> Result<Task, BenchmarkError> {
     let cycles_left = train.rows.iter().map(left).collect();
     let engine = train.rows.iter().map(|row| row.machine).collect();
     let (tested, truth) = last_rows(&test, folder)?;
-    Ok(Task { width: names.len(), values, cycles_left, engine, tested, truth })
+    Ok(Task { names, values, cycles_left, engine, tested, truth })
 }
 
 /// Of each engine in the order of the file of truths.
@@ -86,7 +88,22 @@ fn last_rows(test: &Dataset, folder: &Path) -> Result<(Vec<f32>, Vec<f32>), Benc
     Ok((tested, truth))
 }
 
-pub async fn run(folder: &Path, settings: &TrainSettings, tuned: bool) -> Result<Report, BenchmarkError> {
+/// Training rows, and behind them the last row of each test engine.
+pub async fn write_sheet(data: &Path, folder: &Path) -> Result<(), BenchmarkError> {
+    let task = load(data).await?;
+    let (learnt, asked) = (task.cycles_left.len(), task.truth.len());
+    let sheet = Sheet {
+        name: SHEET.into(),
+        columns: &task.names,
+        table: Table { values: &[&task.values[..], &task.tested].concat(), ..task.train() },
+        labels: vec![("cycles left".into(), [&task.cycles_left[..], &task.truth].concat())],
+        splits: vec![[vec![Part::Learnt; learnt], vec![Part::Asked(0); asked]].concat()],
+    };
+    Ok(sheet.write(folder)?)
+}
+
+pub async fn run(folder: &Path, options: &Options) -> Result<Report, BenchmarkError> {
+    let Options { settings, tuned, references } = options;
     let task = load(folder).await?;
     let seed = settings.seed;
     let seeds: Vec<u64> = (seed..seed + SEEDS).collect();
@@ -95,11 +112,11 @@ pub async fn run(folder: &Path, settings: &TrainSettings, tuned: bool) -> Result
     let mut of =
         |name: &str, said: Result<Vec<Vec<f32>>, BenchmarkError>| said.map(|said| all.push((name.to_owned(), said)));
     of("network", seeds.iter().map(|seed| network(&task, &given(*seed))).collect())?;
-    if tuned {
+    if *tuned {
         let said = seeds.iter().map(|seed| network(&task, &candidates(*seed))).collect();
         of("network, settings chosen on held-out engines", said)?;
     }
-    let own = 1 + usize::from(tuned);
+    let own = 1 + usize::from(*tuned);
     let capped: Vec<f64> = task.cycles_left.iter().map(|left| f64::from(left.min(CAP))).collect();
     if let Some(said) = trees_number(task.train(), &capped, task.test())? {
         of("gradient-boosted trees (smartcore)", Ok(vec![said.into_iter().map(|v| v as f32).collect()]))?;
@@ -108,6 +125,12 @@ pub async fn run(folder: &Path, settings: &TrainSettings, tuned: bool) -> Result
     of("linear regression", network(&task, &[line]).map(|said| vec![said]))?;
     let mean = capped.iter().sum::<f64>() / capped.len() as f64;
     of("always the mean", Ok(vec![vec![mean as f32; task.truth.len()]]))?;
+    if let Some(references) = references {
+        let of_run = |run: Vec<Vec<f64>>| run.concat().into_iter().map(|said| said as f32).collect();
+        for (name, runs) in answers(references, SHEET, 1, task.truth.len())? {
+            of(&format!("{name} (reference)"), Ok(runs.into_iter().map(of_run).collect()))?;
+        }
+    }
     let reference = |(name, figure)| Reference { name, figure };
     let published = [("LightGBM", 11.46), ("plain MLP", 12.87), ("CNN", 12.61), ("best published", 10.97)];
     let (networks, others) = all.split_at(own);
@@ -121,7 +144,6 @@ pub async fn run(folder: &Path, settings: &TrainSettings, tuned: bool) -> Result
         contenders: all.iter().map(|(name, said)| figures(name, said, &task.truth)).collect(),
         references: published.map(reference).to_vec(),
         remarks,
-        folds: vec![],
     })
 }
 
@@ -191,7 +213,7 @@ mod tests {
         };
         let task = load(Path::new(&folder)).await.unwrap();
         assert_eq!((task.engine.len(), task.truth.len()), (20_631, 100));
-        assert_eq!(task.tested.len(), 100 * task.width);
+        assert_eq!(task.tested.len(), 100 * task.names.len());
         // Engine 1 ran for 192 cycles.
         let first: Vec<f32> = (0..20_631).filter(|r| task.engine[*r] == 0).map(|r| task.cycles_left[r]).collect();
         assert_eq!((first.len(), first[0], first[191]), (192, 191.0, 0.0));

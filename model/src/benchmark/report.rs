@@ -17,9 +17,6 @@ pub struct Report {
     pub references: Vec<Reference>,
     /// Paired differences and other figures, with what they say.
     pub remarks: Vec<Remark>,
-    /// Test rows by fold, so that others can be measured on the same ones.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub folds: Vec<Vec<u64>>,
 }
 
 #[derive(Debug, Clone, Serialize)]

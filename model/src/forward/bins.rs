@@ -19,6 +19,13 @@ pub struct Bins {
     starts: Vec<usize>,
 }
 
+/// Numbers between which an input's curve may rise or fall at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    pub from: f32,
+    pub to: f32,
+}
+
 /// Where a number lies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Place {
@@ -52,6 +59,24 @@ impl Bins {
     pub fn fit(columns: impl Iterator<Item = Vec<f32>>, equal: usize, halved: usize) -> Self {
         let edges = columns.map(|column| if equal < 2 { vec![] } else { quantiles(column, equal, halved) }).collect();
         Bins::new(edges).unwrap_or_default()
+    }
+
+    /// With an edge on both sides of each of an input's steps, and none between them.
+    pub fn with_steps(&self, steps: &[Vec<Step>]) -> Self {
+        let of_input = |(input, steps): (usize, &Vec<Step>)| {
+            let apart = |edge: &&f32| steps.iter().all(|s| **edge < s.from - WIDTH_MIN || **edge > s.to + WIDTH_MIN);
+            let mut edges: Vec<f32> = self.edges(input).iter().filter(apart).copied().collect();
+            // Outermost bins go on for ever, and must not be as steep as a step.
+            let lowest = steps.iter().map(|s| s.from).reduce(f32::min);
+            let highest = steps.iter().map(|s| s.to).reduce(f32::max);
+            let below = lowest.filter(|from| edges.first().is_none_or(|first| first > from)).map(|from| from - 1.0);
+            let above = highest.filter(|to| edges.last().is_none_or(|last| last < to)).map(|to| to + 1.0);
+            edges.extend(steps.iter().flat_map(|s| [s.from, s.to]).chain(below).chain(above));
+            edges.sort_by(f32::total_cmp);
+            edges.dedup_by(|b, a| *b - *a < WIDTH_MIN);
+            edges
+        };
+        Bins::new(steps.iter().enumerate().map(of_input).collect()).unwrap_or_else(|_| self.clone())
     }
 
     pub fn inputs(&self) -> usize {
@@ -137,6 +162,21 @@ mod tests {
         assert_eq!(place(&bins, &[2.0, 9.0, -0.5]), [Some((1, 0.5)), None, Some((2, 0.5))]);
         assert_eq!(place(&bins, &[-1.0, 9.0, 5.0]), [Some((0, -1.0)), None, Some((3, 5.0))]);
         assert_eq!(place(&bins, &[1.0, 9.0, 0.0])[0], Some((1, 0.0)));
+    }
+
+    #[test]
+    fn a_step_has_an_edge_on_either_side_and_is_never_the_outermost_bin() {
+        let bins = Bins::new(vec![vec![0.0, 1.0, 2.0, 4.0], vec![], vec![0.0, 1.0, 3.0], vec![]]).unwrap();
+        let step = |from, to| Step { from, to };
+        let steps = [vec![step(1.75, 2.25), step(0.5, 0.75)], vec![step(3.0, 3.5)], vec![], vec![]];
+        let with = bins.with_steps(&steps);
+        assert_eq!(with.edges(0), [0.0, 0.5, 0.75, 1.0, 1.75, 2.25, 4.0]);
+        assert_eq!(with.edges(1), [2.0, 3.0, 3.5, 4.5]);
+        assert_eq!((with.edges(2), with.edges(3)), (bins.edges(2), bins.edges(3)));
+        assert_eq!(
+            bins.with_steps(&[vec![step(-0.25, 0.25)], vec![], vec![], vec![]]).edges(0)[..3],
+            [-1.25, -0.25, 0.25]
+        );
     }
 
     #[test]

@@ -16,7 +16,17 @@ pub const LANES_MAX: usize = 16;
 
 /// Runs the kernel with the widest instructions at hand. What it calls must be inlined, or is compiled for the oldest CPU.
 pub fn run<K: WithSimd<Output = ()>>(kernel: K) {
+    #[cfg(test)]
+    if OLD_CPU.get() {
+        return kernel.with_simd(pulp::Scalar::new());
+    }
     pulp::Arch::new().dispatch(kernel);
+}
+
+#[cfg(test)]
+thread_local! {
+    /// As on a CPU that works on one number at a time.
+    pub static OLD_CPU: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Into so many chunks a row falls, the last of which may be shorter.

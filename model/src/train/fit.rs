@@ -5,7 +5,7 @@ use rand::{Rng, seq::SliceRandom};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::StandardNormal;
 
-use super::{TrainSettings, optimizer::Optimizer};
+use super::{TrainSettings, optimizer::Optimizer, steps::steps};
 use crate::{
     forward::{Bins, Network, ShapeError},
     mlp::{Mlp, huber, loss},
@@ -30,6 +30,8 @@ pub struct Task {
     pub targets: Vec<f32>,
     pub weights: Vec<f32>,
     pub bins: Bins,
+    /// Per head how many independent rows a row is worth: those before one failure are one observation.
+    pub evidence: Vec<f64>,
     pub goal: Goal,
 }
 
@@ -57,7 +59,8 @@ pub fn fit(
     let rows = task.inputs.len() / task.width.max(1);
     let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
     let sizes = [&[task.width], &settings.hidden[..], &[task.heads]].concat();
-    let mlp = Mlp::new(&sizes, task.bins.clone(), settings.members, &mut rng)?;
+    let bins = if settings.bins < 2 { task.bins.clone() } else { task.bins.with_steps(&steps(task, settings.steps)) };
+    let mlp = Mlp::new(&sizes, bins, settings.members, &mut rng)?;
     let mut optimizer = Optimizer::new(mlp.vars(), settings.weight_decay)?;
     let mut order: Vec<usize> = (0..rows).collect();
     let mut best: Option<(f64, Fitted)> = None;

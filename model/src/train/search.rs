@@ -84,6 +84,7 @@ fn draw(given: &TrainSettings, rng: &mut ChaCha8Rng) -> TrainSettings {
     let hidden: [&[usize]; 6] = [&[32], &[64], &[128], &[32, 16], &[64, 32], &[128, 64]];
     let mut one_of = |choices: &[f64]| choices.choose(rng).copied().unwrap_or_default();
     let bins = one_of(&[0.0, 4.0, 8.0, 16.0, 32.0]) as usize;
+    let steps = one_of(&[0.0, 3.0, 6.0]) as usize;
     let members = one_of(&[1.0, 4.0, 8.0, 16.0]) as usize;
     let dropout = one_of(&[0.0, 0.1, 0.2, 0.3, 0.5]) as f32;
     let input_noise = one_of(&[0.0, 0.05, 0.1, 0.3]) as f32;
@@ -94,6 +95,7 @@ fn draw(given: &TrainSettings, rng: &mut ChaCha8Rng) -> TrainSettings {
     TrainSettings {
         hidden,
         bins,
+        steps,
         members,
         dropout,
         input_noise,

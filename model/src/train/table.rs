@@ -89,6 +89,7 @@ pub fn fit_classifier(
         targets: vec![],
         weights: vec![],
         bins: table.bins(&encoder, parts.train, settings),
+        evidence: vec![1.0; labels.len()],
         goal: Goal::Classes,
     };
     for row in parts.train {
@@ -146,6 +147,7 @@ pub fn fit_regressor(
         targets: parts.train.iter().map(|row| (target(row) - mean) / std).collect(),
         weights: vec![1.0; parts.train.len()],
         bins: table.bins(&encoder, parts.train, settings),
+        evidence: vec![1.0],
         goal: Goal::Numbers,
     };
     let unseen = table.encode(&encoder, parts.validation);

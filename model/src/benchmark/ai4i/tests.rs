@@ -10,6 +10,11 @@ fn data() -> Option<std::path::PathBuf> {
     data.map(Into::into)
 }
 
+/// The row's number in the file.
+fn uid(dataset: &Dataset, row: usize) -> u64 {
+    (dataset.rows[row].start.millis() / WINDOW_MS).unsigned_abs()
+}
+
 #[test]
 fn modes_and_ids_are_refused_by_their_names() {
     let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
@@ -43,8 +48,13 @@ async fn shuffled_labels_fall_to_chance() {
     let (mut task, _) = load(&folder, Set::Engineered).await.unwrap();
     task.positive.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let (train, test): (Vec<usize>, Vec<usize>) = (0..10_000).partition(|row| row % 5 != 0);
-    let said = logistic(task.table(), &task.positive, &train, &test).unwrap();
-    let positive: Vec<bool> = test.iter().map(|row| task.positive[*row]).collect();
-    let precision = average_precision(&said, &positive);
-    assert!(precision < 0.06, "seed {seed}: {precision}, the share of failures is 0.034");
+    let settings = TrainSettings { seed, epochs_max: 8, ..TrainSettings::default() };
+    let (table, positive) = (task.table(), &task.positive);
+    let network = said(&network(table, positive, &train, &[settings]).unwrap(), table, &test);
+    let line = logistic(table, positive, &train, &test).unwrap();
+    let known: Vec<bool> = test.iter().map(|row| positive[*row]).collect();
+    for (contender, said) in [("network", network), ("logistic regression", line)] {
+        let precision = average_precision(&said, &known);
+        assert!(precision < 0.06, "seed {seed}, {contender}: {precision}, the share of failures is 0.034");
+    }
 }

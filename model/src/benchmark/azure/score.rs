@@ -12,7 +12,7 @@ pub type Said = Vec<Vec<f64>>;
 const THRESHOLD: f64 = 0.5;
 const YEAR_HOURS: f64 = 365.25 * 24.0;
 /// Errors that announce a component, as the months before the test show.
-const ERRORS: [(&str, &[&str]); 4] =
+pub const ERRORS: [(&str, &[&str]); 4] =
     [("comp1", &["error1"]), ("comp2", &["error2", "error3"]), ("comp3", &["error4"]), ("comp4", &["error5"])];
 
 /// Mean over the components of the F1 of their rows; each machine as often as `times` says.
@@ -32,36 +32,43 @@ pub fn macro_f1(task: &Task, said: &Said, test: &[usize], times: &[f64]) -> f64 
 
 pub fn figures(name: &str, said: &Said, task: &Task, test: &[usize]) -> Contender {
     let machines = task.dataset.machines.len();
-    let (caught, all) = caught(task, said, test);
+    let asked = asked(task, said, test);
+    let caught = asked.iter().filter(|failure| failure.called).count();
     let (starts, hours) = false_episodes(task, said, test);
     let rate = |times: &[f64]| {
         let sum = |of: &[f64]| of.iter().zip(times).map(|(n, t)| n * t).sum::<f64>();
         sum(&starts) / f64::max(sum(&hours), 1.0) * YEAR_HOURS
     };
     let rate = interval(machines, rate);
-    let recall = caught as f64 / all.max(1) as f64;
+    let recall = caught as f64 / asked.len().max(1) as f64;
     let f1 = macro_f1(task, said, test, &vec![1.0; machines]);
-    Contender { name: name.into(), figures: vec![f1, recall, all as f64, rate.mean, rate.low, rate.high] }
+    Contender { name: name.into(), figures: vec![f1, recall, asked.len() as f64, rate.mean, rate.low, rate.high] }
 }
 
-/// Failures with a row asked in the day before, and of these the ones whose component was named in one of them.
-fn caught(task: &Task, said: &Said, test: &[usize]) -> (usize, usize) {
+/// A failure with a row asked in the day before.
+pub struct Asked {
+    pub mode: usize,
+    /// In its day and asked: the place among the asked rows at which the component was likeliest.
+    pub likeliest: usize,
+    pub called: bool,
+}
+
+pub fn asked(task: &Task, said: &Said, test: &[usize]) -> Vec<Asked> {
     let mut rows: BTreeMap<usize, Vec<(i64, usize)>> = BTreeMap::new();
     for (at, row) in test.iter().enumerate() {
         let row = &task.dataset.rows[*row];
         rows.entry(row.machine).or_default().push((row.end.millis(), at));
     }
-    let (mut caught, mut all) = (0, 0);
+    let mut asked = Vec::new();
     for ((machine, mode), times) in failures(&task.dataset, 0) {
         for time in times {
-            let ahead =
-                rows.get(&machine).into_iter().flatten().filter(|(end, _)| (time - DAY_MS..=time).contains(end));
-            let said: Vec<bool> = ahead.map(|(_, at)| said[mode][*at] >= THRESHOLD).collect();
-            all += usize::from(!said.is_empty());
-            caught += usize::from(said.contains(&true));
+            let ahead = rows.get(&machine).into_iter().flatten();
+            let ahead = ahead.filter(|(end, _)| (time - DAY_MS..=time).contains(end)).map(|(_, at)| *at);
+            let likeliest = ahead.max_by(|a, b| said[mode][*a].total_cmp(&said[mode][*b]));
+            asked.extend(likeliest.map(|at| Asked { mode, likeliest: at, called: said[mode][at] >= THRESHOLD }));
         }
     }
-    (caught, all)
+    asked
 }
 
 /// Per machine: alarms that begin in hours before which nothing fails, and such hours, among those whose hour before was
