@@ -6,6 +6,9 @@ mod isotonic;
 
 pub use isotonic::{Isotonic, KNOTS_MAX};
 
+/// Of fewer failures a fit would be noise: the score is marked as not calibrated. It is failures that count: the hundred
+/// windows before one are one observation.
+pub const FAILURES_MIN: usize = 20;
 /// From so many failures on a curve of any shape is learnt.
 pub const ISOTONIC_FAILURES_MIN: usize = 200;
 
@@ -20,8 +23,11 @@ impl Calibration {
     /// Takes logits as they are.
     pub const IDENTITY: Calibration = Calibration::Platt(Platt::IDENTITY);
 
-    /// `failures`: how many separate ones the positive outcomes come from. None: see [`Platt::fit`].
+    /// `failures`: how many separate ones the positive outcomes come from. None: too few of them, or see [`Platt::fit`].
     pub fn fit(outcomes: &[Outcome], failures: usize) -> Option<Self> {
+        if failures < FAILURES_MIN {
+            return None;
+        }
         let platt = Platt::fit(outcomes)?;
         let isotonic = failures >= ISOTONIC_FAILURES_MIN;
         Some(if isotonic { Isotonic::fit(outcomes).into() } else { platt.into() })
@@ -180,6 +186,13 @@ mod tests {
             .collect();
         let fit = Platt::fit(&outcomes).unwrap();
         assert!((fit.slope - 0.5).abs() < 0.03 && (fit.intercept + 1.0).abs() < 0.06, "seed {seed}: {fit:?}");
+    }
+
+    #[test]
+    fn what_is_fitted_depends_on_how_many_failures_there_were() {
+        let outcomes: Vec<_> = (0..400).map(|i| Outcome { logit: f64::from(i % 7), positive: i % 7 > 3 }).collect();
+        let fitted = |failures| Calibration::fit(&outcomes, failures).map(|c| c.name());
+        assert_eq!([19, 20, 199, 200].map(fitted), [None, Some("platt"), Some("platt"), Some("isotonic")]);
     }
 
     #[test]

@@ -61,10 +61,9 @@ impl BlockDrift {
     }
 }
 
-/// Watches the live windows, one block after the other.
-#[derive(Debug, Clone)]
-pub struct Watch {
-    reference: Reference,
+/// What was counted up to now; goes with the reference that it was counted by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Counted {
     /// Number of the block that is being filled.
     block: Option<i64>,
     windows: u64,
@@ -74,45 +73,80 @@ pub struct Watch {
     in_a_row: Vec<u32>,
 }
 
-impl Watch {
-    pub fn new(reference: Reference) -> Self {
+impl Counted {
+    fn nothing(reference: &Reference) -> Self {
         let counts = reference.empty();
         let in_a_row = vec![0; counts.len()];
-        Watch { reference, block: None, windows: 0, counts, ended: VecDeque::new(), in_a_row }
+        Counted { block: None, windows: 0, counts, ended: VecDeque::new(), in_a_row }
+    }
+
+    fn fits(&self, reference: &Reference) -> bool {
+        let shape = |counts: &Counts| counts.iter().map(Vec::len).collect::<Vec<_>>();
+        let own = shape(&reference.empty());
+        self.in_a_row.len() == own.len()
+            && self.ended.len() <= SPAN_BLOCKS
+            && self.ended.iter().chain([&self.counts]).all(|counts| shape(counts) == own)
+    }
+}
+
+/// Watches the live windows, one block after the other.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    reference: Reference,
+    counted: Counted,
+}
+
+impl Watch {
+    pub fn new(reference: Reference) -> Self {
+        Watch { counted: Counted::nothing(&reference), reference }
+    }
+
+    /// Goes on from what was counted before a restart, if it was counted by this reference.
+    pub fn resume(reference: Reference, counted: Counted) -> Self {
+        if counted.fits(&reference) { Watch { reference, counted } } else { Watch::new(reference) }
+    }
+
+    pub fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    /// The plant's clocks fell back: what was said of the time between is let go.
+    pub fn begin_anew(&mut self) {
+        self.counted = Counted::nothing(&self.reference);
     }
 
     /// Takes one window; gives what the newest span said, if this ends its last block. Windows of blocks that have ended
     /// are left out, and a block of too few windows neither counts nor breaks a row.
     pub fn observe(&mut self, end: PlantTime, features: &[f64]) -> Option<BlockDrift> {
         let block = (end.millis() - 1).div_euclid(self.reference.block_ms);
-        let ended = match self.block {
+        let ended = match self.counted.block {
             Some(current) if block < current => return None,
             Some(current) if block > current => self.close(current),
             _ => None,
         };
-        self.block = Some(block);
-        self.windows += 1;
-        self.reference.count(features, &mut self.counts);
+        self.counted.block = Some(block);
+        self.counted.windows += 1;
+        self.reference.count(features, &mut self.counted.counts);
         ended
     }
 
     fn close(&mut self, block: i64) -> Option<BlockDrift> {
-        let counts = std::mem::replace(&mut self.counts, self.reference.empty());
-        let windows = std::mem::take(&mut self.windows);
-        if windows < BLOCK_WINDOWS_MIN {
+        let Counted { windows, counts, ended, in_a_row, .. } = &mut self.counted;
+        let counts = std::mem::replace(counts, self.reference.empty());
+        if std::mem::take(windows) < BLOCK_WINDOWS_MIN {
             return None;
         }
-        self.ended.push_back(counts);
-        if self.ended.len() > SPAN_BLOCKS {
-            self.ended.pop_front();
+        ended.push_back(counts);
+        if ended.len() > SPAN_BLOCKS {
+            ended.pop_front();
         }
-        if self.ended.len() < SPAN_BLOCKS {
+        if ended.len() < SPAN_BLOCKS {
             return None;
         }
-        let span = reference::sum(&self.ended);
+        let span = reference::sum(&*ended);
         let windows = span.first().map_or(0, |counts| counts.iter().sum());
         let distances = self.reference.distances(&span);
-        let features = self.reference.features.iter().zip(distances).zip(&mut self.in_a_row);
+        let features = self.reference.features.iter().zip(distances).zip(in_a_row);
         let features = features.map(|((feature, distance), in_a_row)| {
             let strength = feature.strength(distance);
             *in_a_row = if strength > 1.0 { in_a_row.saturating_add(1) } else { 0 };

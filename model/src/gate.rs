@@ -97,6 +97,32 @@ pub enum GateError {
     Horizon { who: &'static str, theirs_ms: i64, labels_ms: i64 },
 }
 
+impl GateError {
+    /// The two models and these labels can't be held against each other: one that can be said, and no failure of this run.
+    pub fn is_of_the_models(&self) -> bool {
+        use crate::train::fit::FitError;
+        use EvaluateError::{Horizon, Schema, Train, UnknownMode};
+        matches!(
+            self,
+            GateError::Schema { .. }
+                | GateError::Horizon { .. }
+                | GateError::Evaluate(
+                    UnknownMode | Schema | Horizon { .. } | Train(TrainError::Fit(FitError::Diverged(_)))
+                )
+        )
+    }
+}
+
+/// What a comparison depends on beside the two and the settings.
+#[derive(Debug, Clone, Default)]
+pub struct Circumstances<'a> {
+    pub golden: Option<&'a Golden>,
+    /// See [`crate::watch::plant_change`].
+    pub drifted: Vec<String>,
+    /// Rows up to here have decided what the challenger was learnt from.
+    pub chosen_until: PlantTime,
+}
+
 /// Everything that the verdict follows from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -147,13 +173,12 @@ pub enum Verdict {
 }
 
 /// Holds `challenger` against `champion` on the windows after all that either was made with, and whose outcome is known.
-/// `latency_us`: see [`latency_us`]; `drifted`: see [`crate::watch::plant_change`].
+/// `latency_us`: see [`latency_us`].
 pub fn compare(
     dataset: &Dataset,
     champion: &Artifact,
     challenger: &Artifact,
-    golden: Option<&Golden>,
-    drifted: Vec<String>,
+    Circumstances { golden, drifted, chosen_until }: Circumstances,
     latency_us: f64,
     settings: &GateSettings,
 ) -> Result<Comparison, GateError> {
@@ -161,7 +186,7 @@ pub fn compare(
     fits(dataset, challenger, "the challenger")?;
     let evaluation = evaluate(dataset, challenger, None)?;
     let seen = |model: &Artifact| model.origin.borders.calibration_end;
-    let from = seen(champion).max(seen(challenger));
+    let from = seen(champion).max(seen(challenger)).max(chosen_until);
     let rows: Vec<usize> = (0..dataset.rows.len()).filter(|row| dataset.rows[*row].start >= from).collect();
     let (a, b) = (Said::of(dataset, &rows, champion), Said::of(dataset, &rows, challenger));
     let episodes = episodes(dataset, &rows, &a, &b);

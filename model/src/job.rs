@@ -144,7 +144,8 @@ where
         let age_ms = now.map(|now| now.millis().saturating_sub(newest.millis()));
         let told = &mut |p| progress(Step::Training(p));
         let retrained = retrain::retrain(&dataset, &champion, golden, age_ms, (&train, &settings), created_ms, told)?;
-        let watch = retrained.trained.as_ref().map(|t| WatchReference::of(&dataset, &t.artifact));
+        let learnt = retrained.trained.as_ref().zip(retrained.windows.as_ref());
+        let watch = learnt.map(|(t, windows)| WatchReference::of(&dataset.since(windows.from), &t.artifact));
         let next = next_golden(&retrained, &dataset, frozen);
         let divides = divides(settings.canary.share, dataset.machines.iter().map(|machine| &machine.name));
         Ok::<_, GateError>((retrained, fresh, watch, next, divides))
@@ -169,7 +170,7 @@ where
         let json = serde_json::to_vec_pretty(comparison)?;
         registry::publish_beside(store, &name, &version, COMPARISON_FILE, json.into()).await?;
     }
-    let decision = Decision { why: format!("{}; {}", decision.why, retrained.verdict.text()), ..decision };
+    let decision = Decision { why: format!("{}; {}", decision.why, retrained.text()), ..decision };
     let over = before.version.as_str();
     let decided = match retrained.verdict {
         Verdict::Promote if hold => None,

@@ -21,6 +21,7 @@ pub mod import;
 pub mod dataset;
 pub mod train;
 pub mod evaluate;
+pub mod present;
 pub mod drift;
 pub mod gate;
 pub mod quality;

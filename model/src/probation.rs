@@ -1,7 +1,7 @@
 //! Whether a version that was just put in charge alarms far more than the one before it, and than the gate saw it do on the
 //! archive: then it is taken back. After a change of the plant the one before may be blind, and is no measure alone.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Allowed ratio of the rates, each at the bound that speaks for the new version.
 const RATIO_MAX: f64 = 2.0;
@@ -13,7 +13,7 @@ const ALERTS_MIN: u64 = 10;
 const HALF_WIDTH: f64 = 1.29;
 
 /// How often a version alerts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     pub alerts: u64,
     pub windows: u64,

@@ -8,17 +8,21 @@
 //! ```
 //!
 //! An alert without a verdict is neither right nor wrong: it lowers the coverage. A failure that the crew prevented never
-//! comes; its alert's verdict stands for it. Everything is told its time, and only the newest stretch of it counts.
+//! comes; a repair after an alert that was right stands for it. Everything is told its time, and only the newest stretch of it counts.
 
+mod episodes;
 mod estimate;
+mod outcomes;
 mod realised;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use proto::{asset::AssetId, time::PlantTime};
 use serde::{Deserialize, Serialize};
 
+use episodes::Episodes;
 pub use estimate::{Estimate, Sums};
+use outcomes::{Happened, Outcomes, Waiting};
 use realised::Counts;
 
 use crate::probation::Rate;
@@ -26,11 +30,7 @@ pub use realised::{Known, Realised};
 
 /// Fewer resolved episodes say nothing and trigger nothing.
 pub const RESOLVED_MIN: usize = 30;
-/// Alerts and failures that are remembered; the oldest go first.
-const EPISODES_MAX: usize = 20_000;
 const DAY_MS: i64 = 86_400_000;
-/// One window of a machine in so much time is held against its outcome: the others would say the same.
-const BRIER_STEP_MS: i64 = 3_600_000;
 
 /// A model's alert that was opened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,33 +42,15 @@ pub struct Alerted {
     pub at: PlantTime,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Alert {
-    alerted: Alerted,
-    /// Whether something was there, and when that became known.
-    verdict: Option<(bool, PlantTime)>,
-    /// The failure that it came before.
-    failed: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Failure {
-    version: String,
-    at: PlantTime,
-    known: PlantTime,
-    alerted: bool,
-}
-
-/// One window's probabilities, until it is known what came.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Waiting {
-    version: String,
-    end: PlantTime,
-    probabilities: Vec<(String, f64)>,
-    /// Modes that failed within the horizon.
-    failed: Vec<String>,
-    /// Repaired before anything came: nobody knows what would have.
-    censored: bool,
+/// Maintenance or a replacement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Repair<'a> {
+    /// Empty: of what, nobody said.
+    pub mode: &'a str,
+    pub at: PlantTime,
+    pub known: PlantTime,
+    /// That it answers; empty: none.
+    pub alert_id: &'a str,
 }
 
 /// What one version said on one day.
@@ -87,9 +69,8 @@ pub struct Quality {
     /// What is older does not count.
     window_ms: i64,
     now: PlantTime,
-    alerts: VecDeque<Alert>,
-    failures: VecDeque<Failure>,
-    waiting: BTreeMap<AssetId, VecDeque<Waiting>>,
+    episodes: Episodes,
+    outcomes: Outcomes,
     days: BTreeMap<(String, i64), Day>,
 }
 
@@ -111,96 +92,81 @@ pub struct Figures {
 impl Quality {
     /// `window_ms`: how far back the figures look.
     pub fn new(horizon_ms: i64, window_ms: i64) -> Self {
-        let (alerts, failures, waiting, days) = Default::default();
-        Quality { horizon_ms, window_ms, now: PlantTime::MIN, alerts, failures, waiting, days }
+        let (episodes, outcomes) = (Episodes::new(horizon_ms), Outcomes::new(horizon_ms));
+        Quality { horizon_ms, window_ms, now: PlantTime::MIN, episodes, outcomes, days: BTreeMap::new() }
+    }
+
+    /// Looks back so far from now on.
+    pub fn look_back(&mut self, window_ms: i64) {
+        self.window_ms = window_ms;
     }
 
     pub fn alerted(&mut self, alerted: Alerted) {
-        self.alerts.push_back(Alert { alerted, verdict: None, failed: false });
-        if self.alerts.len() > EPISODES_MAX {
-            self.alerts.pop_front();
-        }
+        self.episodes.alerted(alerted);
+    }
+
+    /// Faded, or closed by what happened: from then on it promises no more than it has.
+    pub fn closed(&mut self, alert_id: &str, at: PlantTime) {
+        self.episodes.closed(alert_id, at);
     }
 
     /// A person has looked: `right` if something was wrong with the machine. The last word counts.
     pub fn judged(&mut self, alert_id: &str, right: bool, known: PlantTime) {
-        if let Some(alert) = self.alerts.iter_mut().rev().find(|a| a.alerted.id == alert_id) {
-            alert.verdict = Some((right, known));
-        }
+        self.episodes.judged(alert_id, right, known);
     }
 
     /// A machine broke down while `version` was in charge; an empty mode is one that nobody named.
     pub fn failed(&mut self, machine: &AssetId, mode: &str, at: PlantTime, known: PlantTime, version: &str) {
-        let since = at.plus_millis(-self.horizon_ms);
-        let is_same = |m: &str| mode.is_empty() || m == mode;
-        let before = |a: &&mut Alert| {
-            let Alerted { machine: of, mode, at: opened, .. } = &a.alerted;
-            of == machine && is_same(mode) && (since..=at).contains(opened)
-        };
-        let alert = self.alerts.iter_mut().rev().find(before);
-        let version = alert.as_ref().map_or(version, |a| a.alerted.version.as_str()).to_owned();
-        self.failures.push_back(Failure { version, at, known, alerted: alert.is_some() });
-        if let Some(alert) = alert {
-            alert.failed = true;
-        }
-        if self.failures.len() > EPISODES_MAX {
-            self.failures.pop_front();
-        }
-        for waiting in self.waiting.get_mut(machine).into_iter().flatten() {
-            let ahead = waiting.end <= at && at <= waiting.end.plus_millis(self.horizon_ms);
-            match mode {
-                _ if !ahead => {}
-                "" => waiting.censored = true,
-                mode => waiting.failed.push(mode.to_owned()),
-            }
+        let happened = Happened { time: at, known, failure: true, mode: mode.into(), answers_alert: false };
+        if self.outcomes.happens(machine, happened) {
+            self.episodes.failed(machine, mode, at, known, version);
         }
     }
 
-    /// Maintenance: what had been ahead of the machine is not any more.
-    pub fn repaired(&mut self, machine: &AssetId, at: PlantTime) {
-        for waiting in self.waiting.get_mut(machine).into_iter().flatten() {
-            waiting.censored |= waiting.end <= at && waiting.failed.is_empty();
-        }
+    /// Work was done: what had been ahead of the machine is not any more.
+    pub fn repaired(&mut self, machine: &AssetId, repair: &Repair) {
+        let Repair { mode, at, known, alert_id } = *repair;
+        let answers_alert = !alert_id.is_empty();
+        self.outcomes.happens(machine, Happened { time: at, known, failure: false, mode: mode.into(), answers_alert });
+        self.episodes.repaired(machine, mode, at, alert_id);
     }
 
-    /// One window: probability and threshold by mode.
-    pub fn scored(&mut self, version: &str, machine: &AssetId, end: PlantTime, modes: &[(&str, f64, f64)]) {
+    /// One window, from start to end: probability and threshold by mode.
+    pub fn scored(
+        &mut self,
+        version: &str,
+        machine: &AssetId,
+        window: (PlantTime, PlantTime),
+        modes: &[(&str, f64, f64)],
+    ) {
+        let (start, end) = window;
         let day = self.day(version, end);
         day.windows += 1;
         modes.iter().for_each(|(_, probability, threshold)| day.sums.add(*probability, *threshold));
-        let waiting = self.waiting.entry(machine.clone()).or_default();
-        if waiting.back().is_none_or(|last| end.millis() - last.end.millis() >= BRIER_STEP_MS) {
-            let probabilities = modes.iter().map(|(mode, probability, _)| ((*mode).to_owned(), *probability)).collect();
-            waiting.push_back(Waiting { version: version.into(), end, probabilities, failed: vec![], censored: false });
+        for (mode, ..) in modes.iter().filter(|(_, probability, threshold)| probability >= threshold) {
+            self.episodes.crossed(machine, mode, end);
         }
+        let probabilities = modes.iter().map(|(mode, probability, _)| ((*mode).to_owned(), *probability)).collect();
+        self.outcomes.wait(machine, Waiting { version: version.into(), start, end, probabilities });
     }
 
     fn day(&mut self, version: &str, at: PlantTime) -> &mut Day {
         self.days.entry((version.to_owned(), at.millis().div_euclid(DAY_MS))).or_default()
     }
 
-    /// Up to `now` everything has been told: windows whose horizon has passed have their outcome, and what is too old goes.
+    /// Up to `now`, which may fall back where clocks do, everything has been told: windows whose horizon has passed have their
+    /// outcome, and what is too old goes.
     pub fn advance(&mut self, now: PlantTime) {
-        self.now = self.now.max(now);
-        let due = self.now.plus_millis(-self.horizon_ms);
-        let mut over = Vec::new();
-        for waiting in self.waiting.values_mut() {
-            while let Some(known) = waiting.pop_front_if(|w| w.end <= due) {
-                over.push(known);
-            }
-        }
-        self.waiting.retain(|_, waiting| !waiting.is_empty());
-        for window in over.into_iter().filter(|w| !w.censored) {
+        self.now = now;
+        for (window, failed) in self.outcomes.due(now) {
             let day = self.day(&window.version, window.end);
-            for (mode, probability) in &window.probabilities {
-                let outcome = f64::from(u8::from(window.failed.contains(mode)));
-                day.squares += (probability - outcome).powi(2);
+            for ((_, probability), failed) in window.probabilities.iter().zip(failed) {
+                day.squares += (probability - f64::from(u8::from(failed))).powi(2);
                 day.outcomes += 1.0;
             }
         }
-        let oldest = self.now.plus_millis(-self.window_ms);
-        self.alerts.retain(|a| a.alerted.at.plus_millis(self.horizon_ms) > oldest);
-        self.failures.retain(|f| f.at > oldest);
+        let oldest = now.plus_millis(-self.window_ms);
+        self.episodes.forget(oldest);
         self.days.retain(|(_, day), _| (day + 1) * DAY_MS > oldest.millis());
     }
 
@@ -211,9 +177,13 @@ impl Quality {
         versions
     }
 
+    fn alerts_of(&self, version: &str) -> impl Iterator<Item = &episodes::Alert> {
+        self.episodes.alerts.iter().filter(move |alert| alert.alerted.version == version)
+    }
+
     /// How often the version alerts.
     pub fn rate(&self, version: &str) -> Rate {
-        let alerts = self.alerts.iter().filter(|a| a.alerted.version == version).count() as u64;
+        let alerts = self.alerts_of(version).count() as u64;
         let days = self.days.iter().filter(|((of, _), _)| of == version);
         Rate { alerts, windows: days.map(|(_, day)| day.windows).sum() }
     }
@@ -226,27 +196,22 @@ impl Quality {
             all.squares += day.squares;
             all.outcomes += day.outcomes;
         }
-        let alerts = || self.alerts.iter().filter(|a| a.alerted.version == version);
-        let failures = || self.failures.iter().filter(|f| f.version == version);
         let due = self.now.plus_millis(-self.horizon_ms);
         let (mut ripe, mut ripe_judged) = (0usize, 0usize);
         let mut counts = Counts::default();
         let mut delays = Vec::new();
-        for alert in alerts() {
+        for alert in self.alerts_of(version) {
             let is_ripe = alert.alerted.at <= due;
-            counts.resolved += usize::from(alert.failed || alert.verdict.is_some());
+            counts.resolved += usize::from(alert.failed() || alert.verdict.is_some());
             ripe += usize::from(is_ripe);
             if let Some((right, known)) = alert.verdict {
                 ripe_judged += usize::from(is_ripe);
                 counts.verdict(right);
                 delays.push(known.millis() - alert.alerted.at.millis());
-                // Nothing came, because somebody was there first.
-                if right && is_ripe && !alert.failed {
-                    counts.caught += 1;
-                }
             }
         }
-        for failure in failures() {
+        counts.caught += self.episodes.prevented(version, due);
+        for failure in self.episodes.failures.iter().filter(|failure| failure.version == version) {
             counts.failure(failure.alerted);
             delays.push(failure.known.millis() - failure.at.millis());
         }

@@ -2,16 +2,21 @@
 //!
 //! ```text
 //! dataset ─> labels that can be true? ─> without the golden set ─> train ─> gate ─> try | wait | refuse, and why
+//!                                                                (a few windows of time, the best of them)
 //! ```
 
+pub mod windows;
+
 use serde::{Deserialize, Serialize};
+
+use windows::Windows;
 
 use crate::{
     artifact::Artifact,
     dataset::Dataset,
     evaluate::EvaluateError,
-    gate::{self, Comparison, GateError, GateSettings, Verdict, compare, golden::Golden, labels},
-    train::{Progress, TrainError, TrainSettings, Trained, train},
+    gate::{self, Circumstances, Comparison, GateError, GateSettings, Verdict, compare, golden::Golden, labels},
+    train::{Progress, TrainError, TrainSettings, Trained, fit::FitError},
     trial::TrialSettings,
     trigger::TriggerSettings,
     watch::plant_change,
@@ -23,7 +28,8 @@ const HOUR_MS: f64 = 3_600_000.0;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetrainSettings {
-    /// Only the newest so many days are learnt from: older ones may tell of a plant that is no more.
+    /// At most the newest so many days are learnt from: older ones may tell of a plant that is no more. Fewer, where what is
+    /// learnt from those is better: see [`windows`].
     pub window_days: f64,
     /// An archive whose newest reading is older than this is not retrained on, hours.
     pub stale_hours_max: f64,
@@ -63,16 +69,24 @@ pub struct Retrained {
     /// None: nothing was there to compare, or to compare on.
     pub comparison: Option<Comparison>,
     pub verdict: Verdict,
+    /// From when on was learnt; none: nothing was trained.
+    pub windows: Option<Windows>,
 }
 
 impl Retrained {
     /// Nothing was begun.
     pub fn waits(reason: String) -> Self {
-        Retrained { trained: None, comparison: None, verdict: Verdict::Wait(vec![reason]) }
+        Retrained { trained: None, comparison: None, verdict: Verdict::Wait(vec![reason]), windows: None }
     }
 
     fn without_training(reason: String) -> Self {
-        Retrained { trained: None, comparison: None, verdict: Verdict::Refuse(vec![reason]) }
+        Retrained { trained: None, comparison: None, verdict: Verdict::Refuse(vec![reason]), windows: None }
+    }
+
+    /// On one line: what was learnt from, and what came of it.
+    pub fn text(&self) -> String {
+        let windows = self.windows.as_ref().map_or(String::new(), |windows| format!("{windows}; "));
+        format!("{windows}{}", self.verdict.text())
     }
 }
 
@@ -100,40 +114,43 @@ pub fn retrain(
         return Ok(Retrained::without_training(format!("poisoned labels: {reason}")));
     }
     let learnt = golden.map(|golden| golden.leave_out(recent));
-    let trained = match train(learnt.as_ref().unwrap_or(recent), train_settings, created_ms, progress) {
-        Ok(trained) => trained,
-        Err(e @ (TrainError::NoMode { .. } | TrainError::TooShort { .. })) => {
-            return Ok(Retrained::without_training(format!("too few positives: {e}")));
-        }
-        Err(e) => return Err(e.into()),
-    };
+    let learnt = learnt.as_ref().unwrap_or(recent);
+    let change = plant_change(dataset, champion);
+    let (trained, windows) =
+        match windows::best(learnt, change.since, (train_settings, &settings.gate), created_ms, progress) {
+            Ok(best) => best,
+            Err(e @ (TrainError::NoMode { .. } | TrainError::TooShort { .. })) => {
+                return Ok(Retrained::without_training(format!("too few positives: {e}")));
+            }
+            Err(TrainError::Fit(e @ FitError::Diverged(_))) => return Ok(Retrained::without_training(e.to_string())),
+            Err(e) => return Err(e.into()),
+        };
     let challenger = &trained.artifact;
-    if trained.report.version == champion.version().map_err(TrainError::from)? {
-        let reason = "it is the version in charge: nothing has changed since".into();
-        return Ok(Retrained { trained: Some(trained), comparison: None, verdict: Verdict::Wait(vec![reason]) });
-    }
-    let latency_us = gate::latency_us(challenger, recent);
-    let drifted = plant_change(dataset, champion);
-    match compare(recent, champion, challenger, golden, drifted, latency_us, &settings.gate) {
-        Ok(comparison) => {
-            let verdict = comparison.verdict.clone();
-            Ok(Retrained { trained: Some(trained), comparison: Some(comparison), verdict })
+    let (comparison, verdict) = if trained.report.version == champion.version().map_err(TrainError::from)? {
+        (None, Verdict::Wait(vec!["it is the version in charge: nothing has changed since".into()]))
+    } else {
+        let latency_us = gate::latency_us(challenger, recent);
+        let circumstances = Circumstances { golden, drifted: change.drifted, chosen_until: windows.chosen_until };
+        // What is cheaper is made of the same rows.
+        match compare(&recent.since(windows.from), champion, challenger, circumstances, latency_us, &settings.gate) {
+            Ok(comparison) => {
+                let verdict = comparison.verdict.clone();
+                (Some(comparison), verdict)
+            }
+            Err(GateError::Evaluate(e @ EvaluateError::NothingUnseen { .. })) => {
+                (None, Verdict::Wait(vec![e.to_string()]))
+            }
+            Err(e) if e.is_of_the_models() => (None, Verdict::Refuse(vec![e.to_string()])),
+            Err(e) => return Err(e),
         }
-        Err(GateError::Schema { who }) => {
-            let verdict = Verdict::Refuse(vec![GateError::Schema { who }.to_string()]);
-            Ok(Retrained { trained: Some(trained), comparison: None, verdict })
-        }
-        Err(GateError::Evaluate(e @ EvaluateError::NothingUnseen { .. })) => {
-            Ok(Retrained { trained: Some(trained), comparison: None, verdict: Verdict::Wait(vec![e.to_string()]) })
-        }
-        Err(e) => Err(e),
-    }
+    };
+    Ok(Retrained { trained: Some(trained), comparison, verdict, windows: Some(windows) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::synthetic;
+    use crate::{dataset::synthetic, train::train};
 
     const SEED: u64 = 11;
     const HOUR: i64 = 3_600_000;
@@ -183,6 +200,18 @@ mod tests {
         );
         let short = RetrainSettings { window_days: 4.0, ..RetrainSettings::default() };
         assert!(reason(retrained(&dataset, short, None)).starts_with("too few positives: "));
+    }
+
+    #[test]
+    fn models_that_cannot_be_compared_are_refused_with_the_reason() {
+        let dataset = synthetic::xor_plant(SEED, 8, 70);
+        let (mut other, _) = champion();
+        other.horizon_ms *= 2;
+        let both = (&train_settings(2), &RetrainSettings::default());
+        let outcome = retrain(&dataset, &other, None, None, both, 0, &mut |_| {}).unwrap();
+        let Verdict::Refuse(reasons) = &outcome.verdict else { panic!("{outcome:?}") };
+        assert!(reasons[0].starts_with("the champion looks 86400000 ms ahead"), "{reasons:?}");
+        assert!(outcome.text().starts_with("learnt from the newest 70 days"), "{}", outcome.text());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Scores closed windows: calibrated probability per failure mode, and which sensors say so.
+//! Scores closed windows: probability per failure mode, calibrated where there were failures enough, and which sensors say so.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,14 @@ pub struct ModeHead {
     pub mode: String,
     /// Probability from which on the alert policy counts a window.
     pub threshold: f64,
+    /// Whether its probability was fitted to what happened; else there were too few failures.
+    pub calibrated: bool,
 }
 
 /// The answer for one window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// Calibrated probability that the mode fails within the horizon, in the order of the scorer's heads.
+    /// Probability that the mode fails within the horizon, in the order of the scorer's heads; calibrated if its head is.
     pub probabilities: Vec<f64>,
     /// Per head, the standard deviation of what the members of the ensemble say; 0 of a single network.
     pub uncertainties: Vec<f64>,
@@ -59,7 +61,10 @@ impl Scorer {
     }
 
     pub fn new(model: Artifact) -> Result<Self, ArtifactError> {
-        let head = |h: &crate::artifact::Head| ModeHead { mode: h.mode.clone(), threshold: h.threshold };
+        let head = |h: &crate::artifact::Head| {
+            let (mode, threshold, calibrated) = (h.mode.clone(), h.threshold, h.calibrated);
+            ModeHead { mode, threshold, calibrated }
+        };
         model.check_golden()?;
         let (heads, schema) = (model.heads.iter().map(head).collect(), model.schema());
         Ok(Scorer { explainer: Explainer::new(&model, &schema), schema, version: model.version()?, heads, model })

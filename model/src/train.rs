@@ -26,12 +26,6 @@ use plan::Plan;
 use reliability::ReliabilityBin;
 use sample::Sample;
 
-/// Below so many failures in the calibration slice a fit would be noise: only the class weights are undone. It is
-/// failures that count: the hundred windows before one are one observation.
-const CALIBRATION_FAILURES_MIN: usize = 5;
-/// As many positive rows are needed besides.
-const CALIBRATION_ROWS_MIN: usize = 20;
-
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error("nothing to train on: {}", refused_list(.refused, *.min))]
@@ -265,7 +259,7 @@ impl<'a> Scored<'a> {
         f64::from(self.logits[row * self.heads + head])
     }
 
-    /// None: too few failures, or they do not lie where the logits are high.
+    /// None: too few failures, or they do not lie where the logits are high; then only the class weights are undone.
     fn calibrate(&self, rows: &[usize], head: usize, mode: usize) -> Option<Calibration> {
         let outcome = |row: &usize| {
             let positive = self.dataset.rows[*row].is_positive(mode);
@@ -273,9 +267,7 @@ impl<'a> Scored<'a> {
         };
         let failures = self.dataset.failures_ahead(rows, mode);
         let outcomes: Vec<Outcome> = rows.iter().map(outcome).collect();
-        let positive = outcomes.iter().filter(|o| o.positive).count();
-        let enough = failures >= CALIBRATION_FAILURES_MIN && positive >= CALIBRATION_ROWS_MIN;
-        enough.then(|| Calibration::fit(&outcomes, failures)).flatten()
+        Calibration::fit(&outcomes, failures)
     }
 }
 

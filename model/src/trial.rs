@@ -28,6 +28,8 @@ const MACHINES_MIN: usize = 5;
 /// Fewer windows tell nothing, neither for a version nor against it.
 const WINDOWS_MIN: u64 = 1_000;
 const HOUR_MS: f64 = 3_600_000.0;
+/// Plant time that passes at once counts up to this: an outage tells nothing, and a wrong clock less.
+const STEP_MS_MAX: i64 = 86_400_000;
 
 /// Which version is tried, and on which machines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,7 +101,7 @@ pub enum Outcome {
 }
 
 /// What both have done since the trial began.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrialWatch {
     pub trial: Trial,
     /// On the machines that it judges; a shadow has windows and never an alert.
@@ -109,26 +111,47 @@ pub struct TrialWatch {
     /// Windows that it could not score.
     pub errors: u64,
     /// Of the windows that both have scored, the trial's first.
-    #[serde(skip)]
     machines: BTreeMap<AssetId, [Sums; 2]>,
-    /// Its first window's end and its last one's.
-    #[serde(skip)]
-    seen: Option<(PlantTime, PlantTime)>,
+    /// The plant's present when it was last told, and how long the trial has run.
+    now: Option<PlantTime>,
+    ran_ms: i64,
+}
+
+/// What of it is shown.
+#[derive(Debug, Serialize)]
+pub struct Shown<'a> {
+    trial: &'a Trial,
+    rate: Rate,
+    rate_of_others: Rate,
+    errors: u64,
 }
 
 impl TrialWatch {
+    pub fn shown(&self) -> Shown<'_> {
+        let TrialWatch { trial, rate, rate_of_others, errors, .. } = self;
+        Shown { trial, rate: *rate, rate_of_others: *rate_of_others, errors: *errors }
+    }
+
     pub fn new(trial: Trial) -> Self {
-        let (rate, rate_of_others, errors, machines, seen) = Default::default();
-        TrialWatch { trial, rate, rate_of_others, errors, machines, seen }
+        let (rate, rate_of_others, errors, machines, now, ran_ms) = Default::default();
+        TrialWatch { trial, rate, rate_of_others, errors, machines, now, ran_ms }
+    }
+
+    /// What time it is in the plant, from when it has scored a window on.
+    pub fn passes(&mut self, now: PlantTime) {
+        if self.rate.windows == 0 {
+            return;
+        }
+        let passed = self.now.map_or(0, |before| now.millis() - before.millis());
+        self.ran_ms += passed.clamp(0, STEP_MS_MAX);
+        self.now = Some(now);
     }
 
     /// A window that `version` has scored, and what it expects of it; `alone`: no other version has scored it.
-    pub fn scored(&mut self, version: &str, machine: &AssetId, end: PlantTime, sums: Sums, alone: bool) {
+    pub fn scored(&mut self, version: &str, machine: &AssetId, sums: Sums, alone: bool) {
         let tried = version == self.trial.version;
         if tried {
             self.rate.windows += 1;
-            let (first, last) = self.seen.unwrap_or((end, end));
-            self.seen = Some((first.min(end), last.max(end)));
         } else if alone {
             self.rate_of_others.windows += 1;
         }
@@ -185,9 +208,9 @@ impl TrialWatch {
         self.rate.windows.min(self.rate_of_others.windows) >= WINDOWS_MIN
     }
 
-    /// Plant time that its windows span.
+    /// Plant time that has passed in it.
     pub fn hours(&self) -> f64 {
-        self.seen.map_or(0.0, |(first, last)| (last.millis() - first.millis()) as f64 / HOUR_MS)
+        self.ran_ms as f64 / HOUR_MS
     }
 
     /// Estimated F1 of the trial less that of the version in charge, by machine; none: too little to tell.

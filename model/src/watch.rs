@@ -1,12 +1,13 @@
 //! What lies beside a version for those who watch it: how its training rows looked, and how well its own probabilities
 //! thought of it then.
 
+use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::Artifact,
     dataset::{Dataset, split::Split},
-    drift::{Reference, ReferenceError, Watch, reference::REFERENCE_BYTES_MAX},
+    drift::{BLOCKS_IN_A_ROW, Reference, ReferenceError, Watch, reference::REFERENCE_BYTES_MAX},
     gate::contest::Said,
     quality::{Estimate, Sums},
 };
@@ -52,23 +53,39 @@ impl WatchReference {
     }
 }
 
-/// Features that look otherwise in the newest week of `dataset` than in the rows that `model` was made of, the strongest
-/// first; none unless they are a fifth of those watched: one that strays does not make another plant.
-pub fn plant_change(dataset: &Dataset, model: &Artifact) -> Vec<String> {
+/// Whether the plant is another one than a model was made of.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PlantChange {
+    /// Features that look otherwise in the newest week, the strongest first.
+    pub drifted: Vec<String>,
+    /// The first day of those that told of it without a break; none: it has not changed.
+    pub since: Option<PlantTime>,
+}
+
+/// Holds the rows of `dataset` against those that `model` was made of. A change is none unless a fifth of the features that are
+/// watched look otherwise: one that strays does not make another plant.
+pub fn plant_change(dataset: &Dataset, model: &Artifact) -> PlantChange {
     let seen = model.origin.borders.calibration_end;
     let (before, mut after): (Vec<usize>, Vec<usize>) =
         (0..dataset.rows.len()).partition(|row| dataset.rows[*row].end <= seen);
-    let Some(reference) = Reference::of(dataset, &before, BLOCK_MS) else { return vec![] };
+    let Some(reference) = Reference::of(dataset, &before, BLOCK_MS) else { return PlantChange::default() };
     after.sort_by_key(|row| dataset.rows[*row].end);
     let mut watch = Watch::new(reference);
-    let newest = after.into_iter().filter_map(|row| {
+    let mut change = PlantChange::default();
+    for row in after {
         let features: Vec<f64> = dataset.features(row).iter().map(|v| f64::from(*v)).collect();
-        watch.observe(dataset.rows[row].end, &features)
-    });
-    let Some(block) = newest.last() else { return vec![] };
-    let drifted = block.drifted();
-    let changed = drifted.len() as f64 >= PLANT_CHANGED_SHARE * block.features.len() as f64;
-    drifted.iter().filter(|_| changed).map(|feature| feature.name.clone()).collect()
+        let Some(block) = watch.observe(dataset.rows[row].end, &features) else { continue };
+        let drifted = block.drifted();
+        if (drifted.len() as f64) < PLANT_CHANGED_SHARE * block.features.len() as f64 {
+            change = PlantChange::default();
+            continue;
+        }
+        change.drifted = drifted.iter().map(|feature| feature.name.clone()).collect();
+        // As many blocks in a row were over their limit.
+        let first = block.end.plus_millis(-i64::from(BLOCKS_IN_A_ROW) * BLOCK_MS);
+        change.since = change.since.or(Some(first));
+    }
+    change
 }
 
 #[cfg(test)]

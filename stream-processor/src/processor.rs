@@ -46,7 +46,7 @@ use crate::{
         command::Commands,
         predict::LiveModel,
     },
-    stream::{Stream, StreamConfig, StreamError},
+    stream::{self, Stream, StreamConfig, StreamError},
     telemetry::{self, Decisions, Exporter, Metrics, ModelMetrics, TelemetryError},
     traces::{Traces, TracesError},
     watch::{ModelWatch, beside::Follow},
@@ -138,6 +138,7 @@ impl Processor {
             Some(snapshot) => Stream::restore(stream_config, snapshot)?,
             None => (Stream::new(stream_config), EpochsLeft::new()),
         };
+        let watched = recovered.snapshot.as_deref().map(stream::watched).unwrap_or_default();
         board.begin(recovered.incarnation, stream.open_alerts(), stream.closed_alerts());
         board.recall(stream.fleet().known());
         kinds_out.send_replace(Arc::new(stream.fleet().kinds()));
@@ -188,7 +189,7 @@ impl Processor {
             board: board.clone(),
             kinds: kinds_out,
             metrics: Metrics::new(&exporter.meter()),
-            watch: ModelWatch::new(beside, model_metrics, &config.trigger),
+            watch: ModelWatch::new(beside, model_metrics, &config.trigger, watched),
             ledger: Ledger::default(),
             started: Instant::now(),
             held: None,

@@ -41,7 +41,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 
 pub use derived::{Derived, Foreign, KnownEvent, Loss, Lost};
-pub use snapshot::SNAPSHOT_BYTES_MAX;
+pub use snapshot::{SNAPSHOT_BYTES_MAX, watched};
 pub use steps::Steps;
 
 use crate::{

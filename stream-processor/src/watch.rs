@@ -5,17 +5,19 @@
 //! registry ─(what lies beside the version)───────────^
 //! ```
 //!
-//! It decides nothing that the crew sees, so that it may forget: a restart begins its figures anew.
+//! What it knows decides who is in charge: it ends trials and takes versions back. So it is part of the snapshot.
 
 pub mod beside;
 pub mod report;
+pub mod state;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
-    drift::{self, BlockDrift},
+    drift::{self, BlockDrift, Counted},
     features::WindowFeatures,
-    quality::{Alerted, Quality, Sums},
+    present::{Passed, Present},
+    quality::{Alerted, Quality, Repair, Sums},
     score::Scorer,
     trial::{Trial, TrialWatch},
     trigger::TriggerSettings,
@@ -37,8 +39,9 @@ use crate::{
 };
 use beside::Beside;
 pub use report::ModelReport;
+use state::{Watched, Watching};
 
-/// Gateways are not all at the same time: outcomes are drawn so much after the newest window.
+/// Gateways are not all at the same time: outcomes are drawn so much after the present.
 const GRACE_MS: i64 = 3_600_000;
 const DAY_MS: f64 = 86_400_000.0;
 /// Features that a report names.
@@ -52,13 +55,16 @@ pub struct ModelWatch {
     metrics: ModelMetrics,
     window_ms: i64,
     quality: Option<(i64, Quality)>,
-    drift: Option<drift::Watch>,
+    /// By which version's training rows.
+    drift: Option<(String, drift::Watch)>,
+    /// From before a restart, until the reference that it goes with is read.
+    counted: Option<(String, Counted)>,
     block: Option<BlockDrift>,
     /// Of the versions that score.
     thresholds: BTreeMap<String, Thresholds>,
     in_charge: Option<String>,
     trial: Option<TrialWatch>,
-    newest: PlantTime,
+    present: Present,
 }
 
 impl ModelWatch {
@@ -66,18 +72,29 @@ impl ModelWatch {
         beside: watch::Receiver<Option<Arc<Beside>>>,
         metrics: ModelMetrics,
         settings: &TriggerSettings,
+        Watched { present, mut quality, drift: counted, block, trial }: Watched,
     ) -> Self {
-        ModelWatch {
-            beside,
-            metrics,
-            window_ms: (settings.figures_days * DAY_MS) as i64,
-            quality: None,
-            drift: None,
-            block: None,
-            thresholds: BTreeMap::new(),
-            in_charge: None,
-            trial: None,
-            newest: PlantTime::MIN,
+        let window_ms = (settings.figures_days * DAY_MS) as i64;
+        if let Some((_, quality)) = &mut quality {
+            quality.look_back(window_ms);
+        }
+        if let Some(watched) = &trial {
+            metrics.trial(Some((watched.trial.version.as_str(), watched.trial.share)));
+        }
+        let (thresholds, in_charge, drift) = Default::default();
+        ModelWatch { beside, metrics, window_ms, quality, drift, counted, block, thresholds, in_charge, trial, present }
+    }
+
+    /// For the snapshot.
+    pub fn watching(&self) -> Watching<'_> {
+        let now = self.drift.as_ref().map(|(version, drift)| (version.as_str(), drift.counted()));
+        let before = self.counted.as_ref().map(|(version, counted)| (version.as_str(), counted));
+        Watching {
+            present: &self.present,
+            quality: self.quality.as_ref(),
+            drift: now.or(before),
+            block: self.block.as_ref(),
+            trial: self.trial.as_ref(),
         }
     }
 
@@ -104,36 +121,53 @@ impl ModelWatch {
     pub fn see(&mut self, derived: &Derived) {
         if self.beside.has_changed().unwrap_or(false) {
             let beside = self.beside.borrow_and_update().clone();
-            self.drift = beside.and_then(|b| b.reference.features.clone()).map(drift::Watch::new);
-            self.block = None;
+            self.watch_drift(beside);
         }
-        derived.windows.iter().for_each(|window| self.see_window(window));
+        self.see_windows(&derived.windows);
+        let present = &self.present;
         if let Some(trial) = &mut self.trial {
-            see_trial(trial, &self.thresholds, derived);
+            see_trial(trial, &self.thresholds, present, derived);
         }
         let Some((_, quality)) = &mut self.quality else { return };
-        for prediction in &derived.predictions {
-            self.newest = self.newest.max(PlantTime(prediction.window_end_ms));
+        let past = |at_ms: i64| present.is_past(PlantTime(at_ms));
+        for prediction in derived.predictions.iter().filter(|prediction| past(prediction.window_end_ms)) {
             see_prediction(quality, &self.thresholds, prediction);
         }
-        derived.alerts.iter().for_each(|alert| see_alert(quality, alert));
+        derived.alerts.iter().filter(|alert| past(alert.updated_ms)).for_each(|alert| see_alert(quality, alert));
         let champion = self.in_charge.as_deref().unwrap_or_default();
         let trial = self.trial.as_ref().map(|watched| &watched.trial);
-        for event in &derived.events {
+        for event in derived.events.iter().filter(|event| past(event.event.time_ms)) {
             let judges =
                 |trial: &&Trial| AssetId::new(&event.event.machine).is_ok_and(|machine| trial.judges(&machine));
             see_event(quality, event, trial.filter(judges).map_or(champion, |trial| &trial.version));
         }
     }
 
-    fn see_window(&mut self, window: &WindowFeatures) {
+    fn watch_drift(&mut self, beside: Option<Arc<Beside>>) {
+        let reference = beside.and_then(|b| Some((b.version.clone(), b.reference.features.clone()?)));
+        let counted = self.counted.take();
+        self.drift = reference.map(|(version, reference)| match counted.filter(|(of, _)| *of == version) {
+            Some((_, counted)) => (version, drift::Watch::resume(reference, counted)),
+            None => {
+                self.block = None;
+                (version, drift::Watch::new(reference))
+            }
+        });
+    }
+
+    fn see_windows(&mut self, windows: &[WindowFeatures]) {
         // A revision tells of the same time again.
-        if window.revision > 0 {
-            return;
+        let first = || windows.iter().filter(|window| window.revision == 0);
+        first().for_each(|window| self.present.hear(&window.machine, window.generation, window.end));
+        if let (Passed::FellBack, Some((_, drift))) = (self.present.pass(), &mut self.drift) {
+            drift.begin_anew();
         }
-        if let Some(block) = self.drift.as_mut().and_then(|drift| drift.observe(window.end, &window.features)) {
-            self.metrics.drift(&block);
-            self.block = Some(block);
+        for window in first().filter(|window| self.present.is_past(window.end)) {
+            let drift = self.drift.as_mut();
+            if let Some(block) = drift.and_then(|(_, drift)| drift.observe(window.end, &window.features)) {
+                self.metrics.drift(&block);
+                self.block = Some(block);
+            }
         }
     }
 
@@ -141,8 +175,8 @@ impl ModelWatch {
     pub fn report(&mut self) -> Option<ModelReport> {
         let (_, quality) = self.quality.as_mut()?;
         let version = self.in_charge.as_ref()?;
-        if self.newest > PlantTime::MIN {
-            quality.advance(self.newest.plus_millis(-GRACE_MS));
+        if let Some(now) = self.present.now() {
+            quality.advance(now.plus_millis(-GRACE_MS));
         }
         let beside = self.beside.borrow().clone().filter(|beside| beside.version == *version);
         let block = self.block.as_ref();
@@ -159,8 +193,8 @@ impl ModelWatch {
     }
 }
 
-/// Machine, window's end, and per mode its probability and threshold.
-type Said<'a> = (AssetId, PlantTime, Vec<(&'a str, f64, f64)>);
+/// Machine, window, and per mode its probability and threshold.
+type Said<'a> = (AssetId, (PlantTime, PlantTime), Vec<(&'a str, f64, f64)>);
 
 /// None: it does not count. A revision tells of the same time again.
 fn said<'a>(thresholds: &BTreeMap<String, Thresholds>, prediction: &'a Prediction) -> Option<Said<'a>> {
@@ -168,23 +202,30 @@ fn said<'a>(thresholds: &BTreeMap<String, Thresholds>, prediction: &'a Predictio
     let machine = AssetId::new(&prediction.machine).ok()?;
     let of_mode = |m: &ModeProbability| thresholds.iter().find(|(mode, _)| *mode == m.mode);
     let modes = prediction.modes.iter().filter_map(|m| Some((m.mode.as_str(), m.probability, of_mode(m)?.1)));
-    Some((machine, PlantTime(prediction.window_end_ms), modes.collect()))
+    let window = (PlantTime(prediction.window_start_ms), PlantTime(prediction.window_end_ms));
+    Some((machine, window, modes.collect()))
 }
 
 fn see_prediction(quality: &mut Quality, thresholds: &BTreeMap<String, Thresholds>, prediction: &Prediction) {
-    if let Some((machine, end, modes)) = said(thresholds, prediction) {
-        quality.scored(&prediction.model_version, &machine, end, &modes);
+    if let Some((machine, window, modes)) = said(thresholds, prediction) {
+        quality.scored(&prediction.model_version, &machine, window, &modes);
     }
 }
 
-fn see_trial(trial: &mut TrialWatch, thresholds: &BTreeMap<String, Thresholds>, derived: &Derived) {
+fn see_trial(trial: &mut TrialWatch, thresholds: &BTreeMap<String, Thresholds>, present: &Present, derived: &Derived) {
     let all = trial.trial.is_shadow();
     for prediction in derived.predictions.iter().chain(&derived.shadows) {
-        let Some((machine, end, modes)) = said(thresholds, prediction) else { continue };
+        let Some((machine, (_, end), modes)) = said(thresholds, prediction) else { continue };
+        if !present.is_past(end) {
+            continue;
+        }
         let mut sums = Sums::default();
         modes.iter().for_each(|(_, probability, threshold)| sums.add(*probability, *threshold));
         let alone = !all && !trial.trial.judges(&machine);
-        trial.scored(&prediction.model_version, &machine, end, sums, alone);
+        trial.scored(&prediction.model_version, &machine, sums, alone);
+    }
+    if let Some(now) = present.now() {
+        trial.passes(now);
     }
     for alert in derived.alerts.iter().filter(|alert| opens(alert)) {
         if let Ok(machine) = AssetId::new(&alert.machine) {
@@ -209,6 +250,8 @@ fn see_alert(quality: &mut Quality, alert: &Alert) {
             version: alert.model_version.clone(),
             at: PlantTime(alert.opened_ms),
         });
+    } else if alert.state() == AlertState::Closed {
+        quality.closed(&alert.id, PlantTime(alert.closed_ms));
     }
 }
 
@@ -224,7 +267,11 @@ fn see_event(quality: &mut Quality, KnownEvent { event, known, .. }: &KnownEvent
     }
     match event.kind() {
         EventKind::Failure => quality.failed(&machine, &event.mode, at, known, version),
-        EventKind::Maintenance | EventKind::Replacement => quality.repaired(&machine, at),
+        EventKind::Maintenance | EventKind::Replacement => {
+            let answers = !matches!(event.verdict(), Verdict::FalseAlarm);
+            let alert_id = if answers { event.alert_id.as_str() } else { "" };
+            quality.repaired(&machine, &Repair { mode: &event.mode, at, known, alert_id });
+        }
         EventKind::Error | EventKind::Unspecified => {}
     }
 }

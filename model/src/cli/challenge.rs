@@ -12,7 +12,7 @@ use crate::{
     artifact::Artifact,
     config::ModelConfig,
     dataset::archive::Scope,
-    gate::{self, Comparison, GateError, Verdict},
+    gate::{self, Circumstances, Comparison, GateError, Verdict},
     job::{self, RetrainJob, TrainJob},
     registry,
     store::Store,
@@ -90,8 +90,9 @@ async fn held_against(
         let golden = golden.filter(|golden| golden.fits(&dataset.config, dataset.horizon_ms));
         let latency_us = gate::latency_us(&challenger, &dataset);
         let settings = &config.retrain.gate;
-        let drifted = plant_change(&dataset, &champion);
-        gate::compare(&dataset, &champion, &challenger, golden.as_ref(), drifted, latency_us, settings)
+        let drifted = plant_change(&dataset, &champion).drifted;
+        let circumstances = Circumstances { golden: golden.as_ref(), drifted, ..Circumstances::default() };
+        gate::compare(&dataset, &champion, &challenger, circumstances, latency_us, settings)
     };
     tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))
 }
@@ -127,7 +128,7 @@ pub(super) async fn retrain(
     if command.json {
         let version = retrained.trained.as_ref().map(|t| &t.report.version);
         let told = serde_json::json!({
-            "name": name, "version": version, "verdict": retrained.verdict, "text": retrained.verdict.text(),
+            "name": name, "version": version, "verdict": retrained.verdict, "text": retrained.text(),
             "comparison": retrained.comparison, "table": retrained.comparison.as_ref().map(|c| c.to_string()),
         });
         say(&serde_json::to_string_pretty(&told)?)?;
@@ -137,7 +138,7 @@ pub(super) async fn retrain(
         }
         match &retrained.comparison {
             Some(comparison) => say(&comparison.to_string())?,
-            None => say(&retrained.verdict.text())?,
+            None => say(&retrained.text())?,
         }
         if let Some(canary) = outcome.decided.and_then(|entry| entry.canary) {
             say(&on_trial(&canary))?;

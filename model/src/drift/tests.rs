@@ -96,7 +96,29 @@ fn too_few_windows_and_late_ones_say_nothing() {
         assert_eq!(watch.observe(PlantTime(day * DAY + 1), &features), None, "one window a day");
     }
     assert_eq!(watch.observe(PlantTime(1), &features), None);
-    assert_eq!(watch.windows, 1, "the late one is left out");
+    assert_eq!(watch.counted.windows, 1, "the late one is left out");
+}
+
+#[test]
+fn a_watch_goes_on_where_a_restart_left_it() {
+    let (dataset, reference) = plant();
+    let mut later: Vec<usize> = (0..dataset.rows.len()).filter(|r| dataset.rows[*r].end.millis() > 30 * DAY).collect();
+    later.sort_by_key(|row| dataset.rows[*row].end);
+    let observe = |watch: &mut Watch, row: usize| {
+        let features: Vec<f64> = dataset.features(row).iter().map(|v| f64::from(*v)).collect();
+        watch.observe(dataset.rows[row].end, &features)
+    };
+    let (mut whole, mut parted) = (Watch::new(reference.clone()), Watch::new(reference.clone()));
+    for (place, row) in later.into_iter().enumerate() {
+        if place % 1_000 == 999 {
+            let bytes = serde_json::to_vec(parted.counted()).unwrap();
+            parted = Watch::resume(reference.clone(), serde_json::from_slice(&bytes).unwrap());
+        }
+        assert_eq!(observe(&mut whole, row), observe(&mut parted, row));
+    }
+    let mut other = reference.clone();
+    other.features.pop();
+    assert_eq!(Watch::resume(other.clone(), whole.counted().clone()).counted(), Watch::new(other).counted());
 }
 
 #[test]

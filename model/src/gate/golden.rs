@@ -18,18 +18,19 @@ use crate::{
 pub const GOLDEN_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Whole machines are left out beyond this.
 const ROWS_MAX: usize = 20_000;
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Of a row beside its features: machine, start, end, label.
 const ROW_FIELDS: usize = 4;
 
 #[derive(Debug, Clone)]
 pub struct Golden {
     dataset: Dataset,
-    /// Of the first version.
-    floor: f64,
+    /// Modes that occur and that the first version knew, and its average precision on each.
+    floors: Vec<(usize, f64)>,
 }
 
-/// Mean average precision over the modes that occur and that the version knows.
+/// Mean average precision over the modes that occur and that the first version knew; one that the challenger does not
+/// know counts as 0, or a version would rise by what it no longer learns.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GoldenScore {
     pub first: f64,
@@ -46,12 +47,19 @@ impl GoldenScore {
     }
 }
 
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let of = values.len().max(1) as f64;
+    values.sum::<f64>() / of
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     format: u32,
     config: FeatureConfig,
     horizon_ms: i64,
     modes: Vec<String>,
+    /// Those that have a floor.
+    known: Vec<usize>,
     kinds: Vec<AssetId>,
     machines: Vec<Machine>,
     rows: usize,
@@ -70,22 +78,36 @@ impl Golden {
             }
             *met += 1;
         }
-        let mut golden = Golden { dataset: dataset.of_rows(&kept), floor: 0.0 };
-        golden.floor = golden.score(first).challenger;
-        (golden.floor > 0.0).then_some(golden)
+        let mut golden = Golden { dataset: dataset.of_rows(&kept), floors: vec![] };
+        let known = (0..dataset.modes.len()).zip(golden.average_precisions(first));
+        golden.floors = known.filter_map(|(mode, value)| Some((mode, value?))).collect();
+        (mean(golden.floors.iter().map(|(_, floor)| *floor)) > 0.0).then_some(golden)
     }
 
     pub fn score(&self, challenger: &Artifact) -> GoldenScore {
+        let now = self.average_precisions(challenger);
+        GoldenScore {
+            first: mean(self.floors.iter().map(|(_, floor)| *floor)),
+            challenger: mean(self.floors.iter().map(|(mode, _)| now[*mode].unwrap_or(0.0))),
+        }
+    }
+
+    /// By mode; none: it does not occur, or the model does not know it.
+    fn average_precisions(&self, model: &Artifact) -> Vec<Option<f64>> {
         let rows: Vec<usize> = (0..self.dataset.rows.len()).collect();
-        let said = Said::of(&self.dataset, &rows, challenger);
+        let said = Said::of(&self.dataset, &rows, model);
         let of_mode = |(mode, said): (usize, &Option<_>)| {
             let said: &super::contest::Mode = said.as_ref()?;
             let positive = self.dataset.positive(&rows, mode);
             positive.contains(&true).then(|| average_precision(&said.probabilities, &positive))
         };
-        let values: Vec<f64> = said.modes.iter().enumerate().filter_map(of_mode).collect();
-        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-        GoldenScore { first: self.floor, challenger: mean }
+        said.modes.iter().enumerate().map(of_mode).collect()
+    }
+
+    /// The mode that the first version knew least of.
+    pub fn hardest(&self) -> &str {
+        let least = self.floors.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        least.map_or("", |(mode, _)| self.dataset.modes[*mode].as_str())
     }
 
     pub fn dataset(&self) -> &Dataset {
@@ -117,13 +139,14 @@ impl Golden {
         let Dataset { config, horizon_ms, modes, kinds, machines, rows, .. } = &self.dataset;
         let fields = |r: &Row| [r.machine as f64, r.start.millis() as f64, r.end.millis() as f64, f64::from(r.fails)];
         let mut tensors = TensorsBuilder::default();
-        tensors.f64("floor", &[self.floor]);
+        tensors.f64("floors", &self.floors.iter().map(|(_, floor)| *floor).collect::<Vec<f64>>());
         tensors.f64("rows", &rows.iter().flat_map(fields).collect::<Vec<f64>>());
         let features = (0..rows.len()).flat_map(|row| self.dataset.features(row)).map(|v| f64::from(*v));
         tensors.f64("features", &features.collect::<Vec<f64>>());
         let (config, modes, kinds) = (config.clone(), modes.clone(), kinds.clone());
         let (machines, rows, horizon_ms) = (machines.clone(), rows.len(), *horizon_ms);
-        let header = Header { format: FORMAT, config, horizon_ms, modes, kinds, machines, rows };
+        let known = self.floors.iter().map(|(mode, _)| *mode).collect();
+        let header = Header { format: FORMAT, config, horizon_ms, modes, known, kinds, machines, rows };
         let header = serde_json::to_string(&header).map_err(|e| ArtifactError::Format(e.to_string()))?;
         tensors.seal(&header)
     }
@@ -135,13 +158,16 @@ impl Golden {
         }
         let tensors = Tensors::open(bytes)?;
         let header: Header = serde_json::from_str(&tensors.header).map_err(|e| bad(e.to_string()))?;
-        let Header { format, config, horizon_ms, modes, kinds, machines, rows } = header;
+        let Header { format, config, horizon_ms, modes, known, kinds, machines, rows } = header;
         if format != FORMAT {
             return Err(ArtifactError::UnknownFormat { format });
         }
         config.check()?;
         let width = FeatureSchema::of(&config).names.len();
-        let floor = tensors.finite("floor", 1)?[0];
+        if known.is_empty() || known.iter().any(|mode| *mode >= modes.len()) {
+            return Err(bad("the first version's modes are not among the modes".into()));
+        }
+        let floors = known.iter().copied().zip(tensors.finite("floors", known.len())?).collect();
         let fields = tensors.finite("rows", rows.saturating_mul(ROW_FIELDS))?;
         let features = tensors.f64("features", rows.saturating_mul(width))?;
         if machines.iter().any(|m| m.kind >= kinds.len()) {
@@ -155,7 +181,7 @@ impl Golden {
         let rows = rows.ok_or_else(|| bad("a row's machine is not among the machines".into()))?;
         let features = features.into_iter().map(|v| v as f32).collect();
         let dataset = Dataset::from_parts(config, horizon_ms, modes, kinds, machines, rows, features);
-        Ok(Golden { dataset, floor })
+        Ok(Golden { dataset, floors })
     }
 }
 
@@ -174,7 +200,7 @@ mod tests {
         let bytes = golden.encode().unwrap();
         let read = Golden::decode(&bytes).unwrap();
         let score = read.score(&first);
-        assert_eq!((score.first, score.challenger), (golden.floor, golden.floor), "seed {seed}");
+        assert_eq!((score, score.first), (golden.score(&first), score.challenger), "seed {seed}");
         assert!(score.falls_short(0.0).is_none() && read.fits(&dataset.config, dataset.horizon_ms));
 
         let rest = read.leave_out(&dataset);
@@ -188,6 +214,33 @@ mod tests {
         let mut damaged = bytes;
         *damaged.last_mut().unwrap() ^= 1;
         assert!(Golden::decode(&damaged).is_err());
+    }
+
+    #[test]
+    fn a_mode_that_a_version_no_longer_knows_counts_as_missed() {
+        let seed = 5;
+        let dataset = synthetic::xor_plant(seed, 6, 40);
+        let settings = TrainSettings { horizon_hours: 12.0, epochs_max: 8, ..TrainSettings::default() };
+        let first = train(&dataset, &settings, 0, &mut |_| {}).unwrap().artifact;
+        let golden = Golden::freeze(&dataset, &first).unwrap();
+        let worst = dataset.modes.iter().position(|mode| mode == golden.hardest()).unwrap();
+        let mut without = dataset.clone();
+        without.modes.push("unknown".into());
+        let other = without.modes.len() - 1;
+        let of_worst = |f: &&mut crate::dataset::label::Failure| f.mode == Some(worst);
+        without
+            .machines
+            .iter_mut()
+            .flat_map(|m| &mut m.life.failures)
+            .filter(of_worst)
+            .for_each(|f| f.mode = Some(other));
+        for row in without.rows.iter_mut().filter(|row| row.is_positive(worst)) {
+            row.fails = row.fails & !(1 << worst) | 1 << other;
+        }
+        let renamed = train(&without, &settings, 0, &mut |_| {}).unwrap().artifact;
+        assert!(!renamed.heads.iter().any(|head| head.mode == dataset.modes[worst]), "seed {seed}");
+        let score = golden.score(&renamed);
+        assert!(score.challenger < 0.7 * score.first, "seed {seed}: {score:?}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn duel() -> (Dataset, Artifact, Artifact) {
 }
 
 fn judged(dataset: &Dataset, champion: &Artifact, challenger: &Artifact) -> Comparison {
-    compare(dataset, champion, challenger, None, vec![], 5.0, &GateSettings::default()).unwrap()
+    compare(dataset, champion, challenger, Circumstances::default(), 5.0, &GateSettings::default()).unwrap()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn each_budget_is_a_reason_of_its_own() {
 fn where_too_little_happened_everybody_waits() {
     let (dataset, weak, strong) = duel();
     let settings = GateSettings { events_min: 10_000, part_events_min: 9_000, ..GateSettings::default() };
-    let comparison = compare(&dataset, &weak, &strong, None, vec![], 5.0, &settings).unwrap();
+    let comparison = compare(&dataset, &weak, &strong, Circumstances::default(), 5.0, &settings).unwrap();
     let Verdict::Wait(reasons) = &comparison.verdict else { panic!("{comparison}") };
     assert!(reasons[0].contains("10000 are needed"), "{reasons:?}");
     let modes = &comparison.modes;
@@ -90,6 +90,7 @@ fn where_too_little_happened_everybody_waits() {
 fn models_of_other_features_are_not_compared() {
     let (dataset, weak, mut strong) = duel();
     strong.config.window_ms += 1;
-    let refused = compare(&dataset, &weak, &strong, None, vec![], 5.0, &GateSettings::default()).unwrap_err();
+    let refused =
+        compare(&dataset, &weak, &strong, Circumstances::default(), 5.0, &GateSettings::default()).unwrap_err();
     assert!(matches!(refused, GateError::Schema { who: "the challenger" }), "{refused}");
 }

@@ -15,6 +15,96 @@ fn at(hour: i64) -> PlantTime {
     PlantTime(hour * HOUR)
 }
 
+/// Of the mode that the alert is of.
+fn repair(quality: &mut Quality, machine: &AssetId, hour: i64, alert_id: &str) {
+    quality.repaired(machine, &Repair { mode: "slip", at: at(hour), known: at(hour), alert_id });
+}
+
+fn alerted(quality: &mut Quality, id: &str, hour: i64) {
+    let (machine, mode, version) = (machine(0), "slip".into(), "v1".into());
+    quality.alerted(Alerted { id: id.into(), machine, mode, version, at: at(hour) });
+}
+
+/// Thirty failures without an alert and a verdict elsewhere: so that figures are known. Caught and all failures.
+fn caught(mut quality: Quality) -> (f64, f64) {
+    for n in 0..30 {
+        quality.failed(&machine(10 + n), "slip", at(50), at(50), "v1");
+    }
+    let elsewhere =
+        Alerted { id: "elsewhere".into(), machine: machine(9), mode: "slip".into(), version: "v1".into(), at: at(50) };
+    quality.alerted(elsewhere);
+    quality.judged("elsewhere", false, at(51));
+    quality.advance(at(200));
+    let Realised::Known(known) = quality.figures("v1").realised else { panic!("{:?}", quality.figures("v1")) };
+    let all = 30.0 / (1.0 - known.recall.mean);
+    ((all - 30.0).round(), all.round())
+}
+
+#[test]
+fn one_failure_is_caught_once_however_many_alerts_came_before_it() {
+    let mut quality = Quality::new(HORIZON, YEAR);
+    alerted(&mut quality, "a", 10);
+    quality.judged("a", true, at(12));
+    quality.closed("a", at(14));
+    alerted(&mut quality, "b", 16);
+    quality.failed(&machine(0), "slip", at(20), at(20), "v1");
+    assert_eq!(caught(quality), (1.0, 31.0), "and nothing was prevented");
+}
+
+#[test]
+fn only_a_repair_prevents_and_one_repair_one_failure() {
+    let mut by_itself = Quality::new(HORIZON, YEAR);
+    alerted(&mut by_itself, "a", 10);
+    by_itself.judged("a", true, at(12));
+    assert_eq!(caught(by_itself), (0.0, 30.0), "a fault that went away");
+    let mut twice = Quality::new(HORIZON, YEAR);
+    for (id, hour) in [("a", 10), ("b", 16)] {
+        alerted(&mut twice, id, hour);
+        twice.judged(id, true, at(hour + 1));
+    }
+    repair(&mut twice, &machine(0), 18, "b");
+    assert_eq!(caught(twice), (1.0, 31.0));
+}
+
+#[test]
+fn an_alert_that_stands_or_spoke_lately_comes_before_a_failure_as_in_the_gate() {
+    let of = |crossed_until: i64, closed: Option<i64>| {
+        let mut quality = Quality::new(HORIZON, YEAR);
+        alerted(&mut quality, "a", 10);
+        let over = |hour: i64| (at(hour - 1), at(hour));
+        (11..=crossed_until).for_each(|h| quality.scored("v1", &machine(0), over(h), &[("slip", 0.9, 0.5)]));
+        closed.into_iter().for_each(|hour| quality.closed("a", at(hour)));
+        quality.failed(&machine(0), "slip", at(40), at(40), "v1");
+        caught(quality).0
+    };
+    assert_eq!(of(11, None), 1.0, "opened 30 hours before, and stands");
+    assert_eq!(of(20, Some(21)), 1.0, "closed, a horizon after its last window over the threshold is not over");
+    assert_eq!(of(11, Some(21)), 0.0, "closed, and nobody spoke of it within a horizon");
+    assert_eq!(of(11, Some(40)), 1.0, "closed by the failure");
+}
+
+#[test]
+fn a_breakdown_that_two_tell_of_is_one_and_one_after_a_repair_another() {
+    let mut quality = Quality::new(HORIZON, YEAR);
+    quality.failed(&machine(0), "slip", at(20), at(20), "v1");
+    quality.failed(&machine(0), "", at(21), at(22), "v1");
+    assert_eq!(quality.episodes.failures.len(), 1);
+    repair(&mut quality, &machine(0), 23, "");
+    quality.failed(&machine(0), "slip", at(24), at(24), "v1");
+    assert_eq!(quality.episodes.failures.len(), 2);
+}
+
+#[test]
+fn a_clock_that_was_ahead_empties_nothing_for_longer_than_it_was() {
+    let mut quality = Plant { precision: 0.7, recall: 0.8, acts: 0.5 }.live(100, 3);
+    let now = quality.now;
+    quality.window_ms = 365 * DAY_MS;
+    let known = quality.figures("v1");
+    quality.advance(now.plus_millis(30 * DAY_MS));
+    quality.advance(now);
+    assert_eq!(quality.figures("v1"), known);
+}
+
 /// What really is: faults that the model sees with `recall` and that end in a failure unless somebody acts, and alerts
 /// for nothing. The crew looks after `acts` of the alerts, and finds what is there.
 struct Plant {
@@ -45,7 +135,7 @@ impl Plant {
             }
             if seen && rng.random_bool(self.acts) {
                 quality.judged(&id, true, at(hour + 3));
-                quality.repaired(&of, at(hour + 3));
+                repair(&mut quality, &of, hour + 3, &id);
             } else {
                 quality.failed(&of, "slip", at(hour + 12), at(hour + 13), "v1");
             }
@@ -117,22 +207,26 @@ fn only_the_newest_stretch_counts() {
 fn probabilities_are_held_against_what_came_unless_a_repair_was_first() {
     let mut quality = Quality::new(HORIZON, YEAR);
     let score = |quality: &mut Quality, n: usize, hour: i64, p: f64| {
-        quality.scored("v1", &machine(n), at(hour), &[("slip", p, 0.5)]);
+        quality.scored("v1", &machine(n), (at(hour - 1), at(hour)), &[("slip", p, 0.5)]);
     };
-    // Fails at hour 20; sound; repaired at hour 10; and one whose horizon is not over.
+    // Fails at hour 20; sound, with routine maintenance; repaired at hour 10 after an alert; and one whose horizon is not over.
     score(&mut quality, 0, 1, 0.9);
     score(&mut quality, 1, 1, 0.2);
     score(&mut quality, 2, 1, 0.8);
-    score(&mut quality, 3, 30, 0.8);
+    score(&mut quality, 3, 50, 0.8);
     quality.failed(&machine(0), "slip", at(20), at(20), "v1");
-    quality.repaired(&machine(2), at(10));
-    quality.advance(at(26));
+    repair(&mut quality, &machine(1), 10, "");
+    repair(&mut quality, &machine(2), 10, "a");
+    // Nor is a window a label while the machine is down.
+    score(&mut quality, 0, 21, 0.9);
+    quality.advance(at(46));
     let brier = quality.figures("v1").brier.unwrap();
     assert!((brier - (0.01 + 0.04) / 2.0).abs() < 1e-12, "{brier}");
     // Two windows of a machine within the hour: one of them is enough.
+    let window = |i: i64| (PlantTime((i - 1) * HOUR / 6), PlantTime(i * HOUR / 6));
     let mut often = Quality::new(HORIZON, YEAR);
-    (0..6).for_each(|i| often.scored("v1", &machine(0), PlantTime(i * HOUR / 6), &[("slip", 0.5, 0.5)]));
-    assert_eq!(often.waiting[&machine(0)].len(), 1);
+    (0..6).for_each(|i| often.scored("v1", &machine(0), window(i), &[("slip", 0.5, 0.5)]));
+    assert_eq!(often.outcomes.waiting(&machine(0)), 1);
 }
 
 #[test]

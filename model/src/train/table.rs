@@ -118,8 +118,7 @@ pub fn fit_classifier(
             .map(|(row, logit)| Outcome { logit: f64::from(*logit), positive: label[*row] })
             .collect();
         let failures = outcomes.iter().filter(|o| o.positive).count();
-        let fitted = if failures < super::CALIBRATION_ROWS_MIN { None } else { Calibration::fit(&outcomes, failures) };
-        fitted.unwrap_or(Platt::prior_shift(class_weights[head]).into())
+        Calibration::fit(&outcomes, failures).unwrap_or(Platt::prior_shift(class_weights[head]).into())
     };
     let calibrations = labels.iter().enumerate().map(calibration).collect();
     Ok(Classifier { encoder, network, calibrations, epochs })

@@ -23,6 +23,7 @@ pub struct ScoredMode<'a> {
     pub mode: &'a str,
     pub threshold: f64,
     pub probability: f64,
+    calibrated: bool,
     contributions: &'a [Contribution],
 }
 
@@ -32,7 +33,8 @@ impl<'a> ScoredMode<'a> {
         let scored = prediction.modes.iter().find(|m| m.mode == head.mode)?;
         let (mode, threshold) = (head.mode.as_str(), head.threshold);
         let (probability, contributions) = (scored.probability, scored.contributions.as_slice());
-        probability.is_finite().then_some(Self { mode, threshold, probability, contributions })
+        let calibrated = scored.calibrated;
+        probability.is_finite().then_some(Self { mode, threshold, probability, calibrated, contributions })
     }
 
     fn severity(&self, config: &AlertConfig) -> Severity {
@@ -55,6 +57,7 @@ pub fn score_alert(
         source: AlertSource::Model.into(),
         severity: score.severity(config).into(),
         probability: score.probability,
+        calibrated: score.calibrated,
         contributions: score.contributions.to_vec(),
         summary: mode_text(score.mode).summary.into(),
         model_version: prediction.model_version.clone(),
@@ -104,7 +107,7 @@ pub fn update_score(
         return None;
     }
     alert.contributions = score.contributions.to_vec();
-    alert.probability = score.probability;
+    (alert.probability, alert.calibrated) = (score.probability, score.calibrated);
     alert.set_severity(severity);
     Some(retold(alert, window))
 }

@@ -35,7 +35,7 @@ pub fn window(machine: &str, n: i64, sensors: Vec<SensorWindow>) -> WindowFeatur
 }
 
 fn heads() -> Vec<ModeHead> {
-    ["bearing_wear", "imbalance"].map(|mode| ModeHead { mode: mode.into(), threshold: 0.4 }).into()
+    ["bearing_wear", "imbalance"].map(|mode| ModeHead { mode: mode.into(), threshold: 0.4, calibrated: true }).into()
 }
 
 /// Judges one scored window of `press-1`.
@@ -46,6 +46,7 @@ fn score(desk: &mut AlertDesk, n: i64, bearing: f64, imbalance: f64) -> Vec<Aler
         probability,
         contributions: vec![contribution(sensor)],
         uncertainty: 0.0,
+        calibrated: true,
     };
     let prediction = Prediction {
         machine: "press-1".into(),

@@ -42,9 +42,10 @@ pub fn certainty(alert: &Alert) -> String {
         return "by rule".into();
     }
     let percent = (alert.probability * 100.0).round();
+    let doubt = if alert.calibrated { "" } else { " (not calibrated)" };
     match alert.horizon_ms {
-        ..=0 => format!("{percent:.0} %"),
-        ms => format!("{percent:.0} % within {}", duration(ms)),
+        ..=0 => format!("{percent:.0} %{doubt}"),
+        ms => format!("{percent:.0} %{doubt} within {}", duration(ms)),
     }
 }
 
@@ -109,6 +110,7 @@ mod tests {
                 Contribution { sensor: "vibration".into(), logit: 2.0, value: 5.123, normal: 2.2, unit: "mm/s".into() },
                 Contribution { sensor: "sound".into(), logit: -0.4, value: 80.0, normal: 80.0, unit: "dB(A)".into() },
             ],
+            calibrated: true,
             summary: "a bearing is wearing out".into(),
             action: "Order the bearing set.".into(),
             ..Default::default()
@@ -122,6 +124,12 @@ mod tests {
             "2026-03-01T10:20:00Z CRITICAL press-2 (press): a bearing is wearing out, 87 % within 24 h \
              | vibration 5.12 mm/s (normal 2.20) | Order the bearing set."
         );
+    }
+
+    #[test]
+    fn a_probability_that_is_none_is_marked() {
+        let rough = Alert { calibrated: false, ..alert() };
+        assert!(line(&rough).contains("a bearing is wearing out, 87 % (not calibrated) within 24 h |"));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use model::{
     retrain::RetrainSettings,
     store::Store,
     train::TrainSettings,
-    trigger::Trigger,
 };
 use proto::{
     asset::AssetId,
@@ -185,7 +184,9 @@ impl Life {
             settings,
             board: self.board.clone(),
             champion: self.champion.clone(),
-            trigger: Trigger::new(resume_at),
+            trigger: self.state.trigger(),
+            cause: None,
+            ended_at: self.state.retrained_at,
             running: None,
         });
         loop {
@@ -196,6 +197,11 @@ impl Life {
             let now = self.clock.borrow().now();
             if let Some(retraining) = &mut retraining {
                 retraining.look(now).await;
+                self.state.retrained_at = retraining.ended_at;
+                let doing = retraining.cause.as_ref().map_or(String::new(), |cause| format!("retrains: {cause}"));
+                if self.report.borrow().detail != doing {
+                    self.report("live", 1.0, doing);
+                }
             }
         }
         if let Some(mut retraining) = retraining {

@@ -25,6 +25,10 @@ pub struct Retraining {
     /// Bumped when there is a new champion.
     pub champion: watch::Sender<u64>,
     pub trigger: Trigger,
+    /// Why the run that goes on was begun.
+    pub cause: Option<String>,
+    /// When the last run ended, plant time.
+    pub ended_at: Option<PlantTime>,
     pub running: Option<JoinHandle<Result<Outcome, JobError>>>,
 }
 
@@ -37,10 +41,12 @@ impl Retraining {
                 Err(error) => tracing::error!(%error, "a retraining panicked; the model in charge stays"),
             }
             self.trigger.ended(now);
+            (self.ended_at, self.cause) = (Some(now), None);
         }
         if let Some(cause) = self.due(now) {
             tracing::info!(%cause, "retraining begins");
             self.running = Some(self.begin(now, &cause));
+            self.cause = Some(cause.to_string());
         }
     }
 

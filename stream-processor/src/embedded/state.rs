@@ -2,6 +2,7 @@
 
 use std::{fs, io::Write, path::Path};
 
+use model::trigger::Trigger;
 use proto::time::PlantTime;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,9 @@ pub struct State {
     pub phase: Phase,
     /// Plant time when this was written: a second start goes on from here.
     pub plant_now: PlantTime,
+    /// When the last retraining ended, plant time; none: there was none yet.
+    #[serde(default)]
+    pub retrained_at: Option<PlantTime>,
     /// Secret key of the embedded S3 endpoint, which listens on loopback.
     pub secret: String,
 }
@@ -49,12 +53,18 @@ pub enum StateError {
 impl State {
     pub fn new(seed: u64, history_start: PlantTime, live_start: PlantTime, secret: String) -> Self {
         let (phase, plant_now) = (Phase::History, history_start);
-        State { version: VERSION, seed, history_start, live_start, change_at: None, phase, plant_now, secret }
+        let (change_at, retrained_at) = (None, None);
+        State { version: VERSION, seed, history_start, live_start, change_at, phase, plant_now, retrained_at, secret }
     }
 
     /// Where plant time stands at the next start: at the end of history until the factory is live.
     pub fn resume_at(&self) -> PlantTime {
         self.plant_now.max(self.live_start)
+    }
+
+    /// When to retrain: a start is no run, and begins no cool-down.
+    pub fn trigger(&self) -> Trigger {
+        Trigger::new(self.retrained_at.unwrap_or(self.live_start))
     }
 
     /// None: the folder holds no factory yet.
@@ -103,6 +113,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use model::{quality::Quality, trigger::TriggerSettings};
+
     use super::*;
 
     #[test]
@@ -116,6 +128,27 @@ mod tests {
         assert_eq!(found, state);
         found.check_seed(folder.path(), None).unwrap();
         assert!(found.check_seed(folder.path(), Some(8)).unwrap_err().to_string().contains("seed 7, not 8"));
+    }
+
+    #[test]
+    fn a_factory_that_is_started_every_two_days_retrains_all_the_same() {
+        const DAY_MS: i64 = 86_400_000;
+        let mut state = State::new(7, PlantTime(0), PlantTime(40 * DAY_MS), "s".into());
+        let weekly = TriggerSettings { every_days: Some(7.0), ..TriggerSettings::default() };
+        let figures = Quality::new(DAY_MS, 14 * DAY_MS).figures("v1");
+        let mut runs = Vec::new();
+        for day in (42..62).step_by(2) {
+            let folder = tempfile::tempdir().unwrap();
+            state.plant_now = PlantTime(day * DAY_MS);
+            state.save(folder.path()).unwrap();
+            state = State::load(folder.path()).unwrap().unwrap();
+            let mut trigger = state.trigger();
+            if trigger.due(&weekly, state.resume_at(), &figures, None, &[]).is_some() {
+                runs.push(day);
+                state.retrained_at = Some(state.resume_at());
+            }
+        }
+        assert_eq!(runs, [48, 56]);
     }
 
     #[test]

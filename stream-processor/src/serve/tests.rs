@@ -75,6 +75,7 @@ fn prediction(machine: &str, probability: f64, window_end_ms: i64) -> Prediction
             probability,
             contributions: vec![vibration],
             uncertainty: 0.0,
+            calibrated: true,
         }],
         horizon_ms: 86_400_000,
         ..Default::default()
@@ -89,6 +90,7 @@ fn alert(id: &str, machine: &str) -> Alert {
         source: AlertSource::Model.into(),
         state: AlertState::Open.into(),
         probability: 0.7,
+        calibrated: true,
         summary: mode_text("bearing_wear").summary.into(),
         ..Default::default()
     }

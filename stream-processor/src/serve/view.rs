@@ -26,6 +26,8 @@ pub struct AlertView {
     pub state: &'static str,
     /// None for rules.
     pub probability: Option<f64>,
+    /// None for rules; false: there were too few failures to fit it to.
+    pub calibrated: Option<bool>,
     /// The probability in words, or that it is a rule.
     pub certainty: String,
     pub summary: String,
@@ -56,6 +58,7 @@ impl From<&Alert> for AlertView {
             severity: if alert.severity() == Severity::Critical { "critical" } else { "warning" },
             state: state(alert.state()),
             probability: (alert.source() == AlertSource::Model).then_some(alert.probability),
+            calibrated: (alert.source() == AlertSource::Model).then_some(alert.calibrated),
             certainty: text::certainty(alert),
             summary: alert.summary.clone(),
             action: alert.action.clone(),
@@ -133,6 +136,8 @@ impl From<&SensorWindow> for SensorView {
 pub struct ModeView {
     pub mode: String,
     pub probability: f64,
+    /// Else there were too few failures to fit it to.
+    pub calibrated: bool,
     pub summary: &'static str,
 }
 
@@ -140,6 +145,7 @@ fn modes(prediction: &Prediction) -> Vec<ModeView> {
     let view = |m: &proto::wire::prediction::ModeProbability| ModeView {
         mode: m.mode.clone(),
         probability: m.probability,
+        calibrated: m.calibrated,
         summary: mode_text(&m.mode).summary,
     };
     prediction.modes.iter().map(view).collect()

@@ -44,6 +44,7 @@ pub fn modes(
         probability: score.probabilities[i],
         contributions: score.shares[i].iter().map(&contribution).collect(),
         uncertainty: score.uncertainties[i],
+        calibrated: head.calibrated,
     };
     let mut modes: Vec<ModeProbability> = heads.iter().enumerate().map(of_head).collect();
     modes.sort_by(|a, b| b.probability.total_cmp(&a.probability));

@@ -7,14 +7,14 @@ use model::{
 use serde::{Deserialize, Serialize};
 
 use super::{Fleet, Stream, StreamConfig, StreamError, requests::Requests, schedule::Schedule, waiting::Waiting};
-use crate::{alert::AlertDesk, intake::EpochsLeft, window::Windows};
+use crate::{alert::AlertDesk, intake::EpochsLeft, watch::state::Watched, window::Windows};
 
 const SNAPSHOT_VERSION: u32 = 1;
 /// What is written must be readable at the next start.
 pub const SNAPSHOT_BYTES_MAX: usize = OBJECT_BYTES_MAX as usize;
 
 #[derive(Serialize)]
-pub struct Written<'a> {
+pub struct Written<'a, W> {
     version: u32,
     /// Windows fit one feature schema only.
     schema: &'a str,
@@ -26,9 +26,11 @@ pub struct Written<'a> {
     left: &'a EpochsLeft,
     schedule: &'a Schedule,
     requests: &'a Requests,
+    /// Of the versions that score: see [`crate::watch::state`].
+    watched: W,
 }
 
-/// As it was written.
+/// As it was written, but for what is known of the versions.
 #[derive(Deserialize)]
 pub struct Parts {
     pub schema: String,
@@ -47,9 +49,10 @@ pub struct Parts {
 }
 
 impl Parts {
-    pub fn written(&self) -> Written<'_> {
+    pub fn written(&self) -> Written<'_, ()> {
         let Parts { schema, fleet, carry, windows, desk, waiting, left, schedule, requests } = self;
-        Written { version: SNAPSHOT_VERSION, schema, fleet, carry, windows, desk, waiting, left, schedule, requests }
+        let (version, watched) = (SNAPSHOT_VERSION, ());
+        Written { version, schema, fleet, carry, windows, desk, waiting, left, schedule, requests, watched }
     }
 }
 
@@ -61,6 +64,11 @@ struct Version {
 impl Stream {
     /// With what intake needs of the time before: both are state of one barrier, and stand in one object.
     pub fn snapshot(&self, left: &EpochsLeft) -> Result<Vec<u8>, StreamError> {
+        self.snapshot_with(left, ())
+    }
+
+    /// And with what is known of the versions that score.
+    pub fn snapshot_with(&self, left: &EpochsLeft, watched: impl Serialize) -> Result<Vec<u8>, StreamError> {
         encode(&Written {
             version: SNAPSHOT_VERSION,
             schema: &FeatureSchema::of(&self.config.features).fingerprint(),
@@ -72,6 +80,7 @@ impl Stream {
             left,
             schedule: self.entered.as_ref().unwrap_or(&self.schedule),
             requests: &self.requests,
+            watched,
         })
     }
 
@@ -93,7 +102,23 @@ impl Stream {
     }
 }
 
-pub fn encode(state: &Written) -> Result<Vec<u8>, StreamError> {
+/// What is known of the versions that score, from a snapshot. Where it can't be read, or shards were divided since, it begins anew.
+pub fn watched(snapshot: &[u8]) -> Watched {
+    #[derive(Deserialize)]
+    struct Part {
+        #[serde(default)]
+        watched: Option<Watched>,
+    }
+    match rmp_serde::from_slice::<Part>(snapshot) {
+        Ok(part) => part.watched.unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!(%error, "what was known of the models can't be read: figures and trials begin anew");
+            Watched::default()
+        }
+    }
+}
+
+pub fn encode<W: Serialize>(state: &Written<W>) -> Result<Vec<u8>, StreamError> {
     let bytes = rmp_serde::to_vec_named(state)?;
     check_size(&bytes)?;
     Ok(bytes)

@@ -8,7 +8,7 @@ use model::{
     quality::{Estimate, Figures},
     trial::TrialWatch,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// What the console shows and the trigger goes by.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,5 +23,10 @@ pub struct ModelReport {
     /// How often each version that worked lately alerts.
     pub rates: BTreeMap<String, Rate>,
     /// What is on trial beside the version in charge, and how it does.
+    #[serde(serialize_with = "shown")]
     pub trial: Option<TrialWatch>,
+}
+
+fn shown<S: Serializer>(trial: &Option<TrialWatch>, serializer: S) -> Result<S::Ok, S::Error> {
+    trial.as_ref().map(TrialWatch::shown).serialize(serializer)
 }

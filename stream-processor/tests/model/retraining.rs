@@ -6,7 +6,7 @@ use edge_agent::source::simulator::{PlantChange, SimulatorConfig};
 use model::{
     artifact::Artifact,
     dataset::{Dataset, label::Event},
-    gate::{Verdict, golden::Golden},
+    gate::{Circumstances, GateSettings, Verdict, compare, golden::Golden},
     quality::Realised,
     retrain::{RetrainSettings, Retrained, retrain},
     train::{TrainSettings, train},
@@ -21,6 +21,8 @@ use super::{
 
 const HISTORY_WEEKS: i64 = 5;
 const CHANGED_WEEKS: i64 = 4;
+/// Of ten alerts.
+const ACTS_ON: usize = 6;
 
 fn plant() -> SimulatorConfig {
     SimulatorConfig { interval_ms: 150_000, ..SimulatorConfig::default() }
@@ -46,10 +48,10 @@ pub static CHAMPION: LazyLock<(Artifact, Golden)> = LazyLock::new(|| {
     (first, golden)
 });
 
-fn retrained(dataset: &Dataset, window_days: f64) -> Retrained {
+fn retrained(dataset: &Dataset) -> Retrained {
     let (champion, golden) = &*CHAMPION;
-    let retraining = RetrainSettings { window_days, ..RetrainSettings::default() };
-    retrain(dataset, champion, Some(golden), None, (&settings(), &retraining), 0, &mut |_| {}).unwrap()
+    let both = (&settings(), &RetrainSettings::default());
+    retrain(dataset, champion, Some(golden), None, both, 0, &mut |_| {}).unwrap()
 }
 
 /// Measured: F1 0.09 -> 0.32 on the changed plant, and average precision 0.45 -> 0.07 on the golden set, which is of the old one.
@@ -57,7 +59,8 @@ fn retrained(dataset: &Dataset, window_days: f64) -> Retrained {
 fn after_another_suppliers_parts_and_a_hotter_summer_a_retrained_version_takes_over() {
     let changed = SimulatorConfig { change: Some(change()), ..plant() };
     let dataset = plant::dataset(&changed, HISTORY_WEEKS + CHANGED_WEEKS, settings().horizon_ms());
-    let outcome = retrained(&dataset, CHANGED_WEEKS as f64 * 7.0);
+    let outcome = retrained(&dataset);
+    println!("{}", outcome.text());
     let comparison = outcome.comparison.unwrap();
     println!("{comparison}");
     assert_eq!(outcome.verdict, Verdict::Promote, "{comparison}");
@@ -71,9 +74,9 @@ const HEALTHY_WEEKS: i64 = 8;
 fn a_healthy_plant_starts_no_retraining_in_eight_weeks() {
     let (champion, _) = &*CHAMPION;
     let dataset = plant::dataset(&plant(), HISTORY_WEEKS + HEALTHY_WEEKS, settings().horizon_ms());
-    let outcome = Live::run(&plant(), &dataset, champion, live_start(), &TriggerSettings::default());
-    let Outcome { causes, drifted_days, days, figures, alerts } = outcome;
-    println!("{days} days, {drifted_days} of them with drift, {alerts} alerts, {figures:?}");
+    let outcome = Live::run(&plant(), &dataset, champion, live_start(), (&TriggerSettings::default(), ACTS_ON));
+    let Outcome { causes, drifted_days, days, figures, truth } = outcome;
+    println!("{days} days, {drifted_days} of them with drift, {truth:?}, {figures:?}");
     assert!(days >= 50 && causes.is_empty(), "{causes:?}");
     assert!(matches!(figures.realised, Realised::Known(_)), "there were labels: {figures:?}");
 }
@@ -83,10 +86,10 @@ fn a_changed_plant_is_noticed() {
     let (champion, _) = &*CHAMPION;
     let changed = SimulatorConfig { change: Some(change()), ..plant() };
     let dataset = plant::dataset(&changed, HISTORY_WEEKS + CHANGED_WEEKS, settings().horizon_ms());
-    let outcome = Live::run(&changed, &dataset, champion, live_start(), &TriggerSettings::default());
+    let outcome = Live::run(&changed, &dataset, champion, live_start(), (&TriggerSettings::default(), ACTS_ON));
     println!(
         "{} of {} days with drift, {} alerts, {:?}",
-        outcome.drifted_days, outcome.days, outcome.alerts, outcome.figures
+        outcome.drifted_days, outcome.days, outcome.truth.alerts, outcome.figures
     );
     for (at, cause) in &outcome.causes {
         let days = (at.millis() - live_start().millis()) as f64 / 86_400_000.0;
@@ -95,55 +98,106 @@ fn a_changed_plant_is_noticed() {
     assert!(!outcome.causes.is_empty(), "{:?}", outcome.figures);
 }
 
+/// The crew repairs what it finds, so that much of what was foreseen never comes: the figures must not depend on how busy it is.
+#[test]
+fn realised_figures_hold_the_truth_of_the_simulator_whatever_share_the_crew_acts_on() {
+    const WEEKS: i64 = 5;
+    let (champion, _) = &*CHAMPION;
+    let figures = TriggerSettings { figures_days: 365.0, ..TriggerSettings::default() };
+    let (mut cases, mut inside) = (0, 0);
+    println!("seed acts  alerts failures  precision: true realised         recall: true realised");
+    for seed in [21, 22, 23, 24, 25, 26] {
+        let plant = SimulatorConfig { seed, ..plant() };
+        let dataset = plant::dataset(&plant, WEEKS, settings().horizon_ms());
+        let from = plant.start.plus_millis(WEEK_MS);
+        for acts_on in [2, 6, 9] {
+            let Outcome { figures, truth, .. } = Live::run(&plant, &dataset, champion, from, (&figures, acts_on));
+            let Realised::Known(known) = figures.realised else { panic!("seed {seed}, {acts_on}: {figures:?}") };
+            let (precision, recall) = (known.precision, known.recall);
+            println!(
+                "{seed:>4}  0.{acts_on} {:>7} {:>8}       {:>10.3} {:.3} [{:.3}, {:.3}] {:>10.3} {:.3} [{:.3}, {:.3}]",
+                truth.alerts,
+                truth.failures,
+                truth.precision(),
+                precision.mean,
+                precision.low,
+                precision.high,
+                truth.recall(),
+                recall.mean,
+                recall.low,
+                recall.high
+            );
+            for (interval, truth) in [(precision, truth.precision()), (recall, truth.recall())] {
+                cases += 1;
+                inside += usize::from((interval.low..=interval.high).contains(&truth));
+            }
+        }
+    }
+    println!("{inside} of {cases} intervals hold the truth");
+    assert!(inside * 10 >= cases * 9, "{inside} of {cases}");
+}
+
 /// What somebody did to the event records, or to the labels of the windows.
 enum Poison {
     Events(fn(Vec<Event>, i64) -> Vec<Event>),
     Rows(fn(&mut Dataset)),
 }
 
+const POISON_WEEKS: i64 = HISTORY_WEEKS + 3;
+
 fn poisoned(poison: &Poison) -> Retrained {
-    let weeks = HISTORY_WEEKS + 3;
     let horizon_ms = settings().horizon_ms();
     let dataset = match poison {
-        Poison::Events(spoil) => plant::dataset_of_events(&plant(), weeks, horizon_ms, |e| spoil(e, horizon_ms)),
+        Poison::Events(spoil) => plant::dataset_of_events(&plant(), POISON_WEEKS, horizon_ms, |e| spoil(e, horizon_ms)),
         Poison::Rows(spoil) => {
-            let mut dataset = plant::dataset(&plant(), weeks, horizon_ms);
+            let mut dataset = plant::dataset(&plant(), POISON_WEEKS, horizon_ms);
             spoil(&mut dataset);
             dataset
         }
     };
-    retrained(&dataset, 365.0)
+    retrained(&dataset)
 }
 
-/// Refused, with a reason that names what is wrong; or, if it is promoted, as good on the golden set as ever.
-fn does_no_harm(name: &str, poison: &Poison, reasons_with: Option<&str>) {
+/// Refused, with a reason that names what is wrong.
+fn is_refused(name: &str, poison: &Poison, with: &str) {
     let outcome = poisoned(poison);
-    let golden = outcome.comparison.as_ref().and_then(|c| c.golden);
-    println!("{name}: {} (golden set: {golden:?})", outcome.verdict.text());
-    match (&outcome.verdict, reasons_with) {
-        (Verdict::Refuse(reasons), Some(with)) => {
-            assert!(reasons.iter().any(|r| r.contains(with)), "{name}: {reasons:?}");
+    println!("{name}: {}", outcome.text());
+    let Verdict::Refuse(reasons) = &outcome.verdict else { panic!("{name}: {:?}", outcome.verdict) };
+    assert!(reasons.iter().any(|reason| reason.contains(with)), "{name}: expected {with}: {reasons:?}");
+}
+
+/// Refused; or, if it is promoted, on what really happened no worse than the one in charge.
+fn does_no_harm(name: &str, poison: &Poison) {
+    let outcome = poisoned(poison);
+    println!("{name}: {}", outcome.text());
+    match (&outcome.verdict, &outcome.trained) {
+        (Verdict::Refuse(reasons), _) => assert!(!reasons.is_empty(), "{name}"),
+        (Verdict::Promote, Some(trained)) => {
+            let truth = plant::dataset(&plant(), POISON_WEEKS, settings().horizon_ms());
+            let gate = GateSettings::default();
+            let (champion, _) = &*CHAMPION;
+            let held = compare(&truth, champion, &trained.artifact, Circumstances::default(), 1.0, &gate).unwrap();
+            let (was, is) = (held.all.champion.f1(), held.all.challenger.f1());
+            println!("{name}: on true events F1 {is:.3}, the one in charge {was:.3}");
+            assert!(is >= was - gate.epsilon, "{name}: {held}");
         }
-        (Verdict::Refuse(_) | Verdict::Wait(_), None) => {}
-        (Verdict::Promote, None) => {
-            let golden = golden.expect("a promotion was held against the golden set");
-            assert!(golden.falls_short(RetrainSettings::default().gate.golden_margin).is_none(), "{name}: {golden:?}");
-        }
-        (verdict, Some(with)) => panic!("{name}: {verdict:?}, expected to be refused for {with}"),
+        (verdict, _) => panic!("{name}: {verdict:?}"),
     }
 }
 
 #[test]
-fn flipped_labels_do_no_harm() {
+fn flipped_labels_are_refused() {
     let flip = |dataset: &mut Dataset| {
-        for (i, row) in dataset.rows.iter_mut().enumerate() {
-            // Three in ten, spread by a multiplicative hash.
-            if (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 < (u64::from(u32::MAX) * 3) / 10 {
-                row.fails ^= 1;
+        let modes = dataset.modes.len() as u64;
+        for (i, row) in (0u64..).zip(&mut dataset.rows) {
+            for mode in 0..modes {
+                // Three in ten, spread by a multiplicative hash.
+                let spread = (i * modes + mode).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+                row.fails ^= u32::from(spread < (u64::from(u32::MAX) * 3) / 10) << mode;
             }
         }
     };
-    does_no_harm("30 % of labels flipped", &Poison::Rows(flip), None);
+    is_refused("30 % of labels flipped", &Poison::Rows(flip), "poisoned labels");
 }
 
 #[test]
@@ -157,7 +211,26 @@ fn swapped_modes_are_refused_by_the_golden_set() {
         }
         events
     };
-    does_no_harm("modes swapped", &Poison::Events(swap), Some("golden set"));
+    is_refused("modes swapped", &Poison::Events(swap), "golden set");
+}
+
+/// Nothing would be left to be worse at.
+#[test]
+fn a_mode_that_is_told_no_more_is_refused_by_the_golden_set() {
+    let (champion, golden) = &*CHAMPION;
+    let hardest = golden.hardest();
+    assert!(champion.heads.iter().any(|head| head.mode == hardest));
+    let missing = |mut events: Vec<Event>, _: i64| {
+        events.retain(|event| event.mode != CHAMPION.1.hardest());
+        events
+    };
+    let renamed = |mut events: Vec<Event>, _: i64| {
+        let hardest = CHAMPION.1.hardest();
+        events.iter_mut().filter(|event| event.mode == hardest).for_each(|event| event.mode = "by another name".into());
+        events
+    };
+    is_refused("no records of one mode", &Poison::Events(missing), "golden set");
+    is_refused("one mode renamed", &Poison::Events(renamed), "golden set");
 }
 
 #[test]
@@ -169,13 +242,13 @@ fn labels_a_horizon_late_are_refused() {
         }
         events
     };
-    does_no_harm("labels shifted by a horizon", &Poison::Events(shift), Some("golden set"));
+    is_refused("labels shifted by a horizon", &Poison::Events(shift), "golden set");
 }
 
 #[test]
 fn a_machine_that_always_fails_is_refused() {
     let stuck = |dataset: &mut Dataset| dataset.rows.iter_mut().filter(|r| r.machine == 3).for_each(|r| r.fails |= 1);
-    does_no_harm("one machine all positive", &Poison::Rows(stuck), Some("poisoned labels"));
+    is_refused("one machine all positive", &Poison::Rows(stuck), "poisoned labels");
 }
 
 #[test]
@@ -194,5 +267,5 @@ fn half_the_failures_missing_do_no_harm() {
             })
             .collect()
     };
-    does_no_harm("half the failures missing", &Poison::Events(halve), None);
+    does_no_harm("half the failures missing", &Poison::Events(halve));
 }

@@ -82,7 +82,7 @@ impl Engine {
         if self.archive.status().borrow().up && self.now() >= SETTLES_AFTER {
             self.stream.settle();
         }
-        let snapshot = self.stream.snapshot(&self.intake.left())?;
+        let snapshot = self.stream.snapshot_with(&self.intake.left(), self.watch.watching())?;
         let segment = Segment { content: self.pending.take(), snapshot, positions: self.intake.positions() };
         self.ledger.submitted();
         if self.stream.has_entered() {
