@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// A machine that was not heard of while the others told so many windows each, on average, is silent.
 const SILENT_AFTER: u64 = 16;
-/// Windows end at most so much after the present, or their clock is ahead.
-pub const AHEAD_MS_MAX: i64 = 86_400_000;
+/// Windows end at most so much after the present, or their clock is ahead. Gateways that send what they have kept are apart, too.
+pub const AHEAD_MS_MAX: i64 = 3 * 86_400_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Heard {

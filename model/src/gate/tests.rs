@@ -54,10 +54,11 @@ fn each_budget_is_a_reason_of_its_own() {
     assert!(refused(&|c| c.calibration_error[1] = 0.2).starts_with("its probabilities are off by 0.200"));
     assert!(refused(&|c| c.baselines[1].lead.mean = -0.01).starts_with("it ranks no better than logistic regression"));
     assert!(
-        refused(&|c| c.golden = Some(GoldenScore { first: 0.9, challenger: 0.1 })).starts_with("on the golden set")
+        refused(&|c| c.golden = Some(GoldenScore { first: 0.9, challenger: 0.1, lost: vec![] }))
+            .starts_with("on the golden set")
     );
     let changed = Comparison {
-        golden: Some(GoldenScore { first: 0.9, challenger: 0.1 }),
+        golden: Some(GoldenScore { first: 0.9, challenger: 0.1, lost: vec![] }),
         drifted: vec!["temperature.mean".into()],
         ..good.clone()
     };

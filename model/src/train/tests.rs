@@ -126,6 +126,44 @@ fn an_archive_too_short_for_its_slices_names_the_first_empty_one() {
     assert!(error.contains("the validation slice is empty"), "{error}");
 }
 
+/// Of rows that were left out the probabilities know: what is said adds up to what happens, however few are learnt from.
+#[test]
+fn probabilities_of_a_sample_are_those_of_all_rows() {
+    let dataset = synthetic::xor_plant(3, 12, 40);
+    let plain = TrainSettings { class_weight: 0.0, epochs_max: 12, ..settings() };
+    let rows: Vec<usize> = (0..dataset.rows.len()).collect();
+    let said = |rows_max: usize| {
+        let split = SplitShares { calibration: 0.02, ..plain.split };
+        let trained = train(&dataset, &TrainSettings { rows_max, split, ..plain.clone() }, 0, &mut |_| {}).unwrap();
+        assert!(trained.report.heads.iter().all(|head| !head.calibrated), "what is said is the network's own");
+        let said = crate::gate::contest::Said::of(&dataset, &rows, &trained.artifact);
+        let mean = |mode: &crate::gate::contest::Mode| mode.probabilities.iter().sum::<f64>() / rows.len() as f64;
+        (trained.report.rows.sampled, said.modes.iter().flatten().map(mean).collect::<Vec<_>>())
+    };
+    let (few, of_few) = said(2_000);
+    assert!(few * 2 < dataset.rows.len(), "{few} rows");
+    for (mode, said) in of_few.into_iter().enumerate() {
+        let happens = dataset.positive(&rows, mode).iter().filter(|p| **p).count() as f64 / rows.len() as f64;
+        assert!((said / happens - 1.0).abs() < 0.25, "mode {mode}: said {said:.3}, happens {happens:.3}");
+    }
+}
+
+#[test]
+fn what_calibrates_has_no_part_in_the_weights() {
+    let dataset = synthetic::xor_plant(3, 24, 40);
+    let borders = Borders::of(&dataset, settings().split);
+    let mut spoilt = dataset.clone();
+    let calibrates = |row: &&mut crate::dataset::Row| {
+        row.start >= borders.validation_end && row.end.plus_millis(dataset.horizon_ms) <= borders.calibration_end
+    };
+    spoilt.rows.iter_mut().filter(calibrates).for_each(|row| row.fails ^= 3);
+    let [a, b] = [&dataset, &spoilt].map(|d| train(d, &settings(), 0, &mut |_| {}).unwrap().artifact);
+    let features = dataset.features(7).iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+    assert_eq!(a.logits(dataset.kind(7), &features), b.logits(dataset.kind(7), &features));
+    let of = |artifact: &Artifact| artifact.heads.iter().map(|h| h.calibration.clone()).collect::<Vec<_>>();
+    assert_ne!(of(&a), of(&b));
+}
+
 #[test]
 fn a_head_is_calibrated_where_enough_failures_are_and_says_so() {
     let dataset = synthetic::xor_plant(3, 24, 40);

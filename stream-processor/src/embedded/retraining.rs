@@ -75,7 +75,7 @@ impl Retraining {
         match outcome {
             Ok(outcome) => {
                 let version = outcome.decided.as_ref().map(|entry| entry.version.as_str());
-                tracing::info!(version, verdict = outcome.retrained.verdict.text(), "retraining ended");
+                tracing::info!(version, verdict = outcome.retrained.text(), "retraining ended");
                 self.champion.send_modify(|n| *n += 1);
             }
             Err(error) => tracing::warn!(%error, "a retraining failed; the model in charge stays"),
