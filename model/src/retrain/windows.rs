@@ -124,7 +124,7 @@ mod tests {
     const DAY: i64 = 86_400_000;
 
     fn settings() -> TrainSettings {
-        TrainSettings { horizon_hours: 12.0, epochs_max: 6, rows_max: 2_500, ..TrainSettings::default() }
+        TrainSettings { horizon_hours: 12.0, epochs_max: 16, rows_max: 2_500, ..TrainSettings::default() }
     }
 
     /// A plant in which the signs of the two modes change places on that day, so that what was learnt before misleads.
