@@ -44,6 +44,9 @@ pub struct FeatureDrift {
     pub in_a_row: u32,
 }
 
+/// Of the features that are watched: so many look otherwise in another plant.
+const PLANT_CHANGED_SHARE: f64 = 0.2;
+
 /// What the span said that a block ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BlockDrift {
@@ -58,6 +61,13 @@ impl BlockDrift {
         let mut drifted: Vec<_> = self.features.iter().filter(|f| f.in_a_row >= BLOCKS_IN_A_ROW).collect();
         drifted.sort_by(|a, b| b.strength.total_cmp(&a.strength));
         drifted
+    }
+
+    /// The same, if they make the plant another one: one that strays does not.
+    pub fn of_another_plant(&self) -> Vec<&FeatureDrift> {
+        let drifted = self.drifted();
+        let many = drifted.len() as f64 >= PLANT_CHANGED_SHARE * self.features.len() as f64;
+        if many { drifted } else { vec![] }
     }
 }
 

@@ -79,7 +79,16 @@ impl Store {
         Ok(self.get_with_etag(key).await?.map(|(bytes, _)| bytes))
     }
 
+    /// An answer that breaks off, or is not of one piece since the object was replaced under it, is asked for once more: the
+    /// client tries again only what never began.
     pub async fn get_with_etag(&self, key: &str) -> Result<Option<(Bytes, String)>, StoreError> {
+        match self.get_once(key).await {
+            Err(e) if e.is_interrupted() => self.get_once(key).await,
+            read => read,
+        }
+    }
+
+    async fn get_once(&self, key: &str) -> Result<Option<(Bytes, String)>, StoreError> {
         self.meters.request(Operation::Get);
         let sent = self.client.get_object().bucket(&*self.bucket).key(key).send().await;
         let object = match sent.map_err(|e| StoreError::from_sdk(Operation::Get, key, e)) {

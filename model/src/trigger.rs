@@ -89,7 +89,7 @@ impl Trigger {
     }
 
     /// Whether a run is to start now; then it counts as running until [`Trigger::ended`]. `then`: the estimate of the
-    /// training; `drifted`: features that have drifted.
+    /// training; `drifted`: what makes the plant another one ([`crate::drift::BlockDrift::of_another_plant`]).
     pub fn due(
         &mut self,
         settings: &TriggerSettings,

@@ -14,8 +14,6 @@ use crate::{
 
 /// Windows of so much plant time are held against the training rows together.
 const BLOCK_MS: i64 = 86_400_000;
-/// Of the features watched: so many have to drift for the plant to be called another one.
-const PLANT_CHANGED_SHARE: f64 = 0.2;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WatchReference {
@@ -75,8 +73,8 @@ pub fn plant_change(dataset: &Dataset, model: &Artifact) -> PlantChange {
     for row in after {
         let features: Vec<f64> = dataset.features(row).iter().map(|v| f64::from(*v)).collect();
         let Some(block) = watch.observe(dataset.rows[row].end, &features) else { continue };
-        let drifted = block.drifted();
-        if (drifted.len() as f64) < PLANT_CHANGED_SHARE * block.features.len() as f64 {
+        let drifted = block.of_another_plant();
+        if drifted.is_empty() {
             change = PlantChange::default();
             continue;
         }

@@ -181,13 +181,14 @@ impl ModelWatch {
         let beside = self.beside.borrow().clone().filter(|beside| beside.version == *version);
         let block = self.block.as_ref();
         let drifted = block.map_or(vec![], |b| b.drifted().into_iter().cloned().collect());
+        let other_plant = block.is_some_and(|b| !b.of_another_plant().is_empty());
         let mut strongest = block.map_or(vec![], |b| b.features.clone());
         strongest.sort_by(|a, b| b.strength.total_cmp(&a.strength));
         strongest.truncate(NAMED_MAX);
         let estimated_then = beside.and_then(|b| b.reference.estimated);
         let rates = quality.versions().into_iter().map(|version| (version.clone(), quality.rate(&version))).collect();
         let (figures, trial) = (quality.figures(version), self.trial.clone());
-        let report = ModelReport { figures, estimated_then, drifted, strongest, rates, trial };
+        let report = ModelReport { figures, estimated_then, drifted, other_plant, strongest, rates, trial };
         self.metrics.report(&report);
         Some(report)
     }

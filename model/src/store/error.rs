@@ -48,8 +48,10 @@ pub struct StoreError {
 enum Kind {
     /// The endpoint answered.
     Answer { status: u16, code: String },
-    /// No whole answer came.
+    /// No answer came.
     NoAnswer,
+    /// An answer began, and its body can't be believed.
+    Interrupted,
     /// It is on our side.
     Here,
     /// A file of ours can't be read or written.
@@ -65,12 +67,16 @@ impl StoreError {
     /// Can the same request succeed later?
     pub fn is_transient(&self) -> bool {
         match &self.kind {
-            Kind::NoAnswer => true,
+            Kind::NoAnswer | Kind::Interrupted => true,
             Kind::Answer { status, code } => {
                 matches!(status, 408 | 409 | 429 | 500..) || code == "RequestTimeTooSkewed" || code == "ExpiredToken"
             }
             Kind::Here | Kind::File => false,
         }
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        matches!(self.kind, Kind::Interrupted)
     }
 
     /// Is it about the local file that was to be sent or filled? Then it has nothing to do with S3.
@@ -81,7 +87,7 @@ impl StoreError {
     pub fn status(&self) -> Option<u16> {
         match self.kind {
             Kind::Answer { status, .. } => Some(status),
-            Kind::NoAnswer | Kind::Here | Kind::File => None,
+            Kind::NoAnswer | Kind::Interrupted | Kind::Here | Kind::File => None,
         }
     }
 
@@ -111,7 +117,7 @@ impl StoreError {
     }
 
     pub(super) fn interrupted(operation: Operation, key: &str, e: &dyn Error) -> Self {
-        StoreError { operation, key: key.into(), reason: chain(e), kind: Kind::NoAnswer }
+        StoreError { operation, key: key.into(), reason: chain(e), kind: Kind::Interrupted }
     }
 
     pub(super) fn too_large(key: &str) -> Self {

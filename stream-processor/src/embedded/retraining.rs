@@ -53,7 +53,8 @@ impl Retraining {
     fn due(&mut self, now: PlantTime) -> Option<Cause> {
         // One version at a time is on trial.
         let report = self.board.read().model.clone().filter(|report| report.trial.is_none())?;
-        let drifted: Vec<String> = report.drifted.iter().map(|f| f.name.clone()).collect();
+        let drifted = report.drifted.iter().filter(|_| report.other_plant);
+        let drifted: Vec<String> = drifted.map(|f| f.name.clone()).collect();
         self.trigger.due(&self.settings.trigger, now, &report.figures, report.estimated_then, &drifted)
     }
 

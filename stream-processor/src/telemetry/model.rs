@@ -150,8 +150,8 @@ mod tests {
 
     fn report(version: &str, brier: Option<f64>) -> ModelReport {
         let figures = Figures { brier, ..Quality::new(1, 1).figures(version) };
-        let (estimated_then, drifted, strongest, rates, trial) = Default::default();
-        ModelReport { figures, estimated_then, drifted, strongest, rates, trial }
+        let (estimated_then, drifted, other_plant, strongest, rates, trial) = Default::default();
+        ModelReport { figures, estimated_then, drifted, other_plant, strongest, rates, trial }
     }
 
     #[test]

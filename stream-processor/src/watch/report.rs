@@ -18,6 +18,8 @@ pub struct ModelReport {
     pub estimated_then: Option<Estimate>,
     /// Features that look otherwise than in training, the strongest first.
     pub drifted: Vec<FeatureDrift>,
+    /// They are so many that the plant is another one.
+    pub other_plant: bool,
     /// The strongest ones of the newest block, drifted or not.
     pub strongest: Vec<FeatureDrift>,
     /// How often each version that worked lately alerts.

@@ -142,9 +142,9 @@ impl<'a> Live<'a> {
                 day = end;
                 days += 1;
                 live.quality.advance(end);
+                drifted_days += usize::from(live.block.as_ref().is_some_and(|block| !block.drifted().is_empty()));
                 let drifted: Vec<String> =
-                    live.block.iter().flat_map(BlockDrift::drifted).map(|f| f.name.clone()).collect();
-                drifted_days += usize::from(!drifted.is_empty());
+                    live.block.iter().flat_map(BlockDrift::of_another_plant).map(|f| f.name.clone()).collect();
                 let figures = live.quality.figures(VERSION);
                 if let Some(cause) = trigger.due(settings, end, &figures, reference.estimated, &drifted) {
                     trigger.ended(end);
