@@ -59,7 +59,6 @@ fn faults(mut rng: ChaCha8Rng) -> impl FnMut(&Asked) -> Fate + Send {
             Some(1) => Fate::AnswerLost,
             Some(2) => Fate::Refuse(500),
             Some(3) => Fate::Refuse(503),
-            Some(4) if asked.method == "GET" => Fate::CutShort,
             Some(_) => Fate::Late(rng.random_range(LATE_MS)),
         }
     }

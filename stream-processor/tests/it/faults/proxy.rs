@@ -26,8 +26,6 @@ pub enum Fate {
     ResetBefore,
     /// The endpoint carries it out, and the connection is reset before its answer.
     AnswerLost,
-    /// Carried out, and the connection is reset in the middle of its answer.
-    CutShort,
     /// An error with this status, and the endpoint never hears of it.
     Refuse(u16),
     /// Carried out so many ms later.
@@ -48,7 +46,6 @@ impl Fate {
             Fate::Pass => "passed".into(),
             Fate::ResetBefore => "reset before".into(),
             Fate::AnswerLost => "answer lost".into(),
-            Fate::CutShort => "cut short".into(),
             Fate::Hold => "held".into(),
             Fate::Hang => "hung".into(),
             Fate::Unconditional => "unconditional".into(),
@@ -149,11 +146,6 @@ impl State {
             Fate::AnswerLost => {
                 self.forward(&request).await?;
                 return client.set_zero_linger();
-            }
-            Fate::CutShort => {
-                let answer = self.forward(&request).await?;
-                client.write_all(&answer[..answer.len() - answer.len() / 4]).await?;
-                return client.shutdown().await;
             }
             Fate::Refuse(status) => {
                 let body = format!("<Error><Code>{}</Code><Message>a test</Message></Error>", code(status));
