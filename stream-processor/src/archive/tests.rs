@@ -1,7 +1,7 @@
 //! The writer against a real S3 endpoint over HTTP.
 #![cfg(feature = "embedded")]
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use model::store::{S3Config, manifests::newest_number, manifests::read_manifest};
 use proto::{
@@ -271,4 +271,53 @@ fn settings_are_strict() {
     let parse = toml::from_str::<ArchiveConfig>;
     assert_eq!(parse("").unwrap(), ArchiveConfig::default());
     assert!(parse("staging_bytes = 1").is_err());
+}
+
+/// Somebody cleared the staging folder. Trying on could never help; the gateways have everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_file_that_is_gone_ends_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, store) = endpoint(dir.path(), "127.0.0.1:0").await;
+    let addr = server.addr.to_string();
+    let (mut archive, _) = open(&store, dir.path(), "a").await;
+    server.stop().await;
+    archive.submit(segment(1)).unwrap();
+    until(&archive, |s| !s.up && s.staged_segments == 1).await;
+    let own = fs::read_dir(dir.path().join("a/shard=00")).unwrap().map(|entry| entry.unwrap().path());
+    for folder in own.filter(|path| path.is_dir()) {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files
+            .filter(|path| path.extension().is_some_and(|e| e == "staged"))
+            .for_each(|file| fs::remove_file(file).unwrap());
+    }
+    let (_server, store) = endpoint(dir.path(), &addr).await;
+    let status = until(&archive, |s| s.end.is_some()).await;
+    assert_eq!((status.end, status.committed_segments), (Some(End::Failed), 0));
+    archive.close(false).await;
+    assert_eq!(manifests(&store).await.len(), 1, "its takeover, and nothing else");
+}
+
+/// The client asks again for what never began, and not for what broke off.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_asked_for_once_more() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        for body in ["hal", "half"] {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(client.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let head = "HTTP/1.1 200 OK\r\netag: \"1\"\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+            client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+        }
+    });
+    let mut config = S3Config::with_keys(&endpoint, "archive", "access", "secret-secret");
+    config.path_style = true;
+    let store = Store::open(&config).await.unwrap();
+    assert_eq!(store.get("key").await.unwrap().as_deref(), Some(&b"half"[..]));
+    serving.await.unwrap();
 }
