@@ -1,119 +1,205 @@
 //! Where labels step: numbers of an input at which rows begin or cease to fail.
 //!
 //! Quantiles know nothing of labels, so a limit that machines fail beyond lies somewhere within a bin, and its edges make
-//! a ramp of it. A small tree for each input finds the limits (target-aware bins, Gorishniy et al. 2022), and two edges
+//! a ramp of it. A tree for each head finds the limits (target-aware bins, Gorishniy et al. 2022, with one tree over all
+//! inputs instead of one for each: a limit that holds only beyond another one is told where that one holds), and two edges
 //! around each let the network step there.
 
 use super::fit::{Goal, Task};
 use crate::forward::bins::Step;
 
 /// On either side of a limit.
-const ROWS_MIN: usize = 16;
+const ROWS_MIN: f64 = 16.0;
 /// Log-likelihood that a limit has to bring: the best of thousands of places in noise seldom brings as much.
 const GAIN_MIN: f64 = 10.0;
 /// A step is at least as wide, in deviations: what is nearer to each other is the same in nature.
 const WIDTH_MIN: f32 = 0.01;
+/// Of one tree: a limit that is told only within as many others is one of the rows, not of nature.
+const DEPTH_MAX: usize = 6;
 
 /// Of each input at most `max`, those that tell most about any head. Numbers that are to be learnt change on a line, and have
 /// none.
 pub fn steps(task: &Task, max: usize) -> Vec<Vec<Step>> {
-    let none = max == 0 || task.goal == Goal::Numbers;
-    (0..task.width).map(|input| if none { vec![] } else { of_input(task, input, max) }).collect()
+    let mut found: Vec<Vec<Limit>> = vec![vec![]; task.width];
+    if max > 0 && task.goal == Goal::Classes {
+        let sorted = Sorted::new(task);
+        for limit in (0..task.heads).flat_map(|head| Head::new(task, head).limits(&sorted)) {
+            found[limit.input].push(limit);
+        }
+    }
+    found.into_iter().map(|limits| best(limits, max)).collect()
 }
 
-/// Labels of one head in the order of an input's numbers, summed up: those of any run of rows are a difference.
+/// The first of two that are the same is the one that tells more.
+fn best(mut limits: Vec<Limit>, max: usize) -> Vec<Step> {
+    limits.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+    let mut steps: Vec<Step> = Vec::new();
+    for Limit { step, .. } in limits {
+        if steps.len() < max && steps.iter().all(|s| step.to < s.from || step.from > s.to) {
+            steps.push(step);
+        }
+    }
+    steps
+}
+
+/// Rows in the order of each input's numbers; none for an input of two values, which is a line.
+struct Sorted<'a> {
+    task: &'a Task,
+    orders: Vec<Vec<u32>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    input: usize,
+    step: Step,
+    /// Squared error that it takes off, in variances of its head.
+    gain: f64,
+}
+
+/// What one tree learns.
 struct Head {
-    sums: Vec<f64>,
+    positive: Vec<bool>,
     variance: f64,
     evidence: f64,
 }
 
-/// A run of rows in the order of an input's numbers.
-#[derive(Clone, Copy)]
-struct Run {
-    from: usize,
-    to: usize,
+/// Rows, and how many of them are positive.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    rows: f64,
+    positive: f64,
 }
 
-/// Where to part a run: before row `at`.
-#[derive(Clone, Copy)]
-struct Limit {
-    run: Run,
-    at: usize,
-    gain: f64,
+/// Rows of a tree that are not parted yet, while an input's numbers are gone through upwards.
+#[derive(Debug, Clone, Copy)]
+struct Leaf {
+    all: Part,
+    below: Part,
+    last: f32,
+    best: Option<Limit>,
 }
 
-fn of_input(task: &Task, input: usize, max: usize) -> Vec<Step> {
-    let value = |row: usize| task.inputs[row * task.width + input];
-    let rows = task.inputs.len() / task.width;
-    let mut order: Vec<usize> = (0..rows).collect();
-    order.sort_by(|a, b| value(*a).total_cmp(&value(*b)));
-    let values: Vec<f32> = order.iter().map(|row| value(*row)).collect();
-    // Two values are a line.
-    if values.chunk_by(|a, b| a == b).nth(2).is_none() {
-        return vec![];
+/// Of a row that lies in no open leaf.
+const CLOSED: u32 = u32::MAX;
+
+impl<'a> Sorted<'a> {
+    fn new(task: &'a Task) -> Self {
+        let rows = (task.inputs.len() / task.width.max(1)) as u32;
+        let mut sorted = Sorted { task, orders: vec![] };
+        for input in 0..task.width {
+            let value = |row: &u32| sorted.value(*row, input);
+            let mut order: Vec<u32> = (0..rows).collect();
+            order.sort_by(|a, b| value(a).total_cmp(&value(b)));
+            let is_line = order.chunk_by(|a, b| value(a) == value(b)).nth(2).is_none();
+            sorted.orders.push(if is_line { vec![] } else { order });
+        }
+        sorted
     }
-    let heads: Vec<Head> = (0..task.heads).map(|head| Head::new(task, head, &order)).collect();
-    let limit = |run: Run| best(&values, &heads, run);
-    let mut open: Vec<Limit> = limit(Run { from: 0, to: rows }).into_iter().collect();
-    let mut found = Vec::new();
-    while found.len() < max {
-        let Some(next) = (0..open.len()).max_by(|a, b| open[*a].gain.total_cmp(&open[*b].gain)) else { break };
-        let Limit { run, at, .. } = open.swap_remove(next);
-        found.push(step(values[at - 1], values[at]));
-        open.extend([Run { to: at, ..run }, Run { from: at, ..run }].into_iter().filter_map(limit));
-    }
-    found
-}
 
-fn step(below: f32, above: f32) -> Step {
-    let (middle, half) = ((below + above) / 2.0, ((above - below) / 2.0).max(WIDTH_MIN / 2.0));
-    Step { from: middle - half, to: middle + half }
+    fn value(&self, row: u32, input: usize) -> f32 {
+        self.task.inputs[row as usize * self.task.width + input]
+    }
 }
 
 impl Head {
-    fn new(task: &Task, head: usize, order: &[usize]) -> Self {
-        let mut sums = vec![0.0];
-        for row in order {
-            sums.push(sums[sums.len() - 1] + f64::from(task.targets[row * task.heads + head]));
+    fn new(task: &Task, head: usize) -> Self {
+        let positive: Vec<bool> = task.targets.iter().skip(head).step_by(task.heads).map(|t| *t > 0.5).collect();
+        let share = positive.iter().filter(|p| **p).count() as f64 / positive.len().max(1) as f64;
+        Head { positive, variance: share * (1.0 - share), evidence: task.evidence[head] }
+    }
+
+    /// Of a tree that is grown level by level.
+    fn limits(&self, sorted: &Sorted) -> Vec<Limit> {
+        let mut leaf_of = vec![0; self.positive.len()];
+        let mut found = Vec::new();
+        for _ in 0..DEPTH_MAX {
+            let parted: Vec<Option<Limit>> = self.parted(sorted, &leaf_of);
+            found.extend(parted.iter().flatten());
+            for (row, leaf) in (0..).zip(&mut leaf_of).filter(|(_, leaf)| **leaf != CLOSED) {
+                *leaf = match parted[*leaf as usize] {
+                    Some(limit) => 2 * *leaf + u32::from(sorted.value(row, limit.input) > limit.step.middle()),
+                    None => CLOSED,
+                };
+            }
         }
-        let share = sums[order.len()] / order.len().max(1) as f64;
-        Head { sums, variance: share * (1.0 - share), evidence: task.evidence[head] }
+        found
     }
 
-    fn sum(&self, Run { from, to }: Run) -> f64 {
-        self.sums[to] - self.sums[from]
-    }
-
-    /// What parting the run takes off the squared error, in variances of the head.
-    fn taken_off(&self, run: Run, at: usize) -> f64 {
-        let part = |run: Run| self.sum(run).powi(2) / (run.to - run.from) as f64;
-        (part(Run { to: at, ..run }) + part(Run { from: at, ..run }) - part(run)) / self.variance
-    }
-
-    /// How much likelier the labels are with the run parted than as one.
-    fn likelihood(&self, run: Run, at: usize) -> f64 {
-        let part = |run: Run| {
-            let (sum, rows) = (self.sum(run), (run.to - run.from) as f64);
-            let of = |sum: f64| if sum > 0.0 { sum * (sum / rows).ln() } else { 0.0 };
-            of(sum) + of(rows - sum)
-        };
-        part(Run { to: at, ..run }) + part(Run { from: at, ..run }) - part(run)
-    }
-
-    /// Where a run is best parted; None: nowhere that it says more than noise would.
-    fn limit(&self, values: &[f32], run: Run) -> Option<Limit> {
-        let places = (run.from + ROWS_MIN)..=run.to.saturating_sub(ROWS_MIN);
-        let places = places.filter(|at| values[*at] > values[at - 1]).map(|at| (at, self.taken_off(run, at)));
-        let (at, gain) = places.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (self.evidence * self.likelihood(run, at) >= GAIN_MIN).then_some(Limit { run, at, gain })
+    /// Where each open leaf is best parted; None: nowhere that it says more than noise would.
+    fn parted(&self, sorted: &Sorted, leaf_of: &[u32]) -> Vec<Option<Limit>> {
+        let open = leaf_of.iter().filter(|leaf| **leaf != CLOSED).max().map_or(0, |last| *last as usize + 1);
+        let mut leaves = vec![Leaf::new(); open];
+        for (row, leaf) in leaf_of.iter().enumerate().filter(|(_, leaf)| **leaf != CLOSED) {
+            leaves[*leaf as usize].all.add(self.positive[row]);
+        }
+        for (input, order) in sorted.orders.iter().enumerate() {
+            leaves.iter_mut().for_each(Leaf::begin);
+            for row in order.iter().copied().filter(|row| leaf_of[*row as usize] != CLOSED) {
+                let (value, leaf) = (sorted.value(row, input), &mut leaves[leaf_of[row as usize] as usize]);
+                leaf.weigh(self, input, value);
+                leaf.below.add(self.positive[row as usize]);
+                leaf.last = value;
+            }
+        }
+        leaves.into_iter().map(|leaf| leaf.best).collect()
     }
 }
 
-/// By the head that it tells most about.
-fn best(values: &[f32], heads: &[Head], run: Run) -> Option<Limit> {
-    let mixed = heads.iter().filter(|head| head.variance > 0.0);
-    mixed.filter_map(|head| head.limit(values, run)).max_by(|a, b| a.gain.total_cmp(&b.gain))
+impl Part {
+    fn add(&mut self, positive: bool) {
+        self.rows += 1.0;
+        self.positive += f64::from(u8::from(positive));
+    }
+
+    fn without(self, other: Part) -> Part {
+        Part { rows: self.rows - other.rows, positive: self.positive - other.positive }
+    }
+
+    fn squares(self) -> f64 {
+        self.positive.powi(2) / self.rows
+    }
+
+    fn log_likelihood(self) -> f64 {
+        let of = |count: f64| if count > 0.0 { count * (count / self.rows).ln() } else { 0.0 };
+        of(self.positive) + of(self.rows - self.positive)
+    }
+}
+
+impl Leaf {
+    fn new() -> Self {
+        Leaf { all: Part::default(), below: Part::default(), last: f32::NEG_INFINITY, best: None }
+    }
+
+    fn begin(&mut self) {
+        (self.below, self.last) = (Part::default(), f32::NEG_INFINITY);
+    }
+
+    /// Whether the leaf is better parted below `value` than where it was best until now.
+    fn weigh(&mut self, head: &Head, input: usize, value: f32) {
+        let above = self.all.without(self.below);
+        if value <= self.last || self.below.rows < ROWS_MIN || above.rows < ROWS_MIN {
+            return;
+        }
+        let gain = (self.below.squares() + above.squares() - self.all.squares()) / head.variance;
+        if self.best.is_some_and(|best| gain <= best.gain) || !(gain > 0.0) {
+            return;
+        }
+        let likelier = self.below.log_likelihood() + above.log_likelihood() - self.all.log_likelihood();
+        if head.evidence * likelier >= GAIN_MIN {
+            self.best = Some(Limit { input, step: Step::between(self.last, value), gain });
+        }
+    }
+}
+
+impl Step {
+    fn between(below: f32, above: f32) -> Self {
+        let (middle, half) = ((below + above) / 2.0, ((above - below) / 2.0).max(WIDTH_MIN / 2.0));
+        Step { from: middle - half, to: middle + half }
+    }
+
+    fn middle(self) -> f32 {
+        (self.from + self.to) / 2.0
+    }
 }
 
 #[cfg(test)]
