@@ -28,6 +28,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{Catalogue, CatalogueError};
+pub use derive::derived_features;
 pub use events::{Event, EventFeature};
 pub use expression::Expression;
 pub use schema::FeatureSchema;
@@ -54,7 +55,7 @@ pub struct FeatureConfig {
     pub sensors: Vec<AssetId>,
     /// A sensor that repeats one value this many times in a row is stuck.
     pub stuck_after: u32,
-    /// What every sensor has of [`schema::PER_SENSOR`]; none: all.
+    /// What every sensor has of [`schema::PER_SENSOR`]; none: all but `count`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub per_sensor: Vec<String>,
     /// Mean, spread and slope of every sensor over so many hours.

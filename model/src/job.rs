@@ -67,7 +67,7 @@ pub enum JobError {
 }
 
 /// Reads the archive, trains, publishes; promotes if asked to, or if nothing is in charge yet. The first version's unseen
-/// windows are frozen as the golden set.
+/// windows are frozen as the golden set; later ones never learn from it.
 pub async fn run<F>(store: &Store, job: TrainJob, progress: F) -> Result<(Trained, Option<Entry>), JobError>
 where
     F: FnMut(Step) + Send + 'static,
@@ -76,16 +76,21 @@ where
     let scope = Scope { shard, days: None };
     let Loaded { dataset, mut progress, .. } = load(store, scope, features, settings.horizon_ms(), progress).await?;
     let created_ms = decision.when_ms;
+    let champion = registry::champion(store, &name).await?;
+    let is_first = champion.is_none();
+    let frozen = match &champion {
+        Some(entry) => registry::frozen(store, &name, &entry.version).await?,
+        None => None,
+    };
     let training = move || {
-        let trained = train(&dataset, &settings, created_ms, &mut |p| progress(Step::Training(p)))?;
-        let golden = Golden::freeze(&dataset, &trained.artifact);
+        let trained = learn(&dataset, frozen.as_ref(), &settings, created_ms, &mut |p| progress(Step::Training(p)))?;
+        let golden = if is_first { Golden::freeze(&dataset, &trained.artifact) } else { None };
         let watch = WatchReference::of(&dataset, &trained.artifact);
         Ok::<_, TrainError>((trained, golden, watch))
     };
     let (trained, golden, watch) = tokio::task::spawn_blocking(training).await.map_err(|_| JobError::Interrupted)??;
-    let is_first = registry::champion(store, &name).await?.is_none();
     publish(store, &name, &trained, &watch).await?;
-    if let (true, Some(golden)) = (is_first, golden) {
+    if let Some(golden) = golden {
         registry::freeze(store, &name, &golden).await?;
     }
     let version = &trained.report.version;
@@ -94,6 +99,21 @@ where
         false => None,
     };
     Ok((trained, promoted))
+}
+
+/// From all that is not frozen: what every version is held against none may have seen.
+fn learn(
+    dataset: &Dataset,
+    frozen: Option<&Golden>,
+    settings: &TrainSettings,
+    created_ms: i64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Trained, TrainError> {
+    let frozen = frozen.filter(|golden| golden.fits(&dataset.config, dataset.horizon_ms));
+    match frozen.map(|golden| golden.leave_out(dataset)) {
+        Some(rest) => train(&rest, settings, created_ms, progress),
+        None => train(dataset, settings, created_ms, progress),
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -228,4 +248,29 @@ where
     let derive = move || archive.into_dataset(&features, horizon_ms);
     let dataset = tokio::task::spawn_blocking(derive).await.map_err(|_| JobError::Interrupted)??;
     Ok(Loaded { dataset, newest, progress })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::synthetic;
+
+    #[test]
+    fn no_later_version_learns_from_the_golden_set() {
+        let settings = TrainSettings { horizon_hours: 12.0, epochs_max: 1, ..TrainSettings::default() };
+        let learnt = |dataset: &Dataset, frozen: Option<&Golden>| {
+            learn(dataset, frozen, &settings, 0, &mut |_| {}).unwrap().artifact
+        };
+        let early = synthetic::xor_plant(3, 6, 40);
+        let first = learnt(&early, None);
+        let golden = Golden::freeze(&early, &first).unwrap();
+        let later = synthetic::xor_plant(3, 6, 70);
+        let second = learnt(&later, Some(&golden));
+        assert_eq!(second.origin.data_sha256, golden.leave_out(&later).sha256());
+        assert_ne!(second.origin.data_sha256, later.sha256(), "the golden set is among the later windows");
+        // One of another horizon can't be held against it.
+        let mut other = later.clone();
+        other.horizon_ms *= 2;
+        assert_eq!(learnt(&other, Some(&golden)).origin.data_sha256, other.sha256());
+    }
 }

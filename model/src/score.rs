@@ -115,7 +115,7 @@ impl Scorer {
                     let (machine, found) = (w.machine.to_string(), w.features.len().min(w.normal.len()));
                     return Err(ScoreError::Width { machine, expected, found });
                 }
-                let (members, shares) = self.explainer.explain(&self.model, &w.kind, &w.features, &w.normal);
+                let (members, shares) = self.explainer.explain(&self.model, w);
                 Ok(self.score_of(&members, shares))
             })
             .collect()

@@ -155,7 +155,7 @@ impl Bench {
         let model = network::untrained().expect("a network");
         let explainer = Explainer::new(&model, self.scorer.schema());
         for w in windows {
-            explainer.explain(&model, &w.kind, &w.features, &w.normal);
+            explainer.explain(&model, w);
         }
     }
 

@@ -11,8 +11,9 @@ use crate::settings::{Borders, TrainSettings};
 pub struct Origin {
     pub settings: TrainSettings,
     pub borders: Borders,
-    /// Over the rows that it was trained on, in order.
+    /// Over all rows of the dataset, those that validated, calibrated and tested it too, in order.
     pub data_sha256: String,
+    /// That it was trained on.
     pub rows: u64,
     pub commit: Option<String>,
     pub created_ms: i64,

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use super::{
     BenchmarkError, Options,
-    contender::trees_number,
+    contender::{candidates, trees_number},
     data::{self, DataError, Known},
     folds::interval,
     report::{Contender, Reference, Remark, Report},
@@ -113,7 +113,10 @@ pub async fn run(folder: &Path, options: &Options) -> Result<Report, BenchmarkEr
         |name: &str, said: Result<Vec<Vec<f32>>, BenchmarkError>| said.map(|said| all.push((name.to_owned(), said)));
     of("network", seeds.iter().map(|seed| network(&task, &given(*seed))).collect())?;
     if *tuned {
-        let said = seeds.iter().map(|seed| network(&task, &candidates(*seed))).collect();
+        let said = seeds
+            .iter()
+            .map(|seed| network(&task, &candidates(&TrainSettings { seed: *seed, ..settings.clone() })))
+            .collect();
         of("network, settings chosen on held-out engines", said)?;
     }
     let own = 1 + usize::from(*tuned);
@@ -149,14 +152,6 @@ pub async fn run(folder: &Path, options: &Options) -> Result<Report, BenchmarkEr
 
 fn plain(seed: u64) -> TrainSettings {
     TrainSettings { seed, dropout: 0.0, input_noise: 0.0, epochs_max: 30, ..TrainSettings::default() }
-}
-
-fn candidates(seed: u64) -> Vec<TrainSettings> {
-    vec![
-        TrainSettings { dropout: 0.1, input_noise: 0.1, ..plain(seed) },
-        TrainSettings { dropout: 0.2, input_noise: 0.3, ..plain(seed) },
-        TrainSettings { dropout: 0.3, input_noise: 0.5, learning_rate: 1e-3, ..plain(seed) },
-    ]
 }
 
 /// With the settings that do best on held-out engines, learnt from all.

@@ -10,6 +10,17 @@ use crate::{
 /// One in so many training rows is held out to choose by.
 const INNER_PARTS: usize = 5;
 
+/// What is chosen among inside the training part, of whatever set: the given settings, and what gives the network less or more
+/// to bend with.
+pub fn candidates(given: &TrainSettings) -> Vec<TrainSettings> {
+    vec![
+        given.clone(),
+        TrainSettings { bins: 4, ..given.clone() },
+        TrainSettings { bins: 16, dropout: 0.2, ..given.clone() },
+        TrainSettings { dropout: 0.2, input_noise: 0.1, ..given.clone() },
+    ]
+}
+
 /// Probabilities of `test`, learnt from `train`.
 pub fn logistic(table: Table, positive: &[bool], train: &[usize], test: &[usize]) -> Result<Vec<f64>, BenchmarkError> {
     let settings = TrainSettings {

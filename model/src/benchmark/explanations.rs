@@ -1,10 +1,13 @@
-//! Does an explanation name what the failure was about? Each source of the row's numbers in turn (a sensor, a kind of event) is put
-//! to what is usual for healthy rows of the machine; the one whose move brings the probability down most is named.
+//! Does an explanation name what the failure was about? The shares are worked out as those that every prediction has
+//! ([`crate::explain`]), against what is usual for healthy rows of the machine; the source with the largest one is named.
 
 use std::collections::BTreeMap;
 
 use super::report::Remark;
-use crate::{dataset::Dataset, train::table::Table};
+use crate::{
+    dataset::Dataset,
+    train::table::{Classifier, Table},
+};
 
 /// Of each mode the sources that cause it.
 pub type Causes = [(&'static str, &'static [&'static str])];
@@ -22,16 +25,16 @@ impl Score {
         Score { causes, sources, of: BTreeMap::new() }
     }
 
-    /// A failure that was called: by which row, beside what is usual, and how likely the model takes it to be in any row.
-    pub fn add(&mut self, mode: &str, row: &[f32], usual: &[f32], probability: &dyn Fn(&[f32]) -> f64) {
+    /// A failure that was called: by which row of the model's, beside what is usual.
+    pub fn add(&mut self, mode: &str, class: usize, model: &Classifier, row: &[f32], usual: &[f32]) {
+        let places: Vec<Vec<usize>> = self.sources.iter().map(|(_, places)| places.clone()).collect();
+        self.named(mode, &model.shares(row, usual, &places)[class]);
+    }
+
+    fn named(&mut self, mode: &str, shares: &[f64]) {
         let Some((mode, causes)) = self.causes.iter().find(|(known, _)| *known == mode) else { return };
-        let without = |(_, places): &&(String, Vec<usize>)| {
-            let mut moved = row.to_vec();
-            places.iter().for_each(|place| moved[*place] = usual[*place]);
-            probability(&moved)
-        };
-        let named = self.sources.iter().min_by(|a, b| without(a).total_cmp(&without(b)));
-        let right = named.is_some_and(|(source, _)| causes.contains(&source.as_str()));
+        let named = self.sources.iter().zip(shares).max_by(|(_, a), (_, b)| a.total_cmp(b));
+        let right = named.is_some_and(|((source, _), _)| causes.contains(&source.as_str()));
         let score = self.of.entry(mode).or_default();
         *score = (score.0 + 1, score.1 + usize::from(right));
     }
@@ -48,8 +51,9 @@ impl Score {
         let by_mode: Vec<String> = self.of.iter().map(|(mode, (all, right))| format!("{mode} {right}/{all}")).collect();
         let share = |part: usize| 100.0 * part as f64 / all.max(1) as f64;
         let text = format!(
-            "explanations name a cause in {:.1} % of {all} failures that are called and have one mode ({}); always naming {source}: \
-             {:.1} %",
+            "explanations by {} name a cause in {:.1} % of {all} failures that are called and have one mode ({}); always \
+             naming {source}: {:.1} %",
+            self.sources.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>().join(", "),
             share(right),
             by_mode.join(", "),
             share(always)
@@ -76,15 +80,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_source_without_which_the_failure_is_least_likely_is_named() {
+    fn the_source_with_the_largest_share_is_named() {
         let sources = vec![("torque".to_owned(), vec![0, 2]), ("wear".to_owned(), vec![1])];
         let mut score = Score::new(&[("OSF", &["wear"]), ("PWF", &["torque"])], sources);
-        let product = |row: &[f32]| f64::from(row[0] * row[1] + row[2]);
-        // Without torque nothing is left, without wear 2; and then the other way round.
-        score.add("PWF", &[3.0, 3.0, 2.0], &[0.0; 3], &product);
-        score.add("OSF", &[3.0, 3.0, 2.0], &[1.0, 0.0, 2.0], &product);
-        score.add("none of these", &[1.0; 3], &[0.0; 3], &product);
-        assert_eq!(score.of, BTreeMap::from([("OSF", (1, 1)), ("PWF", (1, 1))]));
-        assert!(score.remark().text.starts_with("explanations name a cause in 100.0 % of 2 failures"));
+        score.named("PWF", &[3.0, 2.0]);
+        score.named("OSF", &[-4.0, -0.5]);
+        score.named("OSF", &[1.0, 0.5]);
+        score.named("none of these", &[1.0, 1.0]);
+        assert_eq!(score.of, BTreeMap::from([("OSF", (2, 1)), ("PWF", (1, 1))]));
+        let text = score.remark().text;
+        assert!(text.starts_with("explanations by torque, wear name a cause in 66.7 % of 3 failures"), "{text}");
     }
 }

@@ -65,7 +65,9 @@ pub(super) async fn compare(
             champion.ok_or_else(|| Failure::Run(nothing_promoted(name).into()))?
         }
     };
-    let comparison = held_against(store, name, shard, config, champion.into_model(), challenger).await?;
+    // What chose it among others is no slice to judge it on.
+    let chosen_until = registry::compared(store, name, &command.challenger).await?.map(|comparison| comparison.from);
+    let comparison = held_against(store, name, shard, config, champion.into_model(), challenger, chosen_until).await?;
     if command.json {
         say(&serde_json::to_string_pretty(&comparison)?)?;
     } else {
@@ -81,6 +83,7 @@ async fn held_against(
     config: ModelConfig,
     champion: Artifact,
     challenger: Artifact,
+    chosen_until: Option<PlantTime>,
 ) -> Result<Comparison, Failure> {
     let version = champion.version()?;
     let golden = registry::frozen(store, name, &version).await?;
@@ -91,7 +94,8 @@ async fn held_against(
         let latency_us = gate::latency_us(&challenger, &dataset);
         let settings = &config.retrain.gate;
         let drifted = plant_change(&dataset, &champion).drifted;
-        let circumstances = Circumstances { golden: golden.as_ref(), drifted, ..Circumstances::default() };
+        let chosen_until = chosen_until.unwrap_or(PlantTime::MIN);
+        let circumstances = Circumstances { golden: golden.as_ref(), drifted, chosen_until };
         gate::compare(&dataset, &champion, &challenger, circumstances, latency_us, settings)
     };
     tokio::task::spawn_blocking(work).await?.map_err(|e: GateError| Failure::Run(e.into()))

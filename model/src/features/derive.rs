@@ -19,7 +19,10 @@ use super::{
 };
 use joint::Joint;
 use normal::{Baseline, Slow};
-use proto::{asset::Unit, time::PlantTime};
+use proto::{
+    asset::{AssetId, Unit},
+    time::PlantTime,
+};
 
 const HOUR_MS: f64 = 3_600_000.0;
 const YEAR_MS: f64 = 365.25 * 24.0 * HOUR_MS;
@@ -72,9 +75,8 @@ impl History {
         let specs = catalogue.specs(machine, config);
         let (sensors, mut features, mut normal) = self.derive(config, &specs, &stats, end);
         self.roll(config, panes.newest_of(bin), end.saturating_sub(config.slide_ms()), &mut features, &mut normal);
-        let constant = |name: &str| config.constants.get(name).and_then(|of| of.get(&kind)).copied();
-        features.extend(physical(config, constant, |sensor| stats[sensor].map(|s| s.mean)));
-        normal.extend(physical(config, constant, |sensor| sensors[sensor].normal.map(|n| n.mean)));
+        features.extend(derived_features(config, &kind, |sensor| stats[sensor].map(|s| s.mean)));
+        normal.extend(derived_features(config, &kind, |sensor| sensors[sensor].normal.map(|n| n.mean)));
         let mut own = self.events.close(&config.events, end, config.lateness_ms);
         own.extend(of_machine(config, about, end));
         // What a machine is, and what befell it, is its normal too.
@@ -180,6 +182,7 @@ impl SensorHistory {
             unexplained,
             unexplained_3h,
             unexplained_24h,
+            Some(stats.map_or(0.0, |s| s.count as f64)),
         ];
         let mean = |n: Option<Normal>| n.map(|n| n.mean);
         let usual = mean(normal);
@@ -202,17 +205,16 @@ impl SensorHistory {
             known,
             known,
             known,
+            // What the sensor's rate gives.
+            stats.map(|s| s.count as f64 / (1.0 - missing)),
         ];
         (own.map(|f| f.unwrap_or(f64::NAN)), at_normal.map(|f| f.unwrap_or(f64::NAN)))
     }
 }
 
-/// The expressions' values over means of sensors, by their places; those before count as well.
-fn physical(
-    config: &FeatureConfig,
-    constant: impl Fn(&str) -> Option<f64>,
-    mean: impl Fn(usize) -> Option<f64>,
-) -> Vec<f64> {
+/// The expressions' values over means of sensors, by their places, of a machine of the kind; those before count as well.
+pub fn derived_features(config: &FeatureConfig, kind: &AssetId, mean: impl Fn(usize) -> Option<f64>) -> Vec<f64> {
+    let constant = |name: &str| config.constants.get(name).and_then(|of| of.get(kind)).copied();
     let mut values: Vec<f64> = Vec::with_capacity(config.derived.len());
     for derived in &config.derived {
         let value = derived.of.value(&|name| {

@@ -1,5 +1,7 @@
 //! The names of the features, in order, and a fingerprint that a model is bound to.
 
+use std::ops::Range;
+
 use sha2::{Digest, Sha256};
 
 use super::{EventFeature, FeatureConfig, MachineFeatures, rolling};
@@ -8,7 +10,7 @@ use super::{EventFeature, FeatureConfig, MachineFeatures, rolling};
 const FEATURES_VERSION: u32 = 1;
 
 /// Of every sensor, in this order; see [`super::derive`].
-pub const PER_SENSOR: [&str; 17] = [
+pub const PER_SENSOR: [&str; 18] = [
     "mean",
     "std",
     "min",
@@ -26,10 +28,13 @@ pub const PER_SENSOR: [&str; 17] = [
     "unexplained",
     "unexplained_3h",
     "unexplained_24h",
+    "count",
 ];
 
 /// So many of these are of what was measured; the others hold it against what is normal for the machine.
 const MEASURED: usize = 9;
+/// Only where it is asked for: at a sensor's own rate it says nothing that `missing` does not.
+const COUNT: usize = PER_SENSOR.len() - 1;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureSchema {
@@ -39,6 +44,8 @@ pub struct FeatureSchema {
     measured: Vec<usize>,
     /// Of the first features the sensor that they are about.
     sensors: Vec<Option<usize>>,
+    /// Those that expressions give.
+    derived: Range<usize>,
     fingerprint: String,
 }
 
@@ -47,7 +54,7 @@ impl FeatureSchema {
         let places = per_sensor(config);
         let (mut names, mut sensors, mut measured) = (vec![], vec![], vec![]);
         for (at, sensor) in config.sensors.iter().enumerate() {
-            let own = places.iter().enumerate().filter(|(_, place)| **place < MEASURED);
+            let own = places.iter().enumerate().filter(|(_, place)| **place < MEASURED || **place == COUNT);
             measured.extend(own.map(|(i, _)| names.len() + i));
             names.extend(places.iter().map(|place| format!("{sensor}.{}", PER_SENSOR[*place])));
             sensors.resize(names.len(), Some(at));
@@ -59,7 +66,9 @@ impl FeatureSchema {
             }
             sensors.resize(names.len(), Some(at));
         }
+        let first = names.len();
         names.extend(config.derived.iter().map(|d| format!("derived.{}", d.name)));
+        let derived = first..names.len();
         measured.extend(of_sensors..names.len());
         names.extend(config.events.iter().flat_map(EventFeature::names));
         let MachineFeatures { age, makes, models } = &config.machine;
@@ -85,7 +94,7 @@ impl FeatureSchema {
             hash.update(format!("{defined:?}{:?}", config.constants));
         }
         let fingerprint = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        Self { names, measured, sensors, fingerprint }
+        Self { names, measured, sensors, derived, fingerprint }
     }
 
     /// SHA-256 of names and configuration: equal only where the features mean the same.
@@ -99,6 +108,11 @@ impl FeatureSchema {
         self.measured.iter().copied()
     }
 
+    /// Places of the features that expressions give, in the order of [`FeatureConfig::derived`].
+    pub fn derived(&self) -> Range<usize> {
+        self.derived.clone()
+    }
+
     /// Index in [`FeatureConfig::sensors`] of the sensor that the feature is about; None: it is about none or several.
     pub fn sensor_of(&self, feature: usize) -> Option<usize> {
         self.sensors.get(feature).copied().flatten()
@@ -107,8 +121,9 @@ impl FeatureSchema {
 
 /// Places in [`PER_SENSOR`] of what the configuration's sensors have.
 pub(super) fn per_sensor(config: &FeatureConfig) -> Vec<usize> {
-    let has = |name: &str| config.per_sensor.is_empty() || config.per_sensor.iter().any(|wanted| wanted == name);
-    (0..PER_SENSOR.len()).filter(|place| has(PER_SENSOR[*place])).collect()
+    let asked_for = |place: &usize| config.per_sensor.iter().any(|wanted| wanted == PER_SENSOR[*place]);
+    let has = |place: &usize| if config.per_sensor.is_empty() { *place != COUNT } else { asked_for(place) };
+    (0..PER_SENSOR.len()).filter(has).collect()
 }
 
 #[cfg(test)]
@@ -145,7 +160,20 @@ mod tests {
         };
         let rolling = rolling::FEATURES.map(|f| format!("{f}_over_6h"));
         assert_eq!(parts(&measured), PER_SENSOR[..MEASURED].iter().map(|f| (*f).to_owned()).chain(rolling).collect());
-        assert_eq!(parts(&others), PER_SENSOR[MEASURED..].iter().map(|f| (*f).to_owned()).collect());
+        assert_eq!(parts(&others), PER_SENSOR[MEASURED..COUNT].iter().map(|f| (*f).to_owned()).collect());
+    }
+
+    #[test]
+    fn how_many_readings_there_were_is_a_feature_only_where_it_is_asked_for() {
+        let names = |per_sensor: &[&str]| {
+            let per_sensor = per_sensor.iter().map(|name| (*name).to_owned()).collect();
+            let schema = FeatureSchema::of(&FeatureConfig { per_sensor, ..FeatureConfig::default() });
+            assert!(
+                schema.names.iter().enumerate().all(|(i, n)| !n.ends_with(".count") || schema.measured.contains(&i))
+            );
+            schema.names.into_iter().filter(|name| name.ends_with(".count")).count()
+        };
+        assert_eq!((names(&[]), names(&["mean", "count"])), (0, FeatureConfig::default().sensors.len()));
     }
 
     #[test]

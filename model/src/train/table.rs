@@ -10,6 +10,7 @@ use super::{
 use crate::{
     calibration::{Calibration, Outcome, Platt},
     evaluate::metrics::average_precision,
+    explain::Way,
     forward::{Bins, Encoder, Network},
     settings::TrainSettings,
 };
@@ -170,6 +171,15 @@ impl Classifier {
     pub fn probabilities(&self, row: &[f32]) -> Vec<f64> {
         let logits = self.network.logits(&self.encoder.standardize(row.iter().map(|v| f64::from(*v))));
         self.calibrations.iter().zip(logits).map(|(c, logit)| c.probability(f64::from(logit))).collect()
+    }
+
+    /// By how much each source of a row's numbers moves each class's logit from where it is at `usual`. `sources`: columns of each;
+    /// those of none stay as they are in `row`.
+    pub fn shares(&self, row: &[f32], usual: &[f32], sources: &[Vec<usize>]) -> Vec<Vec<f64>> {
+        let encode = |row: &[f32]| self.encoder.standardize(row.iter().map(|v| f64::from(*v)));
+        let still: Vec<usize> = (0..row.len()).filter(|place| !sources.iter().any(|s| s.contains(place))).collect();
+        let (now, normal) = (&encode(row)[..], &encode(usual)[..]);
+        Way { now, normal, sources, still: &still, derived: &[], row_at: &|_| vec![] }.shares(&self.network).1
     }
 }
 

@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use model::{drift::BlockDrift, evaluate::bootstrap::Interval, quality::Realised};
+use model::{
+    drift::{BlockDrift, FeatureDrift},
+    evaluate::bootstrap::Interval,
+    quality::Realised,
+};
 use opentelemetry::{
     KeyValue,
     metrics::{AsyncInstrument, Meter},
@@ -19,11 +23,15 @@ const RECALL: &str = "recall";
 const F1: &str = "f1";
 const BRIER: &str = "brier";
 const ESTIMATED_F1: &str = "estimated_f1";
+const ESTIMATED_PRECISION: &str = "estimated_precision";
+const ESTIMATED_RECALL: &str = "estimated_recall";
 const TRAINED_F1: &str = "trained_f1";
 const RESOLVED: &str = "resolved_episodes";
 const COVERAGE: &str = "label_coverage";
 const LABEL_DELAY: &str = "label_delay";
 const FEATURE_DRIFT: &str = "feature_drift";
+const FEATURE_PSI: &str = "feature_psi";
+const FEATURE_KS: &str = "feature_ks";
 const FEATURES_DRIFTED: &str = "features_drifted";
 const TRIAL_SHARE: &str = "trial_share";
 const HOUR_SECONDS: f64 = 3_600.0;
@@ -72,6 +80,8 @@ impl ModelMetrics {
         gauge("millwright_model_f1", "Harmonic mean of realised precision and recall", F1);
         gauge("millwright_model_brier", "Mean squared difference of probability and outcome", BRIER);
         gauge("millwright_model_estimated_f1", "F1 over windows that the probabilities expect", ESTIMATED_F1);
+        gauge("millwright_model_estimated_precision", "Precision over windows, expected likewise", ESTIMATED_PRECISION);
+        gauge("millwright_model_estimated_recall", "Recall over windows, expected likewise", ESTIMATED_RECALL);
         gauge("millwright_model_trained_f1", "The same on the test slice of the training", TRAINED_F1);
         gauge("millwright_model_resolved_episodes", "Alerts and failures that the realised figures rest on", RESOLVED);
         gauge("millwright_model_label_coverage", "Of the alerts a horizon ago, those with a verdict", COVERAGE);
@@ -85,6 +95,8 @@ impl ModelMetrics {
             "Distance from the training rows; above 1 it is over its limit",
             FEATURE_DRIFT,
         );
+        gauge("millwright_feature_psi", "Population stability index of the newest week's windows", FEATURE_PSI);
+        gauge("millwright_feature_ks", "Largest distance of the cumulative shares (Kolmogorov-Smirnov)", FEATURE_KS);
         gauge("millwright_features_drifted", "Features over their limit for several days in a row", FEATURES_DRIFTED);
         gauge(
             "millwright_model_trial_share",
@@ -112,6 +124,8 @@ impl ModelMetrics {
         known.insert(F1, bounds(realised.map(|k| k.f1)));
         known.insert(BRIER, one(figures.brier));
         known.insert(ESTIMATED_F1, one(figures.estimated.map(|e| e.f1)));
+        known.insert(ESTIMATED_PRECISION, one(figures.estimated.map(|e| e.precision)));
+        known.insert(ESTIMATED_RECALL, one(figures.estimated.map(|e| e.recall)));
         known.insert(TRAINED_F1, one(report.estimated_then.map(|e| e.f1)));
         known.insert(RESOLVED, one(Some(resolved as f64)));
         known.insert(COVERAGE, one(figures.coverage));
@@ -120,8 +134,14 @@ impl ModelMetrics {
     }
 
     pub fn drift(&self, block: &BlockDrift) {
-        let of = |f: &model::drift::FeatureDrift| (vec![KeyValue::new("feature", f.name.clone())], f.strength);
-        self.0.lock().insert(FEATURE_DRIFT, block.features.iter().map(of).collect());
+        let mut known = self.0.lock();
+        let mut insert = |figure, value: fn(&FeatureDrift) -> f64| {
+            let of = |f: &FeatureDrift| (vec![KeyValue::new("feature", f.name.clone())], value(f));
+            known.insert(figure, block.features.iter().map(of).collect());
+        };
+        insert(FEATURE_DRIFT, |f| f.strength);
+        insert(FEATURE_PSI, |f| f.psi);
+        insert(FEATURE_KS, |f| f.ks);
     }
 
     /// None: nothing is on trial any more.
@@ -133,9 +153,7 @@ impl ModelMetrics {
     /// Nothing is known of the version that is in charge now: figures of the one before must not look like its own.
     pub fn forget(&self) {
         let mut known = self.0.lock();
-        let of_version =
-            [PRECISION, RECALL, F1, BRIER, ESTIMATED_F1, TRAINED_F1, RESOLVED, COVERAGE, LABEL_DELAY, FEATURE_DRIFT];
-        of_version.iter().for_each(|figure| drop(known.remove(figure)));
+        known.retain(|figure, _| [FEATURES_DRIFTED, TRIAL_SHARE].contains(figure));
     }
 }
 

@@ -92,7 +92,7 @@ impl Follow {
         };
         let version = watched.trial.version.as_str();
         let expected = self.expected(version).await?;
-        match watched.outcome(canary.probation_hours, expected, !report.drifted.is_empty()) {
+        match watched.outcome(canary.probation_hours, expected, report.other_plant) {
             Outcome::GoesOn => Ok(None),
             Outcome::Passes(why) => {
                 tracing::info!(version, why, "the version on trial is put in charge");

@@ -1,6 +1,7 @@
 use rand::seq::SliceRandom;
 
 use super::*;
+use crate::settings::TrainSettings;
 
 fn data() -> Option<std::path::PathBuf> {
     let data = std::env::var_os("MILLWRIGHT_DATA");
@@ -22,6 +23,14 @@ fn modes_and_ids_are_refused_by_their_names() {
     for leak in ["TWF.mean", "UID.mean", "machine.age", "event.failure.count_24h", "event.maintenance.hours_since"] {
         assert!(matches!(guard(&names(&["air.mean", leak])), Err(BenchmarkError::Leak { .. })), "{leak}");
     }
+}
+
+#[test]
+fn whoever_learnt_too_well_to_be_honest_is_an_error() {
+    let of = |name: &str, f1| Contender { name: name.into(), figures: vec![f1] };
+    honest(&[of("network", 0.95), of(RULES, 0.99)]).unwrap();
+    let leak = honest(&[of("always no", 0.0), of("network", 0.951)]).unwrap_err();
+    assert!(matches!(&leak, BenchmarkError::TooGood { contender, .. } if contender == "network"), "{leak}");
 }
 
 #[tokio::test]

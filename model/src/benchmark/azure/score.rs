@@ -2,18 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use proto::wire::telemetry::EventKind;
-
-use super::{Contender, DAY_HOURS, DAY_MS, HOUR_MS, Remark, Task, failures, interval};
+use super::{Contender, DAY_MS, HOUR_MS, Task, failures, interval};
 
 /// Per component the probability of each row asked.
 pub type Said = Vec<Vec<f64>>;
 
 const THRESHOLD: f64 = 0.5;
 const YEAR_HOURS: f64 = 365.25 * 24.0;
-/// Errors that announce a component, as the months before the test show.
-pub const ERRORS: [(&str, &[&str]); 4] =
-    [("comp1", &["error1"]), ("comp2", &["error2", "error3"]), ("comp3", &["error4"]), ("comp4", &["error5"])];
 
 /// Mean over the components of the F1 of their rows; each machine as often as `times` says.
 pub fn macro_f1(task: &Task, said: &Said, test: &[usize], times: &[f64]) -> f64 {
@@ -87,48 +82,4 @@ fn false_episodes(task: &Task, said: &Said, test: &[usize]) -> (Vec<f64>, Vec<f6
         }
     }
     (starts, hours)
-}
-
-/// The rule that needs no telemetry, on all hours: a component is announced for a day by each of its errors.
-pub fn errors_alone(task: &Task, from: i64) -> Vec<Remark> {
-    let failures = failures(&task.dataset, from);
-    let until = task.events.iter().map(|e| e.time.millis()).max().unwrap_or(from);
-    let mut alarms: BTreeMap<(usize, usize), Vec<i64>> = BTreeMap::new();
-    for event in task.events.iter().filter(|e| e.kind == EventKind::Error && e.time.millis() >= from - DAY_MS) {
-        let Some(machine) = task.dataset.machines.iter().position(|m| m.name == event.machine) else { continue };
-        for (name, _) in ERRORS.iter().filter(|(_, codes)| codes.contains(&event.code.as_str())) {
-            let mode = task.dataset.modes.iter().position(|m| m == name);
-            mode.into_iter().for_each(|mode| alarms.entry((machine, mode)).or_default().push(event.time.millis()));
-        }
-    }
-    let none = Vec::new();
-    let of = |key| alarms.get(&key).unwrap_or(&none);
-    let announced = |key, at: i64| of(key).iter().any(|e| (at - DAY_MS..at).contains(e));
-    let all: usize = failures.values().map(Vec::len).sum();
-    let caught: usize = failures.iter().map(|(k, times)| times.iter().filter(|at| announced(*k, **at)).count()).sum();
-    let mut episodes = vec![0.0; task.dataset.machines.len()];
-    for ((machine, mode), times) in &alarms {
-        let mut last = i64::MIN;
-        for time in times.iter().filter(|t| **t >= from) {
-            let fails = failures
-                .get(&(*machine, *mode))
-                .is_some_and(|f| f.iter().any(|at| (*time..=time + DAY_MS).contains(at)));
-            episodes[*machine] += f64::from(u8::from(!fails && time.saturating_sub(last) > DAY_MS));
-            last = *time;
-        }
-    }
-    let years = (until - from) as f64 / HOUR_MS as f64 / YEAR_HOURS;
-    let rate = |times: &[f64]| {
-        episodes.iter().zip(times).map(|(n, t)| n * t).sum::<f64>() / (times.iter().sum::<f64>() * years)
-    };
-    vec![
-        Remark {
-            text: format!("errors alone, all hours: {caught} of {all} failures announced within {DAY_HOURS} h"),
-            interval: None,
-        },
-        Remark {
-            text: "errors alone, all hours: false episodes per machine-year".into(),
-            interval: Some(interval(episodes.len(), rate)),
-        },
-    ]
 }
