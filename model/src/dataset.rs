@@ -9,6 +9,7 @@ pub mod archive;
 pub mod label;
 pub(crate) mod order;
 pub mod split;
+pub mod warning;
 
 use proto::{asset::AssetId, time::PlantTime};
 use serde::{Deserialize, Serialize};

@@ -162,11 +162,12 @@ impl Field<'_> {
     }
 
     fn judge(&self, contender: &Contender) -> ContenderResult {
+        let machine_of = self.machine_of();
         let of_mode = |(mode, (scores, threshold)): (&usize, &(Vec<f64>, f64))| {
             let positive = self.dataset.positive(&self.split.test, *mode);
             let tally = threshold::tally(self.dataset, &self.split.test, scores, *threshold, *mode);
             ModeResult {
-                windows: metrics::of_mode(&self.dataset.modes[*mode], scores, &positive, *threshold),
+                windows: metrics::of_mode(&self.dataset.modes[*mode], scores, &positive, *threshold, &machine_of),
                 failures: tally.failures,
                 caught: tally.caught,
                 lead_hours_median: median(tally.lead_hours),
@@ -185,8 +186,12 @@ impl Field<'_> {
         let duel = |i: usize| Duel { a: &a[i], b: &b[i], positive: &positive[i] };
         // A mode without a positive window says nothing about who ranks better.
         let duels: Vec<Duel> = (0..a.len()).filter(|i| positive[*i].contains(&true)).map(duel).collect();
-        let machine_of: Vec<usize> = self.split.test.iter().map(|r| self.dataset.rows[*r].machine).collect();
-        paired_difference(&duels, &machine_of)
+        paired_difference(&duels, &self.machine_of())
+    }
+
+    /// Of each row of the test slice.
+    fn machine_of(&self) -> Vec<usize> {
+        self.split.test.iter().map(|row| self.dataset.rows[*row].machine).collect()
     }
 }
 

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use derive::derived_features;
-pub use events::{Event, EventFeature};
+pub use events::{Answer, Event, EventFeature, was_right};
 pub use expression::Expression;
 pub use schema::FeatureSchema;
 pub use whole::{FeatureError, whole, whole_with_events};

@@ -11,6 +11,7 @@
 //! know, everybody waits.
 
 pub mod contest;
+pub mod error_rates;
 pub mod golden;
 pub mod labels;
 mod table;
@@ -240,14 +241,14 @@ pub fn latency_us(model: &Artifact, dataset: &Dataset) -> f64 {
 }
 
 /// The kinds of machine by themselves, as [`Part`] says; `names` in the order of [`Episode::kind`].
-pub fn by_kind(names: &[String], episodes: &[Episode], settings: &GateSettings) -> Vec<Part> {
+fn by_kind(names: &[String], episodes: &[Episode], settings: &GateSettings) -> Vec<Part> {
     parts(names, settings, |kinds: &[usize]| {
         Standing::of(episodes, |e| kinds.contains(&e.kind).then(|| whole(e)).flatten())
     })
 }
 
 /// The modes by themselves; `names` in the order of the episodes' modes.
-pub fn by_mode(names: &[String], episodes: &[Episode], settings: &GateSettings) -> Vec<Part> {
+fn by_mode(names: &[String], episodes: &[Episode], settings: &GateSettings) -> Vec<Part> {
     parts(names, settings, |modes: &[usize]| {
         let sum = |by_mode: &[Events]| {
             let mut sum = Events::default();

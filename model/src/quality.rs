@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use episodes::Episodes;
 pub use estimate::{Estimate, Sums};
-use outcomes::{Happened, Outcomes, Waiting};
+use outcomes::{Happened, Judged, Outcomes, Waiting};
 use realised::Counts;
 
-use crate::probation::Rate;
+use crate::{dataset::warning::Told, probation::Rate};
 pub use realised::{Known, Realised};
 
 /// Fewer resolved episodes say nothing and trigger nothing.
@@ -105,19 +105,25 @@ impl Quality {
         self.episodes.alerted(alerted);
     }
 
+    /// A change of any alert: work that follows it prevents what nobody can know.
+    pub fn warned(&mut self, told: Told) {
+        self.outcomes.warned(told);
+    }
+
     /// Faded, or closed by what happened: from then on it promises no more than it has.
     pub fn closed(&mut self, alert_id: &str, at: PlantTime) {
         self.episodes.closed(alert_id, at);
     }
 
-    /// A person has looked: `right` if something was wrong with the machine. The last word counts.
+    /// A person has looked: `right` if something was wrong with the machine. The newest word counts.
     pub fn judged(&mut self, alert_id: &str, right: bool, known: PlantTime) {
+        self.outcomes.judged(Judged { alert_id: alert_id.into(), right, known });
         self.episodes.judged(alert_id, right, known);
     }
 
     /// A machine broke down while `version` was in charge; an empty mode is one that nobody named.
     pub fn failed(&mut self, machine: &AssetId, mode: &str, at: PlantTime, known: PlantTime, version: &str) {
-        let happened = Happened { time: at, known, failure: true, mode: mode.into(), answers_alert: false };
+        let happened = Happened { time: at, known, failure: true, mode: mode.into(), alert_id: String::new() };
         if self.outcomes.happens(machine, happened) {
             self.episodes.failed(machine, mode, at, known, version);
         }
@@ -126,8 +132,8 @@ impl Quality {
     /// Work was done: what had been ahead of the machine is not any more.
     pub fn repaired(&mut self, machine: &AssetId, repair: &Repair) {
         let Repair { mode, at, known, alert_id } = *repair;
-        let answers_alert = !alert_id.is_empty();
-        self.outcomes.happens(machine, Happened { time: at, known, failure: false, mode: mode.into(), answers_alert });
+        let happened = Happened { time: at, known, failure: false, mode: mode.into(), alert_id: alert_id.into() };
+        self.outcomes.happens(machine, happened);
         self.episodes.repaired(machine, mode, at, alert_id);
     }
 

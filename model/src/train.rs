@@ -144,7 +144,7 @@ pub fn carry_out(
     let measured = modes.iter().enumerate().map(|(head, &mode)| {
         let probabilities: Vec<f64> = split.test.iter().map(|r| probability(*r, head)).collect();
         let positive = dataset.positive(&split.test, mode);
-        let metrics = metrics::of_mode(&dataset.modes[mode], &probabilities, &positive, thresholds[head]);
+        let metrics = metrics::of_mode(&dataset.modes[mode], &probabilities, &positive, thresholds[head], &machine_of);
         (metrics, reliability::bins(&probabilities, &positive, &machine_of))
     });
     let (metrics, reliability): (Vec<ModeMetrics>, Vec<Vec<ReliabilityBin>>) = measured.unzip();

@@ -32,11 +32,7 @@ use polars::prelude::PolarsError;
 use proto::{
     asset::AssetId,
     time::PlantTime,
-    wire::{
-        alert::Alert,
-        prediction::Role,
-        telemetry::{EventRecord, Verdict},
-    },
+    wire::{alert::Alert, prediction::Role, telemetry::EventRecord},
 };
 use serde::{Deserialize, Serialize};
 
@@ -281,7 +277,7 @@ impl Stream {
             kind: event.kind(),
             code: event.code.clone(),
             mode: event.mode.clone(),
-            answers_alert: !event.alert_id.is_empty() && event.verdict() != Verdict::FalseAlarm,
+            answer: None,
             known,
         };
         self.windows.learn(machine, features, &event);

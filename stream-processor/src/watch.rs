@@ -14,8 +14,9 @@ pub mod state;
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
+    dataset::warning::Told,
     drift::{self, BlockDrift, Counted},
-    features::WindowFeatures,
+    features::{WindowFeatures, was_right},
     present::{Passed, Present},
     quality::{Alerted, Quality, Repair, Sums},
     score::Scorer,
@@ -28,7 +29,7 @@ use proto::{
     wire::{
         alert::{Alert, AlertSource, AlertState},
         prediction::{ModeProbability, Prediction},
-        telemetry::{EventKind, Verdict},
+        telemetry::EventKind,
     },
 };
 use tokio::sync::watch;
@@ -243,6 +244,13 @@ fn opens(alert: &Alert) -> bool {
 
 fn see_alert(quality: &mut Quality, alert: &Alert) {
     let Ok(machine) = AssetId::new(&alert.machine) else { return };
+    quality.warned(Told {
+        id: &alert.id,
+        machine: &machine,
+        mode: (alert.source() == AlertSource::Model).then_some(&alert.mode),
+        at: PlantTime(alert.updated_ms),
+        closed: alert.state() == AlertState::Closed,
+    });
     if opens(alert) {
         quality.alerted(Alerted {
             id: alert.id.clone(),
@@ -261,17 +269,14 @@ fn see_event(quality: &mut Quality, KnownEvent { event, known, .. }: &KnownEvent
     let Ok(machine) = AssetId::new(&event.machine) else { return };
     let at = PlantTime(event.time_ms);
     let known = known.unwrap_or(at);
-    match event.verdict() {
-        Verdict::Unspecified => {}
-        Verdict::Confirmed | Verdict::Partly => quality.judged(&event.alert_id, true, known),
-        Verdict::FalseAlarm | Verdict::SensorFault => quality.judged(&event.alert_id, false, known),
+    if let Some(right) = was_right(event.verdict()) {
+        quality.judged(&event.alert_id, right, known);
     }
     match event.kind() {
         EventKind::Failure => quality.failed(&machine, &event.mode, at, known, version),
         EventKind::Maintenance | EventKind::Replacement => {
-            let answers = !matches!(event.verdict(), Verdict::FalseAlarm);
-            let alert_id = if answers { event.alert_id.as_str() } else { "" };
-            quality.repaired(&machine, &Repair { mode: &event.mode, at, known, alert_id });
+            let repair = Repair { mode: &event.mode, at, known, alert_id: &event.alert_id };
+            quality.repaired(&machine, &repair);
         }
         EventKind::Error | EventKind::Unspecified => {}
     }

@@ -62,4 +62,15 @@ pub struct ModeMetrics {
     pub average_precision: f64,
     /// Mean squared difference of probability and outcome (Brier 1950): 0 is perfect.
     pub brier: f64,
+    /// 95 % interval of it, by machine; none of a single one, nor in older artefacts.
+    #[serde(default)]
+    pub brier_between: Option<(f64, f64)>,
+}
+
+impl ModeMetrics {
+    /// `0.0123 [0.0101, 0.0140]`
+    pub fn brier_text(&self) -> String {
+        let between = self.brier_between.map_or(String::new(), |(low, high)| format!(" [{low:.4}, {high:.4}]"));
+        format!("{:.4}{between}", self.brier)
+    }
 }

@@ -174,8 +174,13 @@ fn shown(name: &AssetId, champion: &Entry) -> String {
     for m in &champion.metrics {
         let _ = write!(
             text,
-            "\n  {:<18} precision {:.3}, recall {:.3}, F1 {:.3}, average precision {:.3}, Brier {:.4}",
-            m.mode, m.precision, m.recall, m.f1, m.average_precision, m.brier
+            "\n  {:<18} precision {:.3}, recall {:.3}, F1 {:.3}, average precision {:.3}, Brier {}",
+            m.mode,
+            m.precision,
+            m.recall,
+            m.f1,
+            m.average_precision,
+            m.brier_text()
         );
     }
     text
@@ -200,6 +205,7 @@ mod tests {
             f1: 0.5,
             average_precision: 0.6,
             brier: 0.01,
+            brier_between: Some((0.005, 0.02)),
         };
         let entry = Entry {
             number: 2,
@@ -216,6 +222,7 @@ mod tests {
         assert_eq!(line(&entry), expected);
         let shown = shown(&AssetId::new("failure").unwrap(), &entry);
         assert!(shown.starts_with("failure: b is in charge\n1970") && shown.contains("\nbefore it: c\n"), "{shown}");
+        assert!(shown.ends_with(", Brier 0.0100 [0.0050, 0.0200]"), "{shown}");
 
         let trial = Trial { version: "d".into(), share: 0.2 };
         let canary = Canary { trial, since_ms: 0, probation_hours: Some(72.0), metrics: vec![] };

@@ -15,15 +15,17 @@ use proto::{
     archive::{DataObject, Table, column, event_kind},
     asset::AssetId,
     time::PlantTime,
+    wire::telemetry::Verdict,
 };
 use sha2::{Digest, Sha256};
 
 use super::{
     Dataset,
     label::{Event, Labeller},
+    warning::{Told, Warnings},
 };
 use crate::{
-    features::{Catalogue, CatalogueError, FeatureConfig, FeatureError, whole_with_events},
+    features::{Answer, Catalogue, CatalogueError, FeatureConfig, FeatureError, was_right, whole_with_events},
     store::{
         OBJECT_BYTES_MAX, StoreError,
         listing::{ListError, resolve_all},
@@ -35,10 +37,11 @@ use selection::Selection;
 pub use selection::{LeftOut, READINGS_MAX, Scope};
 
 pub const EVENTS_MAX: usize = 10_000_000;
-/// The verdict that there was nothing, as the events table spells it.
-const FALSE_ALARM: &str = "false_alarm";
+/// A rule's alert, and one that was closed, as the alerts table spells them.
+const RULE: &str = "rule";
+const CLOSED: &str = "closed";
 /// What training needs.
-const TABLES: [Table; 3] = [Table::Readings, Table::Births, Table::Events];
+const TABLES: [Table; 4] = [Table::Readings, Table::Births, Table::Events, Table::Alerts];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -56,7 +59,7 @@ pub enum ArchiveError {
     Catalogue(#[from] CatalogueError),
     #[error(transparent)]
     Features(#[from] FeatureError),
-    #[error("more than {EVENTS_MAX} events")]
+    #[error("more than {EVENTS_MAX} events and alerts")]
     TooManyEvents,
     #[error("reading was interrupted")]
     Interrupted,
@@ -74,6 +77,7 @@ pub struct ReadProgress {
 pub struct Archive {
     catalogue: Catalogue,
     events: Vec<Event>,
+    warnings: Warnings,
     readings: Readings,
     left_out: Option<LeftOut>,
 }
@@ -157,10 +161,12 @@ impl Archive {
         match object.table {
             Table::Births => self.catalogue.absorb_rows(&frame)?,
             Table::Events => self.absorb_events(&frame).map_err(failed)?,
+            Table::Alerts => self.absorb_alerts(&frame).map_err(failed)?,
             Table::Readings => self.readings.absorb(&frame).map_err(failed)?,
             _ => {}
         }
-        if self.events.len() > EVENTS_MAX { Err(ArchiveError::TooManyEvents) } else { Ok(()) }
+        let told = self.events.len() + self.warnings.len();
+        if told > EVENTS_MAX { Err(ArchiveError::TooManyEvents) } else { Ok(()) }
     }
 
     fn absorb_events(&mut self, frame: &DataFrame) -> Result<(), PolarsError> {
@@ -182,8 +188,27 @@ impl Archive {
                 kind: event_kind(kind.get(row).unwrap_or_default()),
                 code: word(&code, row),
                 mode: mode.get(row).unwrap_or_default().into(),
-                answers_alert: !word(&alert, row).is_empty() && word(&verdict, row) != FALSE_ALARM,
+                answer: Answer::new(&word(&alert, row), was_right(verdict_of(&word(&verdict, row)))),
                 known: PlantTime(known),
+            });
+        }
+        Ok(())
+    }
+
+    fn absorb_alerts(&mut self, frame: &DataFrame) -> Result<(), PolarsError> {
+        let text = |name: &str| frame.column(name)?.str().cloned();
+        let (id, machine, mode) = (text(column::ID)?, text(column::MACHINE)?, text(column::MODE)?);
+        let (source, state) = (text(column::SOURCE)?, text(column::STATE)?);
+        let time = frame.column(column::TIME)?.to_physical_repr().cast(&DataType::Int64)?.i64()?.clone();
+        for row in 0..frame.height() {
+            let machine = AssetId::new(machine.get(row).unwrap_or_default());
+            let (Ok(machine), Some(id), Some(at)) = (machine, id.get(row), time.get(row)) else { continue };
+            self.warnings.tell(Told {
+                id,
+                machine: &machine,
+                mode: mode.get(row).filter(|_| source.get(row) != Some(RULE)),
+                at: PlantTime(at),
+                closed: state.get(row) == Some(CLOSED),
             });
         }
         Ok(())
@@ -217,7 +242,7 @@ impl Archive {
         horizon_ms: i64,
         as_of: PlantTime,
     ) -> Result<Dataset, ArchiveError> {
-        let labeller = Labeller::new(&self.events, horizon_ms, as_of);
+        let labeller = Labeller::with_warnings(&self.events, &self.warnings, horizon_ms, as_of);
         // As the stream hears of them.
         self.events.sort_by_key(|e| e.known);
         let mut dataset = Dataset::new(config.clone(), &labeller);
@@ -234,6 +259,11 @@ impl Archive {
     }
 }
 
+/// As the events table spells it.
+fn verdict_of(text: &str) -> Verdict {
+    Verdict::from_str_name(&format!("VERDICT_{}", text.to_uppercase())).unwrap_or_default()
+}
+
 const EVENT_COLUMNS: &[&str] = &[
     column::MACHINE,
     column::TIME,
@@ -245,11 +275,15 @@ const EVENT_COLUMNS: &[&str] = &[
     column::KNOWN,
 ];
 
+const ALERT_COLUMNS: &[&str] =
+    &[column::ID, column::MACHINE, column::MODE, column::SOURCE, column::STATE, column::TIME];
+
 /// The columns that are read; none: all.
 fn columns(table: Table) -> Option<&'static [&'static str]> {
     match table {
         Table::Readings => Some(readings::COLUMNS),
         Table::Events => Some(EVENT_COLUMNS),
+        Table::Alerts => Some(ALERT_COLUMNS),
         _ => None,
     }
 }

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{asset::AssetId, time::PlantTime, wire::telemetry::EventKind};
 use serde::{Deserialize, Serialize};
 
-use super::MODES_MAX;
+use super::{
+    MODES_MAX,
+    warning::{Verdicts, Warnings},
+};
 pub use crate::features::Event;
 
 /// Nobody recorded the repair: the machine counts as down for so long.
@@ -16,7 +19,7 @@ pub const DOWN_MS_MAX: i64 = 24 * 3_600_000;
 pub struct Life {
     pub failures: Vec<Failure>,
     pub repairs: Vec<Repair>,
-    /// When work was done that an alert asked for: what would have failed without it nobody knows.
+    /// When work was done that an alert came before: what would have failed without it nobody knows.
     pub prevented: Vec<PlantTime>,
 }
 
@@ -71,10 +74,17 @@ pub struct Labeller {
 }
 
 impl Labeller {
-    /// `as_of`: what became known later does not exist.
+    /// Of machines that nobody was warned of; `as_of`: what became known later does not exist.
     pub fn new(events: &[Event], horizon_ms: i64, as_of: PlantTime) -> Self {
+        Self::with_warnings(events, &Warnings::default(), horizon_ms, as_of)
+    }
+
+    /// [`Labeller::new`] with the alerts that there were.
+    pub fn with_warnings(events: &[Event], warnings: &Warnings, horizon_ms: i64, as_of: PlantTime) -> Self {
         let mut known: Vec<&Event> = events.iter().filter(|e| e.known <= as_of && e.time <= as_of).collect();
         known.sort_by_key(|e| e.time);
+        let verdicts = Verdicts::of_events(events, as_of);
+        let mut prevented = warnings.prevented(&known, &verdicts, horizon_ms);
         let (failures, others): (Vec<&Event>, Vec<&Event>) =
             known.into_iter().partition(|e| e.kind == EventKind::Failure);
         let modes: BTreeSet<&str> = failures.iter().map(|e| e.mode.as_str()).filter(|m| !m.is_empty()).collect();
@@ -83,12 +93,14 @@ impl Labeller {
         for event in others.iter().filter(|e| matches!(e.kind, EventKind::Maintenance | EventKind::Replacement)) {
             let mode = Some(event.mode.clone()).filter(|m| !m.is_empty());
             let life = lives.entry(event.machine.clone()).or_default();
-            life.prevented.extend(event.answers_alert.then_some(event.time));
             life.repairs.push(Repair { mode, at: event.time });
         }
         for event in failures {
             let mode = modes.iter().position(|m| *m == event.mode);
             lives.entry(event.machine.clone()).or_default().fail(mode, event.time);
+        }
+        for (machine, life) in &mut lives {
+            life.prevented = prevented.remove(machine).unwrap_or_default();
         }
         Labeller { modes, lives, horizon_ms, as_of }
     }
@@ -129,13 +141,14 @@ impl Labeller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::Answer;
 
     const HOUR: i64 = 3_600_000;
 
     fn event(hour: i64, kind: EventKind, mode: &str) -> Event {
         let time = PlantTime(hour * HOUR);
         let machine = AssetId::new("m").unwrap();
-        Event { machine, time, kind, code: String::new(), mode: mode.into(), answers_alert: false, known: time }
+        Event { machine, time, kind, code: String::new(), mode: mode.into(), answer: None, known: time }
     }
 
     fn labels(events: &[Event], as_of: i64, hours: &[i64]) -> Vec<Label> {
@@ -185,10 +198,13 @@ mod tests {
 
     #[test]
     fn what_was_prevented_after_an_alert_is_neither_healthy_nor_failing() {
-        let work = |hour, answers_alert| Event { answers_alert, ..event(hour, EventKind::Maintenance, "slip") };
-        assert_eq!(labels(&[work(100, true)], 1000, &[75, 76, 100, 101]), [HEALTHY, Label::Out, Label::Out, HEALTHY]);
-        assert_eq!(labels(&[work(100, false)], 1000, &[76, 100]), [HEALTHY, HEALTHY], "nobody was warned");
-        let repaired = [event(90, EventKind::Failure, "slip"), work(92, true)];
+        let work = |hour, alert: &str| Event {
+            answer: Answer::new(alert, None),
+            ..event(hour, EventKind::Maintenance, "slip")
+        };
+        assert_eq!(labels(&[work(100, "a")], 1000, &[75, 76, 100, 101]), [HEALTHY, Label::Out, Label::Out, HEALTHY]);
+        assert_eq!(labels(&[work(100, "")], 1000, &[76, 100]), [HEALTHY, HEALTHY], "nobody was warned");
+        let repaired = [event(90, EventKind::Failure, "slip"), work(92, "a")];
         assert_eq!(labels(&repaired, 1000, &[80]), [FAILS], "it failed first");
     }
 

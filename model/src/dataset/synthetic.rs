@@ -37,16 +37,8 @@ fn events(machine: &AssetId, days: i64, rng: &mut ChaCha8Rng) -> Vec<Event> {
         let mode = if rng.random_bool(0.5) { "same" } else { "opposite" };
         for (hour, kind) in [(hour, EventKind::Failure), (hour + 2, EventKind::Maintenance)] {
             let time = PlantTime(hour * HOUR);
-            let (code, answers_alert) = Default::default();
-            events.push(Event {
-                machine: machine.clone(),
-                time,
-                kind,
-                code,
-                mode: mode.into(),
-                answers_alert,
-                known: time,
-            });
+            let (code, answer) = Default::default();
+            events.push(Event { machine: machine.clone(), time, kind, code, mode: mode.into(), answer, known: time });
         }
         hour += rng.random_range(30..70);
     }

@@ -1,9 +1,12 @@
 //! Figures over single windows.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeMap};
 
+use super::bootstrap::{Interval, over_blocks};
 use crate::artifact::ModeMetrics;
 
+/// Both ends: one in twenty intervals misses.
+const TAIL: f64 = 0.025;
 const CALIBRATION_BINS: usize = 10;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -50,8 +53,10 @@ pub fn average_precision(scores: &[f64], positive: &[bool]) -> f64 {
     Ranking::new(scores).average_precision(positive, |_| 1.0)
 }
 
-pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64) -> ModeMetrics {
+/// `machine_of`: machine of each row.
+pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64, machine_of: &[usize]) -> ModeMetrics {
     let counts = Counts::at(scores, positive, threshold);
+    let (brier, brier_between) = brier(scores, positive, machine_of);
     ModeMetrics {
         mode: mode.into(),
         positives: positive.iter().filter(|p| **p).count() as u64,
@@ -59,14 +64,29 @@ pub fn of_mode(mode: &str, scores: &[f64], positive: &[bool], threshold: f64) ->
         recall: counts.recall(),
         f1: counts.f1(),
         average_precision: average_precision(scores, positive),
-        brier: brier(scores, positive),
+        brier,
+        brier_between,
     }
 }
 
-/// Mean squared difference of probability and outcome; 0 of nothing.
-fn brier(probabilities: &[f64], positive: &[bool]) -> f64 {
-    let squared = |(p, positive): (&f64, &bool)| (p - f64::from(u8::from(*positive))).powi(2);
-    probabilities.iter().zip(positive).map(squared).sum::<f64>() / probabilities.len().max(1) as f64
+/// Mean squared difference of probability and outcome, with a 95 % interval by machine; 0 of nothing. One machine alone
+/// does not tell how far another one may be from it.
+fn brier(probabilities: &[f64], positive: &[bool], machine_of: &[usize]) -> (f64, Option<(f64, f64)>) {
+    let mut of_machine: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+    for ((p, positive), machine) in probabilities.iter().zip(positive).zip(machine_of) {
+        let (squares, windows) = of_machine.entry(*machine).or_default();
+        *squares += (p - f64::from(u8::from(*positive))).powi(2);
+        *windows += 1.0;
+    }
+    let machines: Vec<(f64, f64)> = of_machine.into_values().collect();
+    if machines.is_empty() {
+        return (0.0, None);
+    }
+    let Interval { mean, low, high } = over_blocks(machines.len(), TAIL, |times| {
+        let sum = |of: fn(&(f64, f64)) -> f64| machines.iter().zip(times).map(|(m, times)| of(m) * times).sum::<f64>();
+        sum(|(squares, _)| *squares) / sum(|(_, windows)| *windows)
+    });
+    (mean, (machines.len() > 1).then_some((low, high)))
 }
 
 /// Mean distance of the stated probability from the share that was positive, over ten bins of as many windows each; 0 of
@@ -153,7 +173,23 @@ mod tests {
 
     #[test]
     fn the_brier_score_is_the_one_worked_out_by_hand() {
-        assert!((brier(&[0.9, 0.2], &[true, false]) - (0.01 + 0.04) / 2.0).abs() < 1e-12);
+        let one = brier(&[0.9, 0.2], &[true, false], &[0, 0]);
+        assert!((one.0 - (0.01 + 0.04) / 2.0).abs() < 1e-12 && one.1.is_none());
+        assert_eq!(brier(&[], &[], &[]), (0.0, None));
+    }
+
+    #[test]
+    fn windows_of_one_machine_are_one_witness_of_the_brier_score() {
+        // Half the machines are understood, of the others nothing is.
+        let probabilities: Vec<f64> = (0..400).map(|row| if row < 200 { 0.0 } else { 1.0 }).collect();
+        let of = |rows: usize| {
+            let machine_of: Vec<usize> = (0..400).map(|row| row / rows).collect();
+            let (mean, between) = brier(&probabilities, &[false; 400], &machine_of);
+            let (low, high) = between.unwrap();
+            assert!(mean == 0.5 && low < mean && high > mean, "{mean} [{low}, {high}]");
+            high - low
+        };
+        assert!(of(50) > 3.0 * of(1), "{} and {}", of(50), of(1));
     }
 
     #[test]

@@ -10,11 +10,14 @@ impl fmt::Display for Evaluation {
         writeln!(f, "model {version} on {test_rows} windows of {machines} machines that no step of training saw\n")?;
         writeln!(
             f,
-            "{:<20} {:<18} {:>9} {:>7} {:>6} {:>8} {:>6} {:>9} {:>8} {:>16}",
-            "", "mode", "precision", "recall", "F1", "avg prec", "brier", "caught", "lead h", "false/mach-month"
+            "{:<20} {:<18} {:>9} {:>7} {:>6} {:>8} {:>23} {:>9} {:>8} {:>16}",
+            "", "mode", "precision", "recall", "F1", "avg prec", "brier (95 %)", "caught", "lead h", "false/mach-month"
         )?;
         self.contenders.iter().try_for_each(|contender| write_contender(f, contender))?;
-        writeln!(f, "\naverage precision of the mlp, mean over modes, less that of (95 % by machine)")?;
+        writeln!(
+            f,
+            "\naverage precision of the mlp, mean over modes, less that of (95 % by machine, as all intervals)"
+        )?;
         write_lead(f, "single sensor", self.lead_over_threshold)?;
         write_lead(f, "logistic regression", self.lead_over_logistic)
     }
@@ -27,13 +30,13 @@ fn write_contender(f: &mut fmt::Formatter<'_>, contender: &ContenderResult) -> f
         let lead = lead_hours_median.map_or("-".into(), |hours| format!("{hours:.1}"));
         writeln!(
             f,
-            "{name:<20} {:<18} {:>9.3} {:>7.3} {:>6.3} {:>8.3} {:>6.3} {:>9} {lead:>8} {false_alarms_per_machine_month:>16.2}",
+            "{name:<20} {:<18} {:>9.3} {:>7.3} {:>6.3} {:>8.3} {:>23} {:>9} {lead:>8} {false_alarms_per_machine_month:>16.2}",
             windows.mode,
             windows.precision,
             windows.recall,
             windows.f1,
             windows.average_precision,
-            windows.brier,
+            windows.brier_text(),
             format!("{caught}/{failures}"),
         )
     })

@@ -5,7 +5,12 @@
 
 use std::collections::VecDeque;
 
-use proto::{archive::event_kind_text, asset::AssetId, time::PlantTime, wire::telemetry::EventKind};
+use proto::{
+    archive::event_kind_text,
+    asset::AssetId,
+    time::PlantTime,
+    wire::telemetry::{EventKind, Verdict},
+};
 use serde::{Deserialize, Serialize};
 
 /// Remembered of one machine, all its features together: the oldest beyond it are forgotten.
@@ -20,9 +25,33 @@ pub struct Event {
     pub kind: EventKind,
     pub code: String,
     pub mode: String,
-    /// It answers an alert, and is not the verdict that there was nothing.
-    pub answers_alert: bool,
+    /// What it says of an alert; most are of none.
+    pub answer: Option<Box<Answer>>,
     pub known: PlantTime,
+}
+
+/// Work that was done after an alert, or what people found there, or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub alert_id: String,
+    /// Whether something was wrong with the machine; None: it does not say.
+    pub right: Option<bool>,
+}
+
+impl Answer {
+    /// An empty id is none.
+    pub fn new(alert_id: &str, right: Option<bool>) -> Option<Box<Self>> {
+        (!alert_id.is_empty()).then(|| Box::new(Answer { alert_id: alert_id.into(), right }))
+    }
+}
+
+/// Whether the alert was: it is about the machine, so a sensor that was broken made it wrong.
+pub fn was_right(verdict: Verdict) -> Option<bool> {
+    match verdict {
+        Verdict::Unspecified => None,
+        Verdict::Confirmed | Verdict::Partly => Some(true),
+        Verdict::FalseAlarm | Verdict::SensorFault => Some(false),
+    }
 }
 
 /// Which events to count, and to measure the time since.
@@ -134,7 +163,7 @@ mod tests {
             kind,
             code: "e".into(),
             mode: "comp".into(),
-            answers_alert: false,
+            answer: None,
             known: PlantTime(known * HOUR),
         }
     }

@@ -8,6 +8,7 @@ use proto::{asset::AssetId, time::PlantTime};
 use serde::{Deserialize, Serialize};
 
 use super::Alerted;
+use crate::dataset::warning::is_due;
 
 /// Alerts and failures that are remembered; the oldest go first.
 const EPISODES_MAX: usize = 20_000;
@@ -66,7 +67,7 @@ impl Alert {
     }
 
     fn is_due(&self, at: PlantTime, horizon_ms: i64) -> bool {
-        self.closed.is_none_or(|closed| at <= closed) || at <= self.crossed.plus_millis(horizon_ms)
+        is_due(self.crossed, self.closed, at, horizon_ms)
     }
 
     fn is_of(&self, mode: &str) -> bool {
@@ -105,7 +106,8 @@ impl Episodes {
     }
 
     pub fn judged(&mut self, id: &str, right: bool, known: PlantTime) {
-        if let Some(alert) = self.find(id) {
+        let Some(alert) = self.find(id) else { return };
+        if alert.verdict.is_none_or(|(_, before)| before <= known) {
             alert.verdict = Some((right, known));
         }
     }
@@ -136,7 +138,8 @@ impl Episodes {
     pub fn repaired(&mut self, machine: &AssetId, mode: &str, at: PlantTime, alert_id: &str) {
         let horizon_ms = self.horizon_ms;
         for alert in self.alerts.iter_mut().filter(|alert| alert.is_open(machine, at)) {
-            let answered = !alert_id.is_empty() && alert.alerted.id == alert_id;
+            let was_nothing = alert.verdict.is_some_and(|(right, _)| !right);
+            let answered = !alert_id.is_empty() && alert.alerted.id == alert_id && !was_nothing;
             if answered || (alert.is_of(mode) && alert.is_due(at, horizon_ms)) {
                 alert.end = Some(End::Repaired(at));
             } else if alert.is_of(mode) {

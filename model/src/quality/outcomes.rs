@@ -6,12 +6,22 @@ use std::collections::{BTreeMap, VecDeque};
 use proto::{asset::AssetId, time::PlantTime, wire::telemetry::EventKind};
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::label::{DOWN_MS_MAX, Event, Label, Labeller};
+use crate::{
+    dataset::{
+        label::{DOWN_MS_MAX, Label, Labeller},
+        warning::{Told, Warnings},
+    },
+    features::{Answer, Event},
+};
 
 /// One window of a machine in so much time is held against its outcome: the others would say the same.
 const STEP_MS: i64 = 3_600_000;
 /// Of one machine, until they are too old; the oldest beyond it are forgotten.
 const HAPPENED_MAX: usize = 256;
+/// Alerts of one machine, likewise.
+const WARNINGS_MAX: usize = 256;
+/// Of all machines, likewise.
+const VERDICTS_MAX: usize = 4_096;
 
 /// One window's probabilities, until it is known what came.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,8 +40,17 @@ pub(super) struct Happened {
     /// Else it was worked on.
     pub failure: bool,
     pub mode: String,
-    /// The work answers an alert.
-    pub answers_alert: bool,
+    /// That the work answers; empty: it names none.
+    #[serde(default)]
+    pub alert_id: String,
+}
+
+/// What people found after an alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Judged {
+    pub alert_id: String,
+    pub right: bool,
+    pub known: PlantTime,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,11 +60,16 @@ pub(super) struct Outcomes {
     #[serde(skip)]
     waiting: BTreeMap<AssetId, VecDeque<Waiting>>,
     happened: BTreeMap<AssetId, VecDeque<Happened>>,
+    #[serde(default)]
+    warnings: Warnings,
+    #[serde(default)]
+    verdicts: VecDeque<Judged>,
 }
 
 impl Outcomes {
     pub fn new(horizon_ms: i64) -> Self {
-        Outcomes { horizon_ms, waiting: BTreeMap::new(), happened: BTreeMap::new() }
+        let (waiting, happened, warnings, verdicts) = Default::default();
+        Outcomes { horizon_ms, waiting, happened, warnings, verdicts }
     }
 
     pub fn wait(&mut self, machine: &AssetId, window: Waiting) {
@@ -57,12 +81,25 @@ impl Outcomes {
         }
     }
 
+    /// An alert has opened, changed or closed.
+    pub fn warned(&mut self, told: Told) {
+        self.warnings.tell(told);
+    }
+
+    pub fn judged(&mut self, judged: Judged) {
+        self.verdicts.push_back(judged);
+        if self.verdicts.len() > VERDICTS_MAX {
+            self.verdicts.pop_front();
+        }
+    }
+
     /// Whether it is a failure that nobody had told of yet.
     pub fn happens(&mut self, machine: &AssetId, happened: Happened) -> bool {
         let horizon_ms = self.horizon_ms;
         let own = self.happened.entry(machine.clone()).or_default();
         let failures = |own: &VecDeque<Happened>| {
-            labeller(machine, own, horizon_ms, PlantTime(i64::MAX)).life(machine).failures.len()
+            let events: Vec<Event> = own.iter().map(|happened| happened.event(machine)).collect();
+            Labeller::new(&events, horizon_ms, PlantTime(i64::MAX)).life(machine).failures.len()
         };
         let before = failures(own);
         own.push_back(happened);
@@ -82,8 +119,13 @@ impl Outcomes {
             if over.is_empty() {
                 continue;
             }
-            let none = VecDeque::new();
-            let labeller = labeller(machine, self.happened.get(machine).unwrap_or(&none), self.horizon_ms, now);
+            let (happened, warnings) = (self.happened.get(machine), self.warnings.of(machine));
+            let happened = || happened.into_iter().flatten();
+            let concerns = |id: &str| warnings.names(id) || happened().any(|happened| happened.alert_id == id);
+            let verdicts = self.verdicts.iter().filter(|judged| concerns(&judged.alert_id));
+            let told = verdicts.map(|judged| judged.event(machine));
+            let events: Vec<Event> = happened().map(|happened| happened.event(machine)).chain(told).collect();
+            let labeller = Labeller::with_warnings(&events, &warnings, self.horizon_ms, now);
             let life = labeller.life(machine);
             for window in over {
                 let Label::Known { fails } = labeller.label(&life, window.start, window.end) else { continue };
@@ -97,6 +139,8 @@ impl Outcomes {
         let oldest = due.plus_millis(-self.horizon_ms - DOWN_MS_MAX);
         self.happened.values_mut().for_each(|own| own.retain(|happened| happened.time > oldest));
         self.happened.retain(|_, own| !own.is_empty());
+        self.warnings.forget(oldest, self.horizon_ms, WARNINGS_MAX);
+        self.verdicts.retain(|judged| judged.known > oldest);
         known
     }
 
@@ -106,15 +150,31 @@ impl Outcomes {
     }
 }
 
-fn labeller(machine: &AssetId, happened: &VecDeque<Happened>, horizon_ms: i64, as_of: PlantTime) -> Labeller {
-    let event = |happened: &Happened| Event {
-        machine: machine.clone(),
-        time: happened.time,
-        kind: if happened.failure { EventKind::Failure } else { EventKind::Maintenance },
-        code: String::new(),
-        mode: happened.mode.clone(),
-        answers_alert: happened.answers_alert,
-        known: happened.known,
-    };
-    Labeller::new(&happened.iter().map(event).collect::<Vec<_>>(), horizon_ms, as_of)
+impl Happened {
+    fn event(&self, machine: &AssetId) -> Event {
+        Event {
+            machine: machine.clone(),
+            time: self.time,
+            kind: if self.failure { EventKind::Failure } else { EventKind::Maintenance },
+            code: String::new(),
+            mode: self.mode.clone(),
+            answer: Answer::new(&self.alert_id, None),
+            known: self.known,
+        }
+    }
+}
+
+impl Judged {
+    /// Labels find it by its alert: whose machine that is nobody asks.
+    fn event(&self, machine: &AssetId) -> Event {
+        Event {
+            machine: machine.clone(),
+            time: self.known,
+            kind: EventKind::Unspecified,
+            code: String::new(),
+            mode: String::new(),
+            answer: Answer::new(&self.alert_id, Some(self.right)),
+            known: self.known,
+        }
+    }
 }

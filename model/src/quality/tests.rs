@@ -1,7 +1,16 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use proto::wire::telemetry::EventKind;
+
 use super::*;
+use crate::{
+    dataset::{
+        label::{Label, Labeller},
+        warning::Warnings,
+    },
+    features::{Answer, Event},
+};
 
 const HOUR: i64 = 3_600_000;
 const HORIZON: i64 = 24 * HOUR;
@@ -227,6 +236,78 @@ fn probabilities_are_held_against_what_came_unless_a_repair_was_first() {
     let mut often = Quality::new(HORIZON, YEAR);
     (0..6).for_each(|i| often.scored("v1", &machine(0), window(i), &[("slip", 0.5, 0.5)]));
     assert_eq!(often.outcomes.waiting(&machine(0)), 1);
+}
+
+/// The same records, told to training and to the figures: what is no label for the one is none for the other.
+#[test]
+fn what_training_leaves_out_the_realised_figures_leave_out() {
+    let of = machine(0);
+    let standing = |closed: Option<i64>| {
+        let open = Told { id: "a", machine: &of, mode: Some("slip"), at: at(5), closed: false };
+        [Some(open), closed.map(|hour| Told { at: at(hour), closed: true, ..open })].into_iter().flatten().collect()
+    };
+    let work = |hour, alert_id, mode, right| (hour, EventKind::Maintenance, alert_id, mode, right);
+    let verdict = |hour, right| (hour, EventKind::Unspecified, "a", "", Some(right));
+    let failure = |hour| (hour, EventKind::Failure, "", "slip", None);
+    type Records = Vec<(i64, EventKind, &'static str, &'static str, Option<bool>)>;
+    let plants: Vec<(&str, Vec<Told>, Records, Option<f64>)> = vec![
+        ("routine", vec![], vec![work(10, "", "slip", None)], Some(0.81)),
+        ("it names the alert", vec![], vec![work(10, "a", "slip", None)], None),
+        ("it names none", standing(None), vec![work(10, "", "slip", None)], None),
+        ("closed by it", standing(Some(10)), vec![work(10, "", "", None)], None),
+        ("of another mode", standing(None), vec![work(10, "", "heat", None)], Some(0.81)),
+        ("nothing was there", standing(None), vec![work(10, "a", "slip", Some(false))], Some(0.81)),
+        ("found out later", standing(None), vec![work(10, "", "slip", None), verdict(12, false)], Some(0.81)),
+        ("first nothing", standing(None), vec![verdict(9, false), work(10, "a", "slip", Some(true))], None),
+        ("it failed first", standing(None), vec![failure(9), work(10, "", "slip", None)], Some(0.01)),
+    ];
+    for (plant, alerts, records, expected) in plants {
+        let mut quality = Quality::new(HORIZON, YEAR);
+        quality.scored("v1", &of, (at(0), at(1)), &[("slip", 0.9, 0.5)]);
+        let (mut warnings, mut events) = (Warnings::default(), Vec::new());
+        for told in alerts {
+            quality.warned(told);
+            warnings.tell(told);
+        }
+        for (hour, kind, alert_id, mode, right) in records {
+            right.into_iter().for_each(|right| quality.judged(alert_id, right, at(hour)));
+            match kind {
+                EventKind::Failure => quality.failed(&of, mode, at(hour), at(hour), "v1"),
+                EventKind::Maintenance => {
+                    quality.repaired(&of, &Repair { mode, at: at(hour), known: at(hour), alert_id });
+                }
+                _ => {}
+            }
+            let (code, mode, answer) = (String::new(), mode.into(), Answer::new(alert_id, right));
+            events.push(Event { machine: of.clone(), time: at(hour), kind, code, mode, answer, known: at(hour) });
+        }
+        quality.advance(at(40));
+        let brier = quality.figures("v1").brier;
+        assert!(brier.zip(expected).is_none_or(|(a, b)| (a - b).abs() < 1e-12), "{plant}: {brier:?}");
+        assert_eq!(brier.is_some(), expected.is_some(), "{plant}: {brier:?}");
+        let labeller = Labeller::with_warnings(&events, &warnings, HORIZON, at(40));
+        let label = match labeller.label(&labeller.life(&of), at(0), at(1)) {
+            Label::Out => None,
+            Label::Known { fails: 0 } => Some(0.81),
+            Label::Known { .. } => Some(0.01),
+        };
+        assert_eq!(label, expected, "{plant}");
+    }
+}
+
+#[test]
+fn of_several_verdicts_on_one_alert_the_newest_known_one_counts_once() {
+    let judged = |verdicts: &[(bool, i64)]| {
+        let mut quality = Plant { precision: 0.7, recall: 0.8, acts: 0.5 }.live(100, 3);
+        alerted(&mut quality, "a", 10);
+        verdicts.iter().for_each(|(right, known)| quality.judged("a", *right, at(*known)));
+        quality.figures("v1").realised
+    };
+    let (right, wrong) = (judged(&[(true, 14)]), judged(&[(false, 14)]));
+    assert_ne!(right, wrong);
+    assert_eq!(judged(&[(false, 12), (true, 14)]), right);
+    assert_eq!(judged(&[(true, 14), (false, 12)]), right, "whatever order they come in");
+    assert_eq!(judged(&[(true, 12), (true, 12), (false, 14)]), wrong);
 }
 
 #[test]

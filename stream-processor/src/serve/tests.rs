@@ -1,5 +1,6 @@
 //! Over real sockets on loopback, with a board that is fed by hand and an engine that answers at once.
 
+mod explanation;
 mod streams;
 
 use std::{collections::BTreeMap, fs, time::Duration};

@@ -1,7 +1,10 @@
 use model::quality::Realised;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use proto::wire::{prediction::ModeProbability, telemetry::EventRecord};
+use proto::wire::{
+    prediction::ModeProbability,
+    telemetry::{EventRecord, Verdict},
+};
 
 use super::*;
 use crate::{

@@ -100,7 +100,7 @@ impl Log {
                 known: PlantTime(event.time_ms),
                 code: event.code,
                 mode: event.mode,
-                answers_alert: false,
+                answer: None,
             }),
         }
     }

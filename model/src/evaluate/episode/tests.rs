@@ -20,8 +20,8 @@ fn tally(windows: &str, events: &[(i64, EventKind, &str)]) -> Tally {
     let known = [(-1_000, EventKind::Failure, "slip"), (-999, EventKind::Maintenance, "slip")];
     let record = |(hour, kind, mode): &(i64, EventKind, &str)| {
         let time = PlantTime(hour * HOUR);
-        let (code, answers_alert) = Default::default();
-        Record { machine: machine.clone(), time, kind: *kind, code, mode: (*mode).into(), answers_alert, known: time }
+        let (code, answer) = Default::default();
+        Record { machine: machine.clone(), time, kind: *kind, code, mode: (*mode).into(), answer, known: time }
     };
     let records: Vec<Record> = known.iter().chain(events).map(record).collect();
     let labeller = Labeller::new(&records, HORIZON * HOUR, PlantTime(1_000_000 * HOUR));

@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 mod history;
 mod lists;
+mod training;
 
 use std::{path::Path, sync::Arc};
 
@@ -87,8 +88,16 @@ fn content(n: u64) -> SegmentContent {
 
 /// Puts the objects of one commit; gives back its manifest, which is not there yet.
 async fn upload(bucket: &Bucket, number: u64, incarnation: u64) -> Manifest {
+    let taken = 2 * READINGS_PER_DAY + 1;
+    let (readings_archived, readings_dead_lettered) = (taken - 1, 1);
+    let balance = Balance { batches: 1, readings_taken: taken, readings_archived, readings_dead_lettered };
+    Manifest { balance, ..upload_of(bucket, number, incarnation, &content(number)).await }
+}
+
+/// [`upload`] with other rows.
+async fn upload_of(bucket: &Bucket, number: u64, incarnation: u64, content: &SegmentContent) -> Manifest {
     let mut objects = Vec::new();
-    for (n, file) in encode(&content(number)).unwrap().into_iter().enumerate() {
+    for (n, file) in encode(content).unwrap().into_iter().enumerate() {
         let key = object_key(file.table, &file.site, &file.date, SHARD, incarnation, number * 10 + n as u64);
         let object = ObjectRef { key: key.clone(), bytes: file.bytes.len() as u64, sha256: file.sha256 };
         bucket.put(&key, file.bytes.into()).await.unwrap();
@@ -99,11 +108,8 @@ async fn upload(bucket: &Bucket, number: u64, incarnation: u64) -> Manifest {
     let key = snapshot_key(SHARD, incarnation, number * 10 + 9);
     let snapshot = ObjectRef { key: key.clone(), bytes: state.len() as u64, sha256: sha256(state.as_bytes()) };
     bucket.put(&key, state.into()).await.unwrap();
-    let taken = 2 * READINGS_PER_DAY + 1;
-    let (readings_archived, readings_dead_lettered) = (taken - 1, 1);
-    let balance = Balance { batches: 1, readings_taken: taken, readings_archived, readings_dead_lettered };
     let kind = ManifestKind::Commit;
-    Manifest { incarnation, kind, objects, snapshot: Some(snapshot), balance, ..takeover(number) }
+    Manifest { incarnation, kind, objects, snapshot: Some(snapshot), ..takeover(number) }
 }
 
 async fn put_manifest(bucket: &Bucket, manifest: &Manifest) {

@@ -7,7 +7,7 @@ use model::{
 };
 use proto::telemetry::check_batch;
 
-use crate::stream::fleet::Fleet;
+use crate::stream::{Derived, fleet::Fleet};
 
 const MINUTE: i64 = 60_000;
 
@@ -33,7 +33,7 @@ pub fn speechless(config: &StreamConfig) -> Scorer {
 }
 
 /// One layer that listens to the means of its sensors.
-fn artifact(config: &StreamConfig, threshold: f64) -> Artifact {
+pub fn artifact(config: &StreamConfig, threshold: f64) -> Artifact {
     let names = FeatureSchema::of(&config.features).names;
     let listens = |mode: usize, name: &str| if name.ends_with(".mean") { 0.3 + mode as f32 } else { 0.01 };
     let row = |mode: usize| names.iter().map(move |name| listens(mode, name)).chain([0.1]);
@@ -59,7 +59,7 @@ fn sensor(name: &str, unit: &str, minutes: std::ops::Range<i64>, skip: i64) -> S
     SensorReadings { sensor: name.into(), unit: unit.into(), readings: minutes.map(reading).collect() }
 }
 
-fn question() -> Vec<SensorReadings> {
+pub fn question() -> Vec<SensorReadings> {
     let temperature = sensor("temperature", "F", 3..48, 0);
     vec![temperature, sensor("vibration", "in/s", 3..48, 7), sensor("rotation_speed", "rpm", 25..48, 0)]
 }
@@ -91,15 +91,19 @@ fn gateway() -> AgentKey {
     AgentKey { site: press(), agent: press() }
 }
 
-fn kinds(config: &StreamConfig) -> Kinds {
+pub fn kinds(config: &StreamConfig) -> Kinds {
     let mut fleet = Fleet::default();
     let batch = TelemetryBatch { birth: Some(birth()), ..Default::default() };
     fleet.meet(&gateway(), &batch, &config.features).unwrap();
     fleet.kinds()
 }
 
-/// The same readings as a gateway would report them: minute by minute, all sensors in one batch.
 fn live(config: &StreamConfig, question: &[SensorReadings], minutes: i64) -> Prediction {
+    derived(config, question, minutes).predictions.into_iter().next_back().unwrap()
+}
+
+/// Of the same readings as a gateway would report them: minute by minute, all sensors in one batch.
+pub fn derived(config: &StreamConfig, question: &[SensorReadings], minutes: i64) -> Derived {
     let mut birth = Some(birth());
     let batches = (0..minutes).map(|minute| {
         let at = minute * MINUTE;
@@ -119,8 +123,7 @@ fn live(config: &StreamConfig, question: &[SensorReadings], minutes: i64) -> Pre
         content: Content::Batch { readings: check_batch(&batch).unwrap(), batch },
         received: Instant::now(),
     });
-    let predictions = Stream::new(config.clone()).apply(log.collect(), Some(&scorer(config))).unwrap().predictions;
-    predictions.into_iter().next_back().unwrap()
+    Stream::new(config.clone()).apply(log.collect(), Some(&scorer(config))).unwrap()
 }
 
 /// The question's answer, and the stream's as if it had been about the same machine; by text, since a normal that is

@@ -71,7 +71,7 @@ fn replayed_events_are_the_ones_that_were_seen_live() {
         kind: e.event.kind(),
         code: e.event.code.clone(),
         mode: e.event.mode.clone(),
-        answers_alert: false,
+        answer: None,
         known: e.known.unwrap(),
     };
     let events: Vec<Event> = derived.iter().flat_map(|d| d.events.iter().map(of)).collect();
