@@ -55,8 +55,9 @@ fn main() {
         "{} machines, each run of one gateway's {MACHINES} windows scored, explained and judged:",
         GATEWAYS * MACHINES
     );
-    print("without a swap", &mut without);
-    print(&format!("during {} swaps", bench.swaps), &mut with);
+    let before = print("without a swap", &mut without);
+    let during = print(&format!("during {} swaps", bench.swaps), &mut with);
+    println!("p99.9 during swaps is {:.2} times that without (goal: within 2)", during / before);
     let (mut said, began) = (0, resident_mb());
     println!("resident memory: {began:.1} MB after {} swaps", bench.swaps);
     while bench.swaps < SWAPS {
@@ -68,7 +69,8 @@ fn main() {
     }
 }
 
-fn print(what: &str, latencies: &mut [Duration]) {
+/// Gives p99.9, microseconds.
+fn print(what: &str, latencies: &mut [Duration]) -> f64 {
     latencies.sort();
     let us = |q: f64| latencies[((latencies.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1e6;
     let (p50, p99, p999, most) = (us(0.5), us(0.99), us(0.999), us(1.0));
@@ -76,6 +78,7 @@ fn print(what: &str, latencies: &mut [Duration]) {
         "{what:24} p50 {p50:6.0} us, p99 {p99:6.0} us, p99.9 {p999:6.0} us, most {most:6.0} us, of {}",
         latencies.len()
     );
+    p999
 }
 
 /// Linux.

@@ -324,6 +324,9 @@ pub fn failures(dataset: &Dataset, from: i64) -> BTreeMap<(usize, usize), Vec<i6
 
 #[cfg(test)]
 mod tests {
+    use rand::seq::SliceRandom;
+    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
     use super::*;
 
     #[test]
@@ -335,6 +338,27 @@ mod tests {
         {
             assert!(guard(&names(&["volt.mean", leak])).is_err(), "{leak}");
         }
+    }
+
+    #[tokio::test]
+    async fn shuffled_labels_fall_to_chance() {
+        let Some(folder) = std::env::var_os("MILLWRIGHT_DATA") else {
+            println!("SKIPPED: MILLWRIGHT_DATA names no folder with the public data sets");
+            return;
+        };
+        let (seed, ends) = (3, TRAIN_ENDS[0].1);
+        let task = load(Path::new(&folder)).await.unwrap();
+        let rows = &task.dataset.rows;
+        let mut label: Vec<bool> = rows.iter().map(|row| row.fails != 0).collect();
+        label.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let of = |wanted: Part| (0..rows.len()).filter(|row| part(&task, *row, ends) == wanted).collect::<Vec<_>>();
+        let (train, test) = (of(Part::Learnt), of(Part::Asked(0)));
+        let settings = TrainSettings { seed, epochs_max: 2, rows_max: 8_000, ..TrainSettings::default() };
+        let end = |row: usize| rows[row].end.millis();
+        let model = network_of(task.table(), std::slice::from_ref(&label), &end, &train, &[settings]).unwrap();
+        let found = mean_average_precision(&model, task.table(), std::slice::from_ref(&label), &test);
+        let chance = test.iter().filter(|row| label[**row]).count() as f64 / test.len() as f64;
+        assert!((found - chance).abs() < 0.03, "seed {seed}: {found}, the share of failures is {chance}");
     }
 
     /// On the months that are learnt from alone.

@@ -22,7 +22,7 @@ impl fmt::Display for Comparison {
         }
         let [before, now] = self.calibration_error;
         writeln!(f, "\ncalibration error      {before:.4} -> {now:.4}")?;
-        writeln!(f, "scoring one window     {:.1} us", self.latency_us)?;
+        writeln!(f, "scored and explained   {:.1} us a window", self.latency_us)?;
         for baseline in &self.baselines {
             let lead = baseline.lead;
             let name = format!("over {}", baseline.name);

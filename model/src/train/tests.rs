@@ -51,10 +51,11 @@ fn one_thread_and_two_give_the_same_version() {
 /// Another CPU adds in another order, and rounds twice where this one rounds once.
 #[test]
 fn on_another_cpu_the_metrics_are_the_same_to_within_five_thousandths() {
-    let dataset = synthetic::xor_plant(3, 4, 40);
+    // So many windows that one of them moves nothing by as much.
+    let dataset = synthetic::xor_plant(3, 16, 60);
     let trained = |old_cpu: bool| {
         crate::forward::simd::OLD_CPU.set(old_cpu);
-        let trained = train(&dataset, &TrainSettings { epochs_max: 8, ..settings() }, 5, &mut |_| {}).unwrap();
+        let trained = train(&dataset, &TrainSettings { epochs_max: 4, ..settings() }, 5, &mut |_| {}).unwrap();
         crate::forward::simd::OLD_CPU.set(false);
         trained
     };
@@ -62,9 +63,11 @@ fn on_another_cpu_the_metrics_are_the_same_to_within_five_thousandths() {
     assert!(here.bytes != there.bytes, "the same bits: was it another CPU?");
     for (here, there) in here.report.metrics.iter().zip(&there.report.metrics) {
         let close = |a: f64, b: f64| assert!((a - b).abs() <= 0.005, "{here:?} and {there:?}");
-        // What counts windows beyond a threshold moves by a whole one: here, of 78 that fail, by 0.013.
         close(here.average_precision, there.average_precision);
         close(here.brier, there.brier);
+        close(here.precision, there.precision);
+        close(here.recall, there.recall);
+        close(here.f1, there.f1);
     }
 }
 

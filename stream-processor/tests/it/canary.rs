@@ -8,6 +8,7 @@ use model::{
     calibration::Calibration,
     features::{FeatureConfig, FeatureSchema},
     forward::{Dense, Encoder, Network},
+    gate::Comparison,
     registry::{self, Action, Decision, Entry, canary},
     trial::Trial,
 };
@@ -96,6 +97,22 @@ impl Registry<'_> {
         registry::promote(&self.0.store, &Self::name(), version, Self::decision()).await.unwrap();
     }
 
+    /// As a version that the gate let pass, because it was as calm as any there.
+    async fn passed_the_gate(&self, version: &str) {
+        let events = serde_json::json!({ "failures": 40.0, "caught": 36.0, "false_alarms": 4.0 });
+        let between = serde_json::json!({ "mean": 0.0, "low": -0.01, "high": 0.01 });
+        let comparison = serde_json::json!({
+            "champion": "the one before", "challenger": version, "from": 0, "until": 86_400_000, "windows": 1_000_000, "episodes": 80,
+            "all": { "champion": events, "challenger": events, "difference": between },
+            "kinds": [], "modes": [], "calibration_error": [0.01, 0.01], "latency_us": 10.0, "baselines": [], "golden": null,
+            "verdict": { "decision": "promote" },
+        });
+        let comparison: Comparison = serde_json::from_value(comparison).unwrap();
+        let json = serde_json::to_vec(&comparison).unwrap();
+        let (store, name) = (&self.0.store, Self::name());
+        registry::publish_beside(store, &name, version, registry::COMPARISON_FILE, json.into()).await.unwrap();
+    }
+
     async fn try_beside(&self, version: &str, probation_hours: f64) {
         let trial = Trial { version: version.into(), share: SHARE };
         let (store, name) = (&self.0.store, Self::name());
@@ -167,6 +184,7 @@ async fn a_trial_ends_by_itself_as_what_it_has_shown() {
     });
 
     let wild = registry.publish(&artifact(ALWAYS, &[])).await;
+    registry.passed_the_gate(&wild).await;
     registry.try_beside(&wild, 10_000.0).await;
     let back = registry.ended().await;
     println!("{wild} was taken back: {}", back.why);
