@@ -41,6 +41,10 @@ http = "{http}"
 grpc = "{grpc}"
 [archive]
 staging = "staging"
+# What is asked for is recorded, not how good the model is.
+[train]
+rows_max = 4000
+epochs_max = 2
 """
 GATEWAY = """
 site = "mill"
@@ -131,7 +135,9 @@ def plant(stack, folder, programs, client, recorder):
             raise SystemExit(f"error: {' '.join(arguments)}: {done.stderr.strip()[-2000:]}")
         recorder.belongs_to(role)
 
-    tool("trainer", "model", "train")
+    tool("trainer", "model", "train", "--trials=2", "--write-settings=best.toml")
+    if "learning_rate" not in (folder / "best.toml").read_text():
+        raise SystemExit("error: model train --write-settings wrote no settings")
     for _ in range(2):
         tool("compactor", "archive", "compact", "--older-than-hours=0", "--grace-hours=0", "--files-min=2")
     tool("compactor", "archive", "verify")

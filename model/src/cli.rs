@@ -79,7 +79,7 @@ enum Command {
         /// Settings of the network in a file instead of the defaults.
         #[arg(long)]
         settings: Option<PathBuf>,
-        /// Also with settings that are chosen inside the training part (ai4i, cmapss): some times as long.
+        /// Also with settings that are chosen inside the training part: some times as long.
         #[arg(long)]
         tuned: bool,
         /// Compares with what references said too: a folder of sheets and the answers of reference.py.
