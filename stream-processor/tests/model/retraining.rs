@@ -1,6 +1,6 @@
 //! Retraining on a simulated plant, without a broker or a bucket: the plant changes, or somebody spoils the labels.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use edge_agent::source::simulator::{PlantChange, SimulatorConfig};
 use model::{
@@ -246,6 +246,33 @@ fn labels_a_horizon_late_are_refused() {
         events
     };
     is_refused("labels shifted by a horizon", &Poison::Events(shift), "golden set");
+}
+
+#[test]
+fn labels_a_horizon_early_are_refused() {
+    let shift = |mut events: Vec<Event>, horizon_ms: i64| {
+        for event in events.iter_mut() {
+            event.time = event.time.plus_millis(-horizon_ms);
+            event.known = event.known.plus_millis(-horizon_ms);
+        }
+        events
+    };
+    is_refused("labels shifted back by a horizon", &Poison::Events(shift), "golden set");
+}
+
+/// As somebody does who reports by the wrong machine's number.
+#[test]
+fn three_failures_in_ten_told_of_another_machine_do_no_harm() {
+    let mistake = |mut events: Vec<Event>, _: i64| {
+        let machines: Vec<_> = events.iter().map(|e| e.machine.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        let failures = events.iter_mut().filter(|event| event.kind == EventKind::Failure).enumerate();
+        for (_, event) in failures.filter(|(number, _)| number % 10 < 3) {
+            let own = machines.iter().position(|machine| *machine == event.machine).unwrap();
+            event.machine = machines[(own + 1) % machines.len()].clone();
+        }
+        events
+    };
+    does_no_harm("three failures in ten told of another machine", &Poison::Events(mistake), HALVED_WEEKS);
 }
 
 #[test]
