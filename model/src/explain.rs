@@ -32,6 +32,9 @@ pub struct Explainer {
     still: Vec<usize>,
 }
 
+/// Whether a source is at now.
+pub type IsNow<'a> = &'a dyn Fn(usize) -> bool;
+
 /// The way from normal to now: a network's inputs at both ends, and which of them are moved one after the other.
 pub struct Way<'a> {
     pub now: &'a [f32],
@@ -43,7 +46,7 @@ pub struct Way<'a> {
     /// Inputs that follow from where the sources are, and a whole row in which they have the values of a stop: which sources
     /// are at now there, is asked.
     pub derived: &'a [usize],
-    pub row_at: &'a dyn Fn(&dyn Fn(usize) -> bool) -> Vec<f32>,
+    pub row_at: &'a dyn Fn(IsNow) -> Vec<f32>,
 }
 
 impl Explainer {
@@ -61,7 +64,7 @@ impl Explainer {
     /// speaks loudest for its mode comes first.
     pub fn explain(&self, model: &Artifact, window: &WindowFeatures) -> (Vec<f32>, Vec<Vec<SensorShare>>) {
         let encode = |row: &[f64]| model.encoder.encode(&window.kind, row.iter().copied());
-        let row_at = |is_now: &dyn Fn(usize) -> bool| {
+        let row_at = |is_now: IsNow| {
             let mean = |sensor: usize| {
                 let own = window.sensors.get(sensor)?;
                 if is_now(sensor) { own.stats.map(|s| s.mean) } else { own.normal.map(|n| n.mean) }
@@ -97,7 +100,7 @@ impl Way<'_> {
         // Stop `n` has the first n sources at now and the rest at normal; behind the last come those of the reverse.
         let mut stops = Vec::with_capacity(2 * sources * width);
         let mut rows = Vec::new();
-        let mut stop = |is_now: &dyn Fn(usize) -> bool| {
+        let mut stop = |is_now: IsNow| {
             let first = stops.len();
             stops.extend_from_slice(&parts[sources][..width]);
             for (source, part) in parts[..sources].iter().enumerate() {

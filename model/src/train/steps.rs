@@ -181,7 +181,8 @@ impl Leaf {
             return;
         }
         let gain = (self.below.squares() + above.squares() - self.all.squares()) / head.variance;
-        if self.best.is_some_and(|best| gain <= best.gain) || !(gain > 0.0) {
+        // A head that is all of one kind has no variance.
+        if !gain.is_finite() || gain <= self.best.map_or(0.0, |best| best.gain) {
             return;
         }
         let likelier = self.below.log_likelihood() + above.log_likelihood() - self.all.log_likelihood();
