@@ -12,11 +12,11 @@ from collections import defaultdict
 
 
 def resolved(targets):
-    """(name, version, licence, foreign source) of all that is compiled into a program or to build one."""
+    """(name, version, licence, foreign source) of all that is compiled into a program, to build one, or to test it."""
     found = set()
     for target in targets:
         command = ["cargo", "tree", "--workspace", "--all-features", "--locked", f"--target={target}"]
-        command += ["--edges=normal,build", "--prefix=none", "--format={p}|{l}"]
+        command += ["--edges=normal,build,dev", "--prefix=none", "--format={p}|{l}"]
         for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
             if not line:  # between two members
                 continue

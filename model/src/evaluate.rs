@@ -7,6 +7,7 @@
 //! ```
 
 pub mod metrics;
+pub mod ranking;
 pub mod episode;
 pub mod baseline;
 pub mod bootstrap;
@@ -24,7 +25,7 @@ use crate::{
 };
 use baseline::SensorThreshold;
 use bootstrap::{Duel, Interval, paired_difference};
-use metrics::Ranking;
+use ranking::Ranking;
 use truth::Truth;
 
 const MONTH_HOURS: f64 = 730.5;

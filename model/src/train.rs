@@ -9,6 +9,7 @@ mod sample;
 pub mod search;
 mod steps;
 pub mod table;
+pub mod task;
 pub mod threshold;
 
 use serde::Serialize;
@@ -21,10 +22,11 @@ use crate::{
     evaluate::metrics::{self, average_precision},
     forward::{Encoder, Network, ShapeError},
 };
-use fit::{FitError, Fitted, Goal, Task};
+use fit::{FitError, Fitted};
 use plan::Plan;
 use reliability::ReliabilityBin;
 use sample::Sample;
+use task::{Goal, Task};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {

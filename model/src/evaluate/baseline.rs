@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::metrics::Ranking;
+use super::ranking::Ranking;
 use crate::{
     calibration::{Outcome, Platt},
     dataset::Dataset,

@@ -5,7 +5,7 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::metrics::Ranking;
+use super::ranking::Ranking;
 
 const REPLICATES: usize = 400;
 const SEED: u64 = 7;

@@ -1,13 +1,16 @@
 //! The training loop: AdamW on shuffled batches, the learning rate on a cosine, stopped by rows that it does not learn from.
 
-use candle_core::{Device, Tensor};
-use rand::{Rng, seq::SliceRandom};
+use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use rand_distr::StandardNormal;
 
-use super::{TrainSettings, optimizer::Optimizer, steps::steps};
+use super::{
+    TrainSettings,
+    optimizer::Optimizer,
+    steps::steps,
+    task::{Goal, Task},
+};
 use crate::{
-    forward::{Bins, Network, ShapeError},
+    forward::{Network, ShapeError},
     mlp::{Mlp, huber, loss},
 };
 
@@ -20,27 +23,6 @@ pub enum FitError {
     Candle(#[from] candle_core::Error),
     #[error("training diverged: {0}")]
     Diverged(#[from] ShapeError),
-}
-
-/// What is learnt: encoded inputs, and targets and weights of every head; all of them row by row.
-pub struct Task {
-    pub width: usize,
-    pub heads: usize,
-    pub inputs: Vec<f32>,
-    pub targets: Vec<f32>,
-    pub weights: Vec<f32>,
-    pub bins: Bins,
-    /// Per head how many independent rows a row is worth: those before one failure are one observation.
-    pub evidence: Vec<f64>,
-    pub goal: Goal,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Goal {
-    /// Targets are 0 or 1, outputs logits.
-    Classes,
-    /// Targets and outputs are numbers of about unit size.
-    Numbers,
 }
 
 pub struct Fitted {
@@ -112,33 +94,5 @@ impl Schedule<'_> {
             RATE_LEFT + (1.0 - RATE_LEFT) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
         };
         self.settings.learning_rate * share
-    }
-}
-
-impl Task {
-    /// Mean weight 1, so that the learning rate means the same whatever was sampled.
-    pub fn level_weights(&mut self) {
-        let mean = self.weights.iter().map(|w| f64::from(*w)).sum::<f64>() / self.weights.len().max(1) as f64;
-        self.weights.iter_mut().for_each(|w| *w = (f64::from(*w) / mean) as f32);
-    }
-
-    fn inputs_of(&self, rows: &[usize], noise: f32, rng: &mut ChaCha8Rng) -> Vec<f32> {
-        let mut inputs = Vec::with_capacity(rows.len() * self.width);
-        rows.iter().for_each(|row| inputs.extend_from_slice(&self.inputs[row * self.width..][..self.width]));
-        if noise > 0.0 {
-            inputs.iter_mut().for_each(|x| *x += noise * rng.sample::<f32, _>(StandardNormal));
-        }
-        inputs
-    }
-
-    /// Each row once for every member: each of them learns by its own error, as if it were alone.
-    fn repeated(&self, of_heads: &[f32], rows: &[usize], mlp: &Mlp) -> candle_core::Result<Tensor> {
-        let members = mlp.members();
-        let mut values = Vec::with_capacity(rows.len() * members * self.heads);
-        for row in rows {
-            let own = &of_heads[row * self.heads..][..self.heads];
-            (0..members).for_each(|_| values.extend_from_slice(own));
-        }
-        Tensor::from_vec(values, (rows.len() * members, self.heads), &Device::Cpu)
     }
 }

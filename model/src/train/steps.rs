@@ -5,7 +5,7 @@
 //! inputs instead of one for each: a limit that holds only beyond another one is told where that one holds), and two edges
 //! around each let the network step there.
 
-use super::fit::{Goal, Task};
+use super::task::{Goal, Task};
 use crate::forward::bins::Step;
 
 /// On either side of a limit.

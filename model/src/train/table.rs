@@ -4,8 +4,9 @@
 //! here. Benchmarks and the regression setting come this way.
 
 use super::{
-    fit::{FitError, Fitted, Goal, Task, fit},
+    fit::{FitError, Fitted, fit},
     sample::class_weight,
+    task::{Goal, Task},
 };
 use crate::{
     calibration::{Calibration, Outcome, Platt},
