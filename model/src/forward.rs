@@ -143,18 +143,25 @@ impl Network {
 
     /// One encoded row to one logit per head.
     pub fn logits(&self, row: &[f32]) -> Vec<f32> {
-        self.pooled(&self.member_logits(row))
+        let members = self.member_logits(row);
+        if self.members == 1 { members } else { self.pooled(&members) }
     }
 
     /// As [`Network::logits`] of encoded rows, one after the other.
     pub fn all_logits(&self, rows: &[f32]) -> Vec<f32> {
         let members = self.member_logits(rows);
+        if self.members == 1 {
+            return members;
+        }
         members.chunks_exact(self.members * self.outputs()).flat_map(|row| self.pooled(row)).collect()
     }
 
     /// Encoded rows, one after the other, to every member's logits: by row, member and head. A row's do not depend on
     /// the rows beside it.
     pub fn member_logits(&self, rows: &[f32]) -> Vec<f32> {
+        if rows.len() <= BLOCK_ROWS * self.inputs() {
+            return self.finish(self.begin(rows));
+        }
         let per_row = self.members * self.outputs();
         let mut logits = Vec::with_capacity(rows.len() / self.inputs() * per_row);
         for block in rows.chunks(BLOCK_ROWS * self.inputs()) {

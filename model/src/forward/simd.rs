@@ -9,8 +9,14 @@
 
 pub use pulp::{Simd, WithSimd};
 
-/// Rows that share one load of a weight.
+/// Members that share one look at an input's curve.
 pub const TILE_ROWS: usize = 8;
+/// Rows that share one load of a weight, and chunks of them that share one of a number: of eight sums under way each waits for itself
+/// alone, and there are fewer loads than sums.
+const PRODUCT_ROWS: usize = 4;
+const PRODUCT_CHUNKS: usize = 2;
+/// Chunks of a row by itself.
+const SINGLE_CHUNKS: usize = 8;
 /// Numbers that are worked on side by side, on any CPU at most.
 pub const LANES_MAX: usize = 16;
 
@@ -83,10 +89,10 @@ impl WithSimd for Product<'_> {
         let Product { x, weight, adapter, inputs, outputs, y } = self;
         let members = (adapter.len() / inputs).max(1);
         let rows = x.len() / inputs;
-        let whole = rows / TILE_ROWS * TILE_ROWS;
-        let mut tile = vec![[0.0f32; TILE_ROWS]; inputs];
-        for first in (0..whole).step_by(TILE_ROWS) {
-            for place in 0..TILE_ROWS {
+        let whole = rows / PRODUCT_ROWS * PRODUCT_ROWS;
+        let mut tile = vec![[0.0f32; PRODUCT_ROWS]; if whole > 0 { inputs } else { 0 }];
+        for first in (0..whole).step_by(PRODUCT_ROWS) {
+            for place in 0..PRODUCT_ROWS {
                 let row = &x[(first + place) * inputs..][..inputs];
                 if adapter.is_empty() {
                     for (tile, x) in tile.iter_mut().zip(row) {
@@ -99,16 +105,18 @@ impl WithSimd for Product<'_> {
                     }
                 }
             }
-            tile_product::<S, TILE_ROWS, 1>(simd, &tile, weight, outputs, &mut y[first * outputs..]);
+            tile_product::<S, PRODUCT_ROWS, PRODUCT_CHUNKS>(simd, &tile, weight, outputs, &mut y[first * outputs..]);
         }
-        let mut single = vec![[0.0f32; 1]; inputs];
+        let mut adapted = vec![0.0; if adapter.is_empty() { 0 } else { inputs }];
         for row in whole..rows {
-            let x = &x[row * inputs..][..inputs];
-            let adapter = if adapter.is_empty() { adapter } else { &adapter[row % members * inputs..][..inputs] };
-            for (i, (to, x)) in single.iter_mut().zip(x).enumerate() {
-                to[0] = adapter.get(i).map_or(*x, |r| x * r);
+            let mut x = &x[row * inputs..][..inputs];
+            if !adapter.is_empty() {
+                let adapter = &adapter[row % members * inputs..][..inputs];
+                adapted.iter_mut().zip(x.iter().zip(adapter)).for_each(|(to, (x, r))| *to = x * r);
+                x = &adapted;
             }
-            tile_product::<S, 1, 4>(simd, &single, weight, outputs, &mut y[row * outputs..]);
+            let single = x.as_chunks::<1>().0;
+            tile_product::<S, 1, SINGLE_CHUNKS>(simd, single, weight, outputs, &mut y[row * outputs..]);
         }
     }
 }
@@ -134,6 +142,13 @@ fn tile_product<S: Simd, const ROWS: usize, const CHUNKS: usize>(
 }
 
 #[inline(always)]
+fn add_rows<S: Simd, const ROWS: usize>(simd: S, sums: &mut [S::f32s; ROWS], x: &[f32; ROWS], weight: S::f32s) {
+    for row in 0..ROWS {
+        sums[row] = add_scaled(simd, sums[row], x[row], weight);
+    }
+}
+
+#[inline(always)]
 fn sums<S: Simd, const ROWS: usize, const CHUNKS: usize>(
     simd: S,
     tile: &[[f32; ROWS]],
@@ -143,11 +158,19 @@ fn sums<S: Simd, const ROWS: usize, const CHUNKS: usize>(
     y: &mut [f32],
 ) {
     let mut sums = [[simd.splat_f32s(0.0); ROWS]; CHUNKS];
-    for (x, weight) in tile.iter().zip(weight.chunks_exact(outputs)) {
-        for (chunk, sums) in sums.iter_mut().enumerate() {
-            let weight = load(simd, weight, first + chunk);
-            for row in 0..ROWS {
-                sums[row] = add_scaled(simd, sums[row], x[row], weight);
+    if outputs.is_multiple_of(S::F32_LANES) {
+        // All chunks are whole, so nothing has to be asked of each.
+        let weights = S::as_simd_f32s(weight).0;
+        for (x, weights) in tile.iter().zip(weights.chunks_exact(outputs / S::F32_LANES)) {
+            let weights = &weights[first..first + CHUNKS];
+            for chunk in 0..CHUNKS {
+                add_rows::<S, ROWS>(simd, &mut sums[chunk], x, weights[chunk]);
+            }
+        }
+    } else {
+        for (x, weights) in tile.iter().zip(weight.chunks_exact(outputs)) {
+            for (chunk, sums) in sums.iter_mut().enumerate() {
+                add_rows::<S, ROWS>(simd, sums, x, load(simd, weights, first + chunk));
             }
         }
     }
