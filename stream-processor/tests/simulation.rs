@@ -140,6 +140,13 @@ fn what_is_derived_is_what_one_stream_would_have_derived_whatever_fails() {
     search(Some(&Rc::new(models::loaded())), DERIVED_SEEDS, corners::DERIVED, corners::DERIVED_RARE);
 }
 
+/// A gateway goes on from a card that was copied in the days of the bucket before, whose batches the new one has never seen: it takes
+/// them behind those that came meanwhile.
+#[test]
+fn seed_2746982685_a_card_and_its_epochs_are_older_than_the_archive() {
+    run(2_746_982_685, None, &mut Reached::default());
+}
+
 /// A model was put in charge, replaced, and put in charge again; when slots moved, it judged the windows between, too.
 #[test]
 fn seed_1574469708_a_model_came_back_before_slots_moved() {

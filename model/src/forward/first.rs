@@ -5,7 +5,7 @@
 
 use super::{
     bins::{Bins, Place},
-    simd::{Simd, TILE_ROWS, WithSimd, add_scaled, chunks, load, store},
+    simd::{Simd, TILE_ROWS, WithSimd, add_scaled, chunks, load_of, store},
 };
 
 /// Weights of all bins before each bin, per input: what a number has already come through.
@@ -37,12 +37,13 @@ impl Curves<'_> {
     /// A chunk of the units of an input's curve.
     #[inline(always)]
     pub fn lanes<S: Simd>(&self, simd: S, input: usize, value: f32, place: Option<&Place>, chunk: usize) -> S::f32s {
-        let of = |rows: &[f32], row: usize| load(simd, &rows[row * self.outputs..][..self.outputs], chunk);
+        let width = self.outputs;
         let mut curve = simd.splat_f32s(0.0);
-        if let Some(place) = place {
-            curve = add_scaled(simd, of(self.passed, place.bin), place.share, of(self.bend, place.bin));
+        if let Some(&Place { bin, share }) = place {
+            let passed = load_of(simd, self.passed, width, bin, chunk);
+            curve = add_scaled(simd, passed, share, load_of(simd, self.bend, width, bin, chunk));
         }
-        add_scaled(simd, curve, value, of(self.line, input))
+        add_scaled(simd, curve, value, load_of(simd, self.line, width, input, chunk))
     }
 }
 

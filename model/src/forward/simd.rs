@@ -48,6 +48,16 @@ pub fn load<S: Simd>(simd: S, row: &[f32], chunk: usize) -> S::f32s {
     if chunk < whole.len() { whole[chunk] } else { simd.partial_load_f32s(rest) }
 }
 
+/// [`load`] of one of `rows` of `width` numbers, without asking where all chunks are whole.
+#[inline(always)]
+pub fn load_of<S: Simd>(simd: S, rows: &[f32], width: usize, row: usize, chunk: usize) -> S::f32s {
+    if width.is_multiple_of(S::F32_LANES) {
+        S::as_simd_f32s(rows).0[row * (width / S::F32_LANES) + chunk]
+    } else {
+        load(simd, &rows[row * width..][..width], chunk)
+    }
+}
+
 #[inline(always)]
 pub fn store<S: Simd>(simd: S, row: &mut [f32], chunk: usize, values: S::f32s) {
     let (whole, rest) = S::as_mut_simd_f32s(row);

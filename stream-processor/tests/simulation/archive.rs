@@ -239,12 +239,18 @@ impl Archive {
         assert!(there.any(|row| row.n != Some(n)), "{at} of {agent} is a conflict with nothing");
     }
 
-    /// What there is of this gateway is here once, and in order. Gives it back.
-    fn of(&self, gateway: &Gateway) -> Vec<&Row> {
+    /// What there is of this gateway is here once, and in order. Gives it back. `is_new`: there was another archive before.
+    fn of(&self, gateway: &Gateway, is_new: bool) -> Vec<&Row> {
         let rows: Vec<&Row> = self.rows.iter().filter(|r| r.agent == gateway.key).collect();
         // Those of a twin are below 0, and in whatever order it was.
-        let mut numbers = rows.iter().filter_map(|r| r.n).filter(|n| *n > 0);
-        assert!(numbers.by_ref().is_sorted_by(|a, b| a < b), "{:?}: twice, or out of order", gateway.key);
+        let own = rows.iter().filter_map(|r| r.n.map(|n| (r.from.epoch, n))).filter(|(_, n)| *n > 0);
+        let mut seen = BTreeSet::new();
+        assert!(own.clone().all(|(_, n)| seen.insert(n)), "{:?}: twice", gateway.key);
+        // A card of before goes on where it stood then, and a new archive has never heard of its epochs: what is on it is new
+        // there, and older than what came while the gateway had another card.
+        let may_go_back = is_new && gateway.restored;
+        let in_order = own.is_sorted_by(|(before, a), (epoch, b)| a < b || (may_go_back && before != epoch));
+        assert!(in_order, "{:?}: out of order", gateway.key);
         for row in &rows {
             let Some(n) = row.n else { continue };
             let place = gateway.appended[&n];
@@ -258,7 +264,8 @@ impl Archive {
 /// What this gateway made durable is in one of the archives that there were, or declared as lost. In each it is once and
 /// in order; in two of them if it was sent before the first one had told that it has it.
 pub fn check(archives: &[Archive], gateway: &Gateway) {
-    let rows: Vec<&Row> = archives.iter().flat_map(|archive| archive.of(gateway)).collect();
+    let rows: Vec<&Row> =
+        archives.iter().enumerate().flat_map(|(place, archive)| archive.of(gateway, place > 0)).collect();
     let numbers: BTreeSet<i64> = rows.iter().filter_map(|r| r.n).collect();
     for n in gateway.durable.iter().filter(|n| !numbers.contains(n)) {
         let at = gateway.appended[n];

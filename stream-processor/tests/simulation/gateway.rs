@@ -62,6 +62,8 @@ pub struct Gateway {
     failing_until: Duration,
     /// Until then its software is newer than the processor's.
     updated_until: Duration,
+    /// It goes on from a copy of its card.
+    pub restored: bool,
     /// Durable once, and not on the card that somebody put into the gateway.
     pub taken_away: BTreeSet<i64>,
 }
@@ -95,6 +97,7 @@ impl Gateway {
             instruments,
             failing_until: Duration::ZERO,
             updated_until: Duration::ZERO,
+            restored: false,
             taken_away: BTreeSet::new(),
         }
     }
@@ -113,6 +116,7 @@ impl Gateway {
         }
         self.kill(rng, reached);
         reached.count(if self.image.is_some() { "disk image restored" } else { "spool lost" });
+        self.restored |= self.image.is_some();
         let (disk, durable, epoch) = self.image.clone().unwrap_or_default();
         disk.set_failing(false);
         self.disk = Arc::new(disk);
