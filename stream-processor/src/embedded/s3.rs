@@ -34,7 +34,11 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
 };
 use s3s_fs::FileSystem;
-use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, RwLock},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use room::Room;
@@ -89,7 +93,8 @@ impl S3Server {
         fs::create_dir_all(root.join(bucket)).map_err(|e| broken(e.to_string()))?;
         let inner = FileSystem::new(&root).map_err(|e| broken(format!("{e:?}")))?;
         let room = Room::new(&root, bytes_max).map_err(|e| broken(e.to_string()))?;
-        let durable = Durable { inner, root: root.clone(), conditional: Arc::default(), room };
+        let durable =
+            Durable { inner, root: root.clone(), conditional: Arc::default(), replacing: RwLock::default(), room };
         let mut service = S3ServiceBuilder::new(durable);
         service.set_auth(SimpleAuth::from_single(keys.access.clone(), keys.secret.clone()));
         let listener = TcpListener::bind(addr).await.map_err(|reason| S3ServerError::Bind { addr, reason })?;
@@ -153,6 +158,9 @@ struct Durable {
     root: PathBuf,
     /// Held from the check to the end of the write.
     conditional: Arc<Mutex<()>>,
+    /// s3s-fs renames an object's content and its checksums one after the other: who reads between gets two that do not belong
+    /// together. Written while an object is replaced, read while one is opened.
+    replacing: RwLock<()>,
     room: Room,
 }
 
@@ -243,7 +251,10 @@ impl S3 for Durable {
         let before = self.bytes(&bucket, &key);
         let more = u64::try_from(req.input.content_length.unwrap_or(0)).unwrap_or(0).saturating_sub(before);
         self.check_room(&key, more)?;
-        let response = self.inner.put_object(req).await.map_err(|e| self.failed(e))?;
+        let response = {
+            let _nobody_opens_it = if before > 0 { Some(self.replacing.write().await) } else { None };
+            self.inner.put_object(req).await.map_err(|e| self.failed(e))?
+        };
         self.sync(&bucket, &key).await?;
         self.room.changed(before, self.bytes(&bucket, &key));
         if key.starts_with(MANIFESTS) {
@@ -253,6 +264,8 @@ impl S3 for Durable {
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        // What is opened stays as it was.
+        let _is_of_one_piece = self.replacing.read().await;
         self.inner.get_object(req).await
     }
 

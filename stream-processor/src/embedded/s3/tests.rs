@@ -53,6 +53,31 @@ async fn over_the_bound_it_is_as_if_away_until_there_is_room() {
     store.put("b", bytes(60_000)).await.unwrap();
 }
 
+/// Into a file, which is asked for once: other reads would be repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_replaced_is_read_as_it_was_or_as_it_is() {
+    const TIMES: u8 = 150;
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, store) = endpoint(&folder.path().join("s3"), room::BYTES_MAX).await;
+    let content = |n: u8| Bytes::from(vec![n; 100 + usize::from(n)]);
+    store.put("pointer", content(0)).await.unwrap();
+    let writer = store.clone();
+    let writing = tokio::spawn(async move {
+        for n in 1..=TIMES {
+            writer.put("pointer", content(n)).await.unwrap();
+        }
+    });
+    let (path, mut reads) = (folder.path().join("read"), 0);
+    while !writing.is_finished() {
+        store.get_file("pointer", &path).await.unwrap();
+        let read = fs::read(&path).unwrap();
+        assert_eq!(read, content(read[0]));
+        reads += 1;
+    }
+    writing.await.unwrap();
+    assert!(reads > 10, "{reads} reads met nothing");
+}
+
 #[tokio::test]
 async fn a_manifest_ends_the_snapshots_before_it_but_for_the_last_few() {
     const SNAPSHOTS: u64 = 6;
